@@ -1,0 +1,182 @@
+"""Building a dataset store: base images first, then every file of copies as an independent task.
+
+    source ──▶ train/images, test/images, labels      threads of this process
+    train/images ──▶ draw ──▶ apply ──▶ zstd ──▶ copies/images, copies/params      any concurrent.futures.Executor
+
+A task needs only the store's path and a file number, so it runs in a thread, a process or on another machine, and gives
+the same bytes there. Finished files are journaled: an interrupted build continues, bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.recipes import Recipe, from_spec
+from pipeline.sources import Part, Source
+from stores import DatasetStore, layout, open_store
+from stores.draws import order
+from stores.errors import RealMixError
+from stores.identity import dataset_fingerprint
+from stores.shards import Encoder, encode
+from stores.writer import Record, Target, open_target, write_file, write_table
+
+Progress = Callable[[str, int, int], None]  # (what, done, of)
+
+
+def build(
+    path: Path, source: Source, recipe: Recipe, *, copies: int, seed: int = 1, workers: int | None = None,
+    force: bool = False, progress: Progress | None = None,
+) -> tuple[DatasetStore, bool]:  # fmt: skip
+    """Build, or continue, or find already built, the dataset store at `path`.
+
+    Args:
+        copies: stored copies of every training image, at least 1.
+        seed: of the images' order and of every draw.
+        workers: threads (vectorised recipes) or processes (the others); as many as there are processors by default.
+        force: replace a store of another specification.
+        progress: called as (what, images or copies done, of how many).
+
+    Returns:
+        The complete store, and whether anything had to be written.
+
+    Raises:
+        StoreError: `path` holds something else, or another build is at work there.
+        UsageError: the source turns out to be unusable (a broken image); what this call created is removed.
+    """
+    assert copies >= 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workers = workers or len(os.sched_getaffinity(0))
+    report = progress or (lambda *_: None)
+    with open_target(path, _manifest(source, recipe, copies, seed), force=force) as target:
+        if target is None:
+            return _dataset(path), False
+        _write_base(target, source, order(seed, "order", len(source.train.labels)), workers, report)
+        _write_copies(target, recipe, copies, workers, report)
+        target.finish(dataset_fingerprint(_dataset(path, incomplete=True)))
+    return _dataset(path), True
+
+
+def _manifest(source: Source, recipe: Recipe, copies: int, seed: int) -> dict[str, Any]:
+    count, height, width, _ = source.train.images.shape
+    return {
+        "spec": {"source": source.origin, "recipe": recipe.spec, "copies": copies, "seed": seed},
+        "source": source.name,
+        "protocol": source.protocol,
+        "class_names": list(source.class_names),
+        "weak": dict(source.weak),
+        "num_images": count,
+        "num_test": len(source.test.labels),
+        "image_size": [height, width],
+        "num_copies": copies,
+        "recipe_columns": list(recipe.columns),
+    }
+
+
+def _write_base(target: Target, source: Source, rows: np.ndarray, workers: int, report: Progress) -> None:
+    """Base images in their fixed random order (a source sorted by class must not become chunks of one class), labels."""
+    row_of = np.empty_like(rows)
+    row_of[rows] = np.arange(len(rows))
+    tables = {"train/labels": source.train.labels[rows], "train/source_index": rows, "test/labels": source.test.labels}
+    if source.folds is not None:
+        tables["folds"] = row_of[source.folds]
+    for name, table in tables.items():
+        target.record(write_table(target.path, name, table.astype(np.int64)))
+    parts: list[tuple[str, Part, np.ndarray]] = [
+        ("train/images", source.train, rows), ("test/images", source.test, np.arange(len(source.test.labels))),
+    ]  # fmt: skip
+    for name, part, order_ in parts:
+        array = layout.images(name, *part.images.shape[:3])
+        array.create(target.path)
+
+        def write(index: int, array: layout.ArrayLayout = array, part: Part = part, rows: np.ndarray = order_) -> list[Record]:
+            start, stop = array.rows(index)
+            pixels = np.ascontiguousarray(part.images[rows[start:stop]])
+            return [write_file(target.path, array, index, encode(array, index, pixels))]
+
+        with ThreadPoolExecutor(workers) as pool:
+            _run(pool, target, array, write, lambda done, what=name: report(what, done, array.shape[0]))
+
+
+def _write_copies(target: Target, recipe: Recipe, copies: int, workers: int, report: Progress) -> None:
+    store = _dataset(target.path, incomplete=True)
+    pixels = layout.copies("copies/images", store.num_images, copies, *store.image_size)
+    pixels.create(target.path)
+    layout.params("copies/params", pixels, len(recipe.columns)).create(target.path)
+    pool: Executor
+    if recipe.vectorised:
+        pool = ThreadPoolExecutor(workers)
+    else:
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    total = store.num_images * copies
+    with pool:
+        task = _CopiesTask(str(target.path))
+        _run(pool, target, pixels, task, lambda done: report("copies", done * copies, total))
+
+
+class _CopiesTask:
+    """Picklable task: draw, apply, encode and write one file of copies and its params."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __call__(self, index: int) -> list[Record]:
+        store = _dataset(Path(self._path), incomplete=True)
+        recipe = from_spec(store.manifest["spec"]["recipe"])
+        pixels, drawn = layout.load(store.path, "copies/images"), layout.load(store.path, "copies/params")
+        start, stop = pixels.rows(index)
+        rows = np.arange(start, stop)
+        base = store.train_images.read(rows, workers=1)
+        params = recipe.draw(store.manifest["spec"]["seed"], rows, store.num_copies, store.image_size)
+        encoder = Encoder(pixels, index)
+        scratch = np.empty((pixels.chunk[0], *pixels.shape[1:]), np.uint8)
+        for first, last in encoder.row_blocks():
+            block = scratch[: last - first]
+            recipe.apply(base[first - start : last - start], params[first - start : last - start], block)
+            encoder.add(block)
+        return [
+            write_file(store.path, drawn, index, encode(drawn, index, params)),
+            write_file(store.path, pixels, index, encoder.finish()),
+        ]
+
+
+def _run(
+    pool: Executor, target: Target, array: layout.ArrayLayout, task: Callable[[int], list[Record]],
+    report: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Write the files of `array` that the journal does not know; stop at the first failure."""
+    done = sum(stop - start for index in range(array.num_files) for start, stop in [array.rows(index)] if array.key(index) in target.done)
+    report(done)
+    missing = [index for index in range(array.num_files) if array.key(index) not in target.done]
+    futures: dict[Future[list[Record]], int] = {pool.submit(task, index): index for index in missing}
+    try:
+        for future in as_completed(futures):
+            target.record(*future.result())
+            start, stop = array.rows(futures[future])
+            done += stop - start
+            report(done)
+    except BrokenProcessPool:
+        raise RealMixError(
+            "a worker process died", "the system may have killed it for lack of memory",
+            "run the same command again: it continues; fewer --workers need less memory",
+        ) from None  # fmt: skip
+    finally:
+        _cancel(futures)
+
+
+def _cancel(futures: Iterable[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _dataset(path: Path, *, incomplete: bool = False) -> DatasetStore:
+    store = open_store(path, incomplete=incomplete)
+    assert isinstance(store, DatasetStore)
+    return store

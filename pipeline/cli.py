@@ -1,0 +1,262 @@
+"""`realmix-data`: build, split, info, verify, preview.
+
+Only words and tables here: every command hands over to the module that does the work, imported when the command runs, so
+that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stores import __version__
+from stores.errors import UsageError, run
+
+if TYPE_CHECKING:
+    from stores import DatasetStore, SplitStore
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    help="Build stores of augmented copies once; train from them with `realmix-train` as often as you like.",
+    epilog="Example: `realmix-data build cifar10 --copies 50`, then `realmix-train --store stores/cifar10_250`",
+)  # fmt: skip
+
+StorePath = Annotated[Path, typer.Argument(help="Folder of a store.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
+Name = Annotated[str | None, typer.Option(help="Name of the store.", show_default="made from the source or the split")]
+SplitSeed = Annotated[int, typer.Option(min=0, help="Seed of the labelled draw; STL-10: its predefined fold.")]
+Valid = Annotated[int, typer.Option(min=0, help="Images held out for validation, taken from the unlabelled pool.")]
+Labels = Annotated[str | None, typer.Option(help="Numbers of labelled images: `250,4000`.", show_default="the usual ones")]
+Mismatch = Annotated[
+    str | None, typer.Option(help="CIFAR-10 class mismatch, % of the unlabelled classes: `0,75`.", show_default="all five")
+]
+LabeledClasses = Annotated[str | None, typer.Option(help="Train on these classes only, by name: `cat,dog`.")]
+UnlabeledClasses = Annotated[str | None, typer.Option(help="Classes of the unlabelled pool, by name: `dog,truck`.")]
+
+
+def main() -> None:
+    """Entry point of `realmix-data`."""
+    run(app)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if debug:
+        os.environ["REALMIX_DEBUG"] = "1"
+    if version:
+        print(f"realmix {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def build(
+    source: Annotated[str, typer.Argument(help="digits, cifar10, cifar100, svhn, stl10, folder, arrays or imagenet32.")],
+    path: Annotated[Path | None, typer.Argument(help="The folder or file, for folder, arrays and imagenet32.")] = None,
+    copies: Annotated[int, typer.Option(help="Augmented copies of every training image.")] = 50,
+    recipe: Annotated[str, typer.Option(help="cutout, erase, simple, color, strong, or an albumentations file.")] = "cutout",
+    root: Annotated[Path, typer.Option(help="Folder that holds the stores.")] = Path("stores"),
+    name: Name = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the copies and of the images' order.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="Parallel workers.", show_default="processors")] = None,
+    labels: Labels = None,
+    mismatch: Mismatch = None,
+    labeled_classes: LabeledClasses = None,
+    unlabeled_classes: UnlabeledClasses = None,
+    split_seed: SplitSeed = 1,
+    valid: Valid = 0,
+    from_: Annotated[Path | None, typer.Option("--from", help="Local archive of the dataset, instead of a download.")] = None,
+    extra: Annotated[bool, typer.Option("--extra", help="SVHN: add its extra images.")] = False,
+    unlabeled: Annotated[Path | None, typer.Option(help="Folder of images without labels (folder).")] = None,
+    test: Annotated[Path | None, typer.Option(help="Folder of test images (folder).", show_default="a sixth, held out")] = None,
+    size: Annotated[int | None, typer.Option(min=4, help="Side in pixels that images are resized to (folder).")] = None,
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirroring keeps the class.")] = None,
+    cache: Annotated[Path, typer.Option(help="Where downloads are kept.")] = Path("~/.cache/realmix"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a store of another specification.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a dataset store with its copies, and its standard split stores. An interrupted build continues."""
+    if copies < 1:
+        raise UsageError(f"--copies {copies}: a store needs at least one copy of each image", hint="the paper uses --copies 50")
+    from pipeline.build import build as build_store
+    from pipeline.progress import Bars
+    from pipeline.recipes import load_recipe
+    from pipeline.sources import load
+    from pipeline.split_stores import requests_for, write_all, write_standard
+
+    began = time.monotonic()
+    requests = requests_for(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
+    with Bars(quiet=quiet or as_json) as bars:
+        data = load(
+            source, path, from_=from_, cache=cache.expanduser(), extra=extra, size=size, unlabeled=unlabeled, test=test,
+            flip=flip, progress=bars.update,
+        )  # fmt: skip
+        height, width = data.train.images.shape[1:3]
+        made = load_recipe(recipe, dict(data.weak), (height, width))
+        target = root / (name or _default_name(source, path, extra))
+        store, new = build_store(
+            target, data, made, copies=copies, seed=seed, workers=workers, force=force, progress=bars.update
+        )
+    splits, left_out = (write_all(store, requests), []) if requests else write_standard(store, split_seed, valid)
+    seconds = time.monotonic() - began
+    facts = {**_facts(store), "built": new, "seconds": round(seconds, 2), "splits": [str(p) for p in splits],
+             "splits_left_out": left_out}  # fmt: skip
+    if as_json:
+        print(json.dumps(facts))
+        return
+    total = store.num_images * copies
+    rate = f"{total / seconds:,.0f} copies/s, " if new else ""
+    print(f"{target}: {'built' if new else 'already built'} in {seconds:.1f} s ({rate}{_size(facts['bytes'])}, "
+          f"{facts['bytes_per_copy']:.0f} bytes a copy)")  # fmt: skip
+    print(f"splits: {', '.join(p.name for p in splits) or 'none'}")
+    for why in left_out:
+        print(f"left out: {why}")
+    if splits:
+        print(f"next: realmix-train --store {splits[0]}")
+
+
+@app.command()
+def split(
+    store: StorePath,
+    labels: Labels = None,
+    mismatch: Mismatch = None,
+    labeled_classes: LabeledClasses = None,
+    unlabeled_classes: UnlabeledClasses = None,
+    split_seed: SplitSeed = 1,
+    valid: Valid = 0,
+    name: Name = None,
+    as_json: Json = False,
+) -> None:
+    """Add split stores to a dataset store: index arrays, no pixels."""
+    from pipeline.split_stores import requests_for, write_all
+
+    requests = requests_for(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
+    if not requests:
+        raise UsageError("split needs --labels, --mismatch or --labeled-classes", hint=f"realmix-data split {store} --labels 40")
+    paths = write_all(_open_dataset(store), requests, name)
+    print(json.dumps([str(p) for p in paths]) if as_json else "\n".join(map(str, paths)))
+
+
+@app.command()
+def info(store: StorePath, as_json: Json = False) -> None:
+    """What a store holds."""
+    from stores import DatasetStore, open_store
+
+    opened = open_store(store)
+    facts = _facts(opened) if isinstance(opened, DatasetStore) else _split_facts(opened)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for field, value in facts.items():
+        shown = _size(value) if field == "bytes" else ", ".join(map(str, value)) if isinstance(value, list) else value
+        table.add_row(f"[bold]{field.replace('_', ' ')}[/bold]", json.dumps(shown) if isinstance(shown, dict) else str(shown))
+    Console().print(table)
+
+
+@app.command()
+def verify(
+    store: StorePath,
+    deep: Annotated[bool, typer.Option("--deep", help="Also derive every copy again from its image and params.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every file of a store against its checksum. Exit code 4 if any is damaged or missing."""
+    from pipeline.deep_verify import check_copies
+    from pipeline.progress import Bars
+    from stores import DatasetStore, open_store
+    from stores.errors import IntegrityError
+    from stores.verify import verify as check_files
+
+    began = time.monotonic()
+    with Bars(quiet=quiet or as_json) as bars:
+        problems = [str(p) for p in check_files(store, lambda done, of: bars.update("checksums, bytes", done, of))]
+        opened = None if problems else open_store(store)
+        dataset = opened if isinstance(opened, DatasetStore) else opened and opened.dataset
+        if dataset is not None and dataset is not opened:
+            problems += [f"{dataset.name}/{p}" for p in check_files(dataset.path)]
+        if deep and dataset is not None and not problems:
+            problems += check_copies(dataset, bars.update)
+    seconds = round(time.monotonic() - began, 2)
+    if as_json:
+        print(json.dumps({"store": str(store), "deep": deep, "seconds": seconds, "problems": problems}))
+        raise typer.Exit(IntegrityError.exit_code if problems else 0)
+    if problems:
+        raise IntegrityError(
+            f"'{store}': {len(problems)} damaged or missing", "\n".join(f"  {p}" for p in problems[:20]),
+            "build the store again under another --name, or remove it and build it again",
+        )  # fmt: skip
+    print(f"{store}: sound{', every copy is what its params say' if deep else ''} ({seconds} s)")
+
+
+@app.command()
+def preview(
+    store: StorePath,
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")] = Path("preview.png"),
+    rows: Annotated[int, typer.Option(min=1, max=200, help="Images shown.")] = 8,
+    copies: Annotated[int, typer.Option(min=1, max=200, help="Copies shown of each.")] = 12,
+) -> None:
+    """Draw a contact sheet: images and their copies, erased boxes outlined."""
+    from pipeline.preview import contact_sheet
+
+    contact_sheet(_open_dataset(store), output, rows=rows, copies=copies)
+    print(output)
+
+
+def _open_dataset(path: Path) -> DatasetStore:
+    """The dataset store at `path`, or the one that the split store there points to."""
+    from stores import DatasetStore, open_store
+
+    opened = open_store(path)
+    return opened if isinstance(opened, DatasetStore) else opened.dataset
+
+
+def _default_name(source: str, path: Path | None, extra: bool) -> str:
+    return (path.resolve().stem if path else source) + ("_extra" if extra else "")
+
+
+def _facts(store: DatasetStore) -> dict[str, Any]:
+    files = store.manifest["files"]
+    copies = sum(f["bytes"] for key, f in files.items() if key.startswith("copies/"))
+    return {
+        "store": str(store.path), "kind": "dataset", "images": store.num_images, "test_images": len(store.test_labels),
+        "size": "×".join(map(str, store.image_size)), "copies": store.num_copies,
+        "recipe": store.manifest["spec"]["recipe"]["name"], "seed": store.manifest["spec"]["seed"],
+        "classes": store.class_names, "weak": store.weak, "bytes": sum(f["bytes"] for f in files.values()),
+        "bytes_per_copy": round(copies / (store.num_images * store.num_copies), 1), "files": len(files),
+        "fingerprint": store.fingerprint,
+    }  # fmt: skip
+
+
+def _split_facts(store: SplitStore) -> dict[str, Any]:
+    import numpy as np
+
+    of_pool = store.train_labels[store.unlabeled]
+    return {
+        "store": str(store.path), "kind": "split", "dataset": store.dataset.name, "protocol": store.protocol,
+        "seed": store.seed, "classes": store.class_names, "labeled": len(store.labeled),
+        "labeled_per_class": np.bincount(store.train_labels[store.labeled], minlength=store.num_classes).tolist(),
+        "unlabeled": len(store.unlabeled), "copies": store.dataset.num_copies,
+        "unlabeled_of_other_classes_or_unknown": int((of_pool < 0).sum()), "valid": len(store.valid), "test": len(store.test),
+        "gamma": store.gamma, "labeled_in_unlabeled": store.manifest["labeled_in_unlabeled"],
+        "fingerprint": store.fingerprint, "dataset_fingerprint": store.dataset.fingerprint,
+    }  # fmt: skip
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 1000 or unit == "GB":
+            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    raise AssertionError

@@ -1,0 +1,57 @@
+"""Progress of long jobs: one rich bar a stage with rate and time left; on a pipe, one line every ten seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+LINE_EVERY_S = 10.0
+
+
+class Bars:
+    """Context manager; `update(what, done, of)` moves the bar of that stage."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        console = Console(stderr=True)
+        self._quiet = quiet
+        self._terminal = console.is_terminal
+        columns = (TextColumn("{task.description:>20}"), BarColumn(), _Count(), _Rate(), TimeRemainingColumn(compact=True))
+        self._bars = Progress(*columns, console=console, disable=quiet or not self._terminal)
+        self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, float] = {}
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def update(self, what: str, done: int, of: int) -> None:
+        """`done` of `of` items of the stage `what` are ready."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=of, completed=done)
+            self._began[what] = time.monotonic()
+        self._bars.update(self._tasks[what], completed=done, total=of)
+        now = time.monotonic()
+        if not self._quiet and not self._terminal and now - self._said > LINE_EVERY_S:
+            self._said = now
+            left = (now - self._began[what]) * (of - done) / max(done, 1)
+            print(f"{what}: {done:,} of {of:,}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+class _Count(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{int(task.completed):,}/{int(task.total or 0):,}", style="progress.download")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")

@@ -1,0 +1,187 @@
+"""Copies made by albumentations: `color`, `strong`, and any pipeline from a file.
+
+A copy's parameter is a seed, drawn per (image, copy): the pipeline's generators are set from it before each call, so a
+copy depends on nothing that ran before it. A file is data: parsed as plain YAML or JSON, its transforms looked up by
+name among albumentations' own; nothing in it is ever imported or run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.recipes.boxes import BOX, fill_boxes
+from pipeline.recipes.cutout import draw_squares
+from pipeline.recipes.recipe import Recipe
+from stores.draws import key, philox
+from stores.errors import StoreError, UsageError, suggest
+
+SUFFIXES = (".yaml", ".yml", ".json")
+_HINT = "write it with albumentations.save(pipeline, 'my.yaml', data_format='yaml')"
+
+
+def color_spec(size: tuple[int, int]) -> dict:
+    """Colour jitter and greying, with the strengths of SimCLR at half scale (Chen et al. 2020)."""
+    A = _albumentations()
+    jitter = A.ColorJitter(brightness=(0.6, 1.4), contrast=(0.6, 1.4), saturation=(0.6, 1.4), hue=(-0.1, 0.1), p=0.8)
+    return make_spec("color", A.to_dict(A.Compose([jitter, A.ToGray(p=0.2)])), size)
+
+
+def strong_spec(size: tuple[int, int]) -> dict:
+    """Two random operations of RandAugment's list (Cubuk et al. 2020; ranges of Sohn et al. 2020), then CutOut."""
+    A = _albumentations()
+    grey, steady = {"fill": 127, "p": 1}, (1, 1)
+    operations = [
+        A.NoOp(p=1),
+        A.AutoContrast(p=1),
+        A.Equalize(p=1),
+        A.Solarize(threshold_range=(0, 1), p=1),
+        A.Posterize(num_bits=(4, 8), p=1),
+        A.Sharpen(alpha=(0.05, 0.95), p=1),
+        A.ColorJitter(brightness=(0.05, 0.95), contrast=steady, saturation=steady, hue=(0, 0), p=1),
+        A.ColorJitter(brightness=steady, contrast=(0.05, 0.95), saturation=steady, hue=(0, 0), p=1),
+        A.ColorJitter(brightness=steady, contrast=steady, saturation=(0.05, 0.95), hue=(0, 0), p=1),
+        A.Rotate(limit=(-30, 30), **grey),
+        A.Affine(shear={"x": (-17, 17), "y": (0, 0)}, **grey),
+        A.Affine(shear={"x": (0, 0), "y": (-17, 17)}, **grey),
+        A.Affine(translate_percent={"x": (-0.3, 0.3), "y": (0, 0)}, **grey),
+        A.Affine(translate_percent={"x": (0, 0), "y": (-0.3, 0.3)}, **grey),
+    ]
+    pipeline = A.Compose([A.SomeOf(operations, n=2, replace=True, p=1)])
+    return make_spec("strong", A.to_dict(pipeline), size, cutout=0.5)
+
+
+def file_spec(path: Path, size: tuple[int, int]) -> dict:
+    """The spec of a pipeline as `albumentations.save` writes it; a file that is none is a `UsageError`."""
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        parsed = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise UsageError(f"cannot read the recipe '{path}'", error.strerror or "") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"the recipe '{path}' is not valid {path.suffix[1:]}", str(error), _HINT) from error
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("transform"), dict):
+        raise UsageError(f"the recipe '{path}' is no albumentations pipeline", "it has no 'transform'", _HINT)
+    return make_spec(path.stem, parsed, size)
+
+
+def make_spec(name: str, serialised: dict, size: tuple[int, int], cutout: float | None = None) -> dict:
+    """The complete spec of a serialised pipeline, after a trial on an image of (H, W).
+
+    Args:
+        serialised: as `albumentations.to_dict` returns it.
+        cutout: side of a CutOut square that follows the pipeline, by the image's shorter side.
+    """
+    A = _albumentations()
+    pipeline = _build(name, serialised)
+    _try(name, pipeline, size)
+    transform = json.loads(json.dumps(A.to_dict(pipeline)["transform"]))
+    spec = {
+        "kind": "albumentations",
+        "name": name,
+        "version": 1,
+        "albumentations": A.__version__,
+        "transform": transform,
+    }
+    return spec | ({"cutout": cutout, "fill": 127} if cutout else {})
+
+
+def make_recipe(spec: dict) -> Recipe:
+    """The recipe of a spec; another version of albumentations, which may draw other pixels, is a `StoreError`."""
+    A, name, share = _albumentations(), spec["name"], spec.get("cutout")
+    if spec["albumentations"] != A.__version__:
+        raise StoreError(
+            f"the recipe '{name}' was made with albumentations {spec['albumentations']}, this is {A.__version__}",
+            "another version may make other pixels",
+            f"pip install albumentations=={spec['albumentations']}",
+        )
+    pipeline = _build(name, spec)
+
+    def draw(seed: int, rows: np.ndarray, copies: int, size: tuple[int, int]) -> np.ndarray:
+        assert copies >= 1, "at least one copy"
+        seeds = philox(key(seed, name), np.asarray(rows)[:, None], np.arange(copies))[0] >> np.uint64(1)
+        params = seeds.astype(np.int32)[..., None]
+        if not share:
+            return params
+        return np.concatenate([params, draw_squares(key(seed, f"{name} cutout"), rows, copies, size, share)], axis=-1)
+
+    def apply(images: np.ndarray, params: np.ndarray, out: np.ndarray) -> None:
+        for image, seeds, copies in zip(images, params[..., 0].tolist(), out, strict=True):
+            for seed, copy in zip(seeds, copies, strict=True):
+                copy[...] = _call(name, pipeline, image, seed)
+        if share:
+            fill_boxes(out, params[..., 1:], spec["fill"])
+
+    return Recipe(name, spec, ("seed", *BOX) if share else ("seed",), False, draw, apply)
+
+
+def _albumentations() -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no request to the network at import
+    try:
+        import albumentations
+    except ImportError as error:
+        raise UsageError("this recipe needs albumentations", str(error), "pip install 'realmix[data]'") from error
+    return albumentations
+
+
+def _build(name: str, serialised: dict) -> Any:
+    """The pipeline of its dictionary; what albumentations does not know or would only warn about is a `UsageError`."""
+    A = _albumentations()
+    _check_names(name, serialised["transform"])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            pipeline = A.from_dict({"transform": serialised["transform"]})
+    except (ValueError, TypeError, KeyError, AttributeError, UserWarning) as error:
+        raise UsageError(f"albumentations cannot build the recipe '{name}'", str(error), _HINT) from error
+    return pipeline if isinstance(pipeline, A.Compose) else A.Compose([pipeline])
+
+
+def _check_names(name: str, transform: Any) -> None:
+    from albumentations.core.serialization import SERIALIZABLE_REGISTRY, shorten_class_name
+
+    if not isinstance(transform, dict) or not isinstance(transform.get("__class_fullname__"), str):
+        raise UsageError(f"the recipe '{name}' is no albumentations pipeline", f"no transform: {transform!r}", _HINT)
+    known = shorten_class_name(transform["__class_fullname__"])
+    if known not in SERIALIZABLE_REGISTRY:
+        close = suggest(known, SERIALIZABLE_REGISTRY)
+        hint = close if close.startswith("did") else "see albumentations' list of transforms"
+        raise UsageError(f"the recipe '{name}' has an unknown transform '{known}'", hint=hint)
+    for inner in transform.get("transforms") or ():
+        _check_names(name, inner)
+
+
+def _try(name: str, pipeline: Any, size: tuple[int, int]) -> None:
+    """A few copies of a gradient: same size and type, and the same bytes from the same seed whatever came before."""
+    image = np.linspace(0, 255, size[0] * size[1] * 3).reshape(*size, 3).astype(np.uint8)
+    seeds = range(8)
+    first = [_call(name, pipeline, image, seed).tobytes() for seed in seeds]
+    again = [_call(name, pipeline, image, seed).tobytes() for seed in reversed(seeds)]
+    if first != again[::-1]:
+        raise UsageError(
+            f"the recipe '{name}' is not a function of its seed", "a transform in it keeps state between calls"
+        )
+
+
+def _call(name: str, pipeline: Any, image: np.ndarray, seed: int) -> np.ndarray:
+    """One copy. All transforms share the two generators: with a seed each they would all draw the same numbers."""
+    import cv2
+
+    pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+    try:
+        copy = pipeline(image=image.copy())["image"]
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, cv2.error) as error:
+        raise UsageError(f"the recipe '{name}' failed on an image of {image.shape}", str(error)) from error
+    if not isinstance(copy, np.ndarray) or copy.shape != image.shape or copy.dtype != np.uint8:
+        got = f"{copy.dtype} {copy.shape}" if isinstance(copy, np.ndarray) else type(copy).__name__
+        why = f"it returned {got}, but a copy is uint8 {image.shape} as its image"
+        raise UsageError(f"the recipe '{name}' does not make copies", why, "remove ToFloat, Normalize, ToTensor, crops")
+    return copy

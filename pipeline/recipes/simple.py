@@ -1,0 +1,52 @@
+"""The dataset's weak augmentation as stored copies: horizontal flip, then a shift with reflected borders.
+
+The ablation of the RealMix paper's extension: copies that differ from their image by flip and translation only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.recipes.recipe import Recipe
+from stores.draws import below, key, philox
+
+
+def make_spec(weak: dict) -> dict:
+    """Args: weak: the dataset's {"flip": bool, "shift": pixels}."""
+    return {
+        "kind": "simple",
+        "name": "simple",
+        "version": 1,
+        "flip": 0.5 if weak["flip"] else 0.0,
+        "shift": int(weak["shift"]),
+    }
+
+
+def make_recipe(spec: dict) -> Recipe:
+    """The recipe of a spec; dy, dx in ±shift: output pixel (y, x) is pixel (y+dy, x+dx) of the flipped image."""
+    shift = spec["shift"]
+
+    def draw(seed: int, rows: np.ndarray, copies: int, size: tuple[int, int]) -> np.ndarray:
+        assert copies >= 1, "at least one copy"
+        words = philox(key(seed, spec["name"]), np.asarray(rows)[:, None], np.arange(copies))
+        flip = words[0] < round(spec["flip"] * 2**32)
+        moves = below(words[1:3], 2 * shift + 1) - shift
+        return np.stack([flip, *moves], axis=-1).astype(np.int32)
+
+    return Recipe(spec["name"], spec, ("flip", "dy", "dx"), True, draw, _apply)
+
+
+def _apply(images: np.ndarray, params: np.ndarray, out: np.ndarray) -> None:
+    """Gather whole rows: a row of a shifted image is a run of bytes of the padded image."""
+    assert out.flags.c_contiguous, "copies are made in C order"
+    n, height, width, channels = images.shape
+    flip, dy, dx = np.moveaxis(params.astype(np.int64), -1, 0)
+    pad = int(max(np.abs(dy).max(initial=0), np.abs(dx).max(initial=0)))
+    both = np.stack([images, images[:, :, ::-1]], axis=1)
+    padded = np.pad(both, ((0, 0), (0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
+    tall, wide = padded.shape[2:4]
+    first = (((2 * np.arange(n)[:, None] + flip) * tall + pad + dy) * wide + pad + dx) * channels
+    rows = first[..., None] + np.arange(height) * wide * channels
+    run = width * channels
+    windows = np.ndarray((padded.size - run + 1,), np.dtype((np.void, run)), padded, strides=(1,))
+    out.reshape(-1).view(windows.dtype)[:] = windows[rows.reshape(-1)]

@@ -1,0 +1,125 @@
+"""Images and labels that already are arrays: one .npz file, read without pickle.
+
+Keys: images, labels (one sixth of each class is then held out as test set), or x_train, y_train, x_test, y_test; and,
+if wanted, class_names. Images are uint8, NHWC or grey NHW; labels are integers 0 … C−1, and −1 for none in training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.sources.digits import in_colour
+from pipeline.sources.source import Part, Source, hold_out, one_in, shift_of
+from stores.errors import IntegrityError, UsageError, suggest
+
+_WHOLE = ("images", "labels")
+_PARTS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def load(path: Path) -> Source:
+    """The arrays of `path` as they are; held in memory.
+
+    Raises:
+        UsageError: not an .npz, a missing key, a wrong shape or dtype, a class without image.
+        IntegrityError: a truncated or damaged file.
+    """
+    arrays = _read(path)
+    if all(key in arrays for key in _PARTS):
+        train = _part(path, arrays, "x_train", "y_train")
+        test = _part(path, arrays, "x_test", "y_test")
+    elif all(key in arrays for key in _WHOLE):
+        train, test = _part(path, arrays, *_WHOLE), None
+    else:
+        hint = f"save it with the keys {' and '.join(_WHOLE)}, or {', '.join(_PARTS)}"
+        raise UsageError(f"'{path}' lacks images and labels", f"its keys: {', '.join(arrays) or 'none'}", hint)
+
+    names = _class_names(path, arrays, train[1])
+    if test is None:
+        images, labels = train
+        rows, held = hold_out(labels, one_in(labels, len(names), 6), "arrays test")
+        train, test = (images[rows], labels[rows]), (images[held], labels[held])
+    _check_parts(path, train, test, len(names))
+    height, width = train[0].shape[1:3]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return Source(
+        name="arrays",
+        train=Part(*train),
+        test=Part(*test),
+        class_names=names,
+        weak={"flip": True, "shift": shift_of(height, width)},
+        origin={"kind": "arrays", "sha256": digest.hexdigest(), "train": len(train[1]), "test": len(test[1])},
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        raise UsageError(f"'{path}' is no .npz file", hint="write it with numpy.savez(FILE, images=…, labels=…)")
+    known = (*_WHOLE, *_PARTS, "class_names")
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            unknown = [key for key in file.files if key not in known]
+            if unknown:
+                raise UsageError(f"'{path}' has an unknown key '{unknown[0]}'", hint=suggest(unknown[0], known))
+            return {key: file[key] for key in file.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise IntegrityError(f"'{path}' is damaged", str(error), "write or fetch it again") from error
+    except ValueError as error:  # an array of objects would need pickle, which can run code
+        raise UsageError(f"'{path}' holds something else than plain arrays", str(error)) from error
+
+
+def _part(path: Path, arrays: dict[str, np.ndarray], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+    """Checked images uint8 [N, H, W, 3] and labels int64 [N]."""
+    images, labels = arrays[x], arrays[y]
+    if images.dtype != np.uint8:
+        raise UsageError(f"'{x}' of '{path}' is {images.dtype}", "pixels must be uint8, 0–255")
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.ndim == 3:
+        images = in_colour(images)
+    if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+        planar = images.ndim == 4 and images.shape[1] in (1, 3)
+        hint = "move the channels last: x.transpose(0, 2, 3, 1)" if planar else ""
+        why = "it must be [N, H, W, 3] or [N, H, W]"
+        raise UsageError(f"'{x}' of '{path}' has the shape {list(arrays[x].shape)}", why, hint)
+    if labels.dtype.kind not in "iu" or labels.size != len(images) or labels.ndim not in (1, 2):
+        why = f"it must be integers [{len(images)}], one for each image of '{x}'"
+        raise UsageError(f"'{y}' of '{path}' is {labels.dtype} {list(labels.shape)}", why)
+    if labels.min() < -1:
+        raise UsageError(f"'{y}' of '{path}' has the label {labels.min()}", "classes count from 0; −1 is no label")
+    return images, labels.reshape(-1).astype(np.int64)
+
+
+def _class_names(path: Path, arrays: dict[str, np.ndarray], labels: np.ndarray) -> list[str]:
+    if "class_names" in arrays:
+        names = [str(name) for name in arrays["class_names"].reshape(-1)]
+        if len(set(names)) != len(names):
+            raise UsageError(f"'class_names' of '{path}' names a class twice")
+    else:
+        names = [str(class_) for class_ in range(int(labels.max()) + 1)]
+    if len(names) < 2:
+        raise UsageError(f"'{path}' has {len(names)} class", "a classifier needs two or more")
+    return names
+
+
+def _check_parts(
+    path: Path, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], num_classes: int
+) -> None:
+    for labels in (train[1], test[1]):
+        if labels.max(initial=-1) >= num_classes:
+            raise UsageError(f"'{path}' has the label {labels.max()}", f"it has {num_classes} classes, counted from 0")
+    empty = np.flatnonzero(np.bincount(train[1][train[1] >= 0], minlength=num_classes) == 0)
+    if len(empty):
+        raise UsageError(f"class {empty[0]} of '{path}' has no training image", "classes count from 0 without a gap")
+    if not len(test[1]):
+        raise UsageError(f"'{path}' has no image to spare for a test set", hint="add x_test and y_test")
+    if test[1].min() < 0:
+        raise UsageError(f"'{path}' has a test image without label", "−1 is for training images")
+    if train[0].shape[1:] != test[0].shape[1:]:
+        why = f"{train[0].shape[1:]} and {test[0].shape[1:]}"
+        raise UsageError(f"the training and the test images of '{path}' differ in size", why)

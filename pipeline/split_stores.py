@@ -1,0 +1,78 @@
+"""From the words of a command line to split stores beside their dataset store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.protocols import Request, draw_split, draw_standard
+from pipeline.splits import Split
+from stores import DatasetStore
+from stores.errors import UsageError
+from stores.writer import write_split
+
+ARRAYS = ("labeled", "unlabeled", "valid", "test")
+
+
+def requests_for(
+    labels: str | None, mismatch: str | None, labeled_classes: str | None, unlabeled_classes: str | None, seed: int,
+    valid: int,
+) -> list[Request]:  # fmt: skip
+    """What the options ask for; empty if they name no split.
+
+    `--labels` and `--mismatch` are lists: every number of labels is one split, every level another, and together every
+    level with every number of labels.
+
+    Raises:
+        UsageError: a list that is not of whole numbers.
+    """
+    counts, levels = _numbers("--labels", labels), _numbers("--mismatch", mismatch)
+    asked = Request(
+        labeled_classes=_names(labeled_classes), unlabeled_classes=_names(unlabeled_classes), seed=seed, valid=valid
+    )
+    requests = [replace(asked, labels=count) for count in counts] or [asked]
+    requests = [replace(request, mismatch=level) for level in levels for request in requests] or requests
+    return [] if requests == [asked] and not (asked.labeled_classes or asked.unlabeled_classes) else requests
+
+
+def write_all(dataset: DatasetStore, requests: list[Request], name: str | None = None) -> list[Path]:
+    """Draw and write every split asked for; nothing is written unless all of them can be drawn."""
+    if name and len(requests) > 1:
+        raise UsageError(f"--name {name} is one name for {len(requests)} splits", hint="leave --name out, or ask for one split")
+    return [write_split_store(dataset, split, name) for split in [draw_split(dataset, request) for request in requests]]
+
+
+def write_standard(dataset: DatasetStore, seed: int, valid: int) -> tuple[list[Path], list[str]]:
+    """Write the splits that a dataset of this kind usually gets; returns them, and why others are left out."""
+    splits, left_out = draw_standard(dataset, dataset.manifest["protocol"], seed=seed, valid=valid)
+    return [write_split_store(dataset, split) for split in splits], [why for _, why in left_out]
+
+
+def write_split_store(dataset: DatasetStore, split: Split, name: str | None = None) -> Path:
+    """Write one split store beside its dataset store, under its own name unless another is given."""
+    path = dataset.path.parent / (name or f"{dataset.name}_{split.name}")
+    content: dict[str, Any] = {
+        "spec": split.description,
+        "protocol": split.protocol,
+        "seed": split.seed,
+        "gamma": split.gamma,
+        "class_names": split.class_names,
+        "class_map": split.class_map.tolist(),
+        "labeled_in_unlabeled": False,
+        "counts": {array: len(getattr(split, array)) for array in ARRAYS},
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+    }
+    write_split(path, content, {array: getattr(split, array) for array in ARRAYS})
+    return path
+
+
+def _numbers(option: str, text: str | None) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")] if text else []
+    except ValueError:
+        raise UsageError(f"{option} {text}: not a list of whole numbers", hint=f"{option} 250,4000") from None
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(word.strip() for word in text.split(",") if word.strip()) if text else None

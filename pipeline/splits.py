@@ -1,0 +1,199 @@
+"""Which images are labelled: index arrays over one dataset store, no pixels.
+
+The labelled images are those of the public MixMatch, RealMix and FixMatch code: the images of each class are shuffled
+in the source's order, class by class with one generator, and a greedy rule hands out labels in proportion to the class
+sizes. The unlabelled pool is every other image; whether a method also uses the labelled ones without their labels is
+the trainer's business. Validation images come next in the same shuffled lists and leave the pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from stores.errors import UsageError
+
+
+class Labelled(Protocol):
+    """What a split needs of a dataset store; a `DatasetStore` has it all."""
+
+    @property
+    def class_names(self) -> list[str]: ...
+    @property
+    def train_labels(self) -> np.ndarray:
+        """int64 [N] in the store's order; −1 = no label."""
+
+    @property
+    def test_labels(self) -> np.ndarray:
+        """int64 [M]."""
+
+    @property
+    def source_index(self) -> np.ndarray:
+        """int64 [N]: the place of each stored image in its source."""
+
+    @property
+    def folds(self) -> np.ndarray | None:
+        """int64 [F, n]: rows of the store, or None."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of a dataset store.
+
+    Args:
+        name: suffix of the split store's name, e.g. "250", "40_seed3", "mismatch75", "250_valid5000".
+        protocol: "labels", "folds" or "mismatch"; seed: of the draw (folds: the fold).
+        gamma: suggested share of the unlabelled rows to mask as out of distribution.
+        labeled, unlabeled, valid: int64 rows of the training images, ascending, disjoint.
+        test: int64 rows of the test images.
+        class_map: int64 [C], training class of each class of the store, −1 = none.
+        class_names: of the training classes.
+        description: JSON-able, what was asked.
+    """
+
+    name: str
+    protocol: str
+    seed: int
+    gamma: float
+    labeled: np.ndarray
+    unlabeled: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    class_map: np.ndarray
+    class_names: list[str]
+    description: dict
+
+
+def label_split(store: Labelled, count: int, *, seed: int = 1, valid: int = 0) -> Split:
+    """`count` labelled images in proportion to the class sizes; all others are unlabelled.
+
+    Args:
+        count: number of labelled images, at least one a class.
+        seed: of the draw; 0 takes the first images of each class, as the public code does.
+        valid: number of validation images, as even over the classes as they allow.
+
+    Raises:
+        UsageError: fewer labels than classes, more than there are, or nothing left to be unlabelled.
+    """
+    lists = class_lists(store, seed)
+    sizes = np.array([len(rows) for rows in lists])
+    classes = np.count_nonzero(sizes)
+    if count < classes:
+        raise UsageError(f"{count} labels are too few for {classes} classes", hint=f"ask for at least {classes}")
+    if count > sizes.sum():
+        raise UsageError(f"{count:,} labels asked for, but only {sizes.sum():,} training images have one")
+    taken = allocate(sizes, sizes, count)
+    rest = [rows[n:] for rows, n in zip(lists, taken, strict=True)]
+    labeled = np.sort(np.concatenate([rows[:n] for rows, n in zip(lists, taken, strict=True)]))
+    held = take_valid(rest, valid)
+    return _whole(
+        store, f"{count}{suffix(seed, valid)}", "labels", seed, labeled, held, {"labels": count, "valid": valid}
+    )
+
+
+def fold_split(store: Labelled, fold: int = 1, *, valid: int = 0) -> Split:
+    """A predefined labelled fold (STL-10; Coates et al. 2011). The public code's seed s uses fold s, counted from 0.
+
+    Raises:
+        UsageError: a store without folds, or without this one.
+    """
+    if store.folds is None:
+        raise UsageError("this dataset has no predefined folds", hint="ask for a number of labels instead")
+    if not 0 <= fold < len(store.folds):
+        raise UsageError(f"no fold {fold}", f"there are folds 0 to {len(store.folds) - 1}")
+    labeled = np.sort(store.folds[fold])
+    rest = [rows[~np.isin(rows, labeled)] for rows in class_lists(store, fold)]
+    name = f"{len(labeled)}_fold{fold}" + (f"_valid{valid}" if valid else "")
+    asked = {"labels": len(labeled), "fold": fold, "valid": valid}
+    return _whole(store, name, "folds", fold, labeled, take_valid(rest, valid), asked)
+
+
+def class_lists(store: Labelled, seed: int) -> list[np.ndarray]:
+    """Rows of each class in the order in which they are handed out: the source's order, shuffled unless the seed is 0.
+
+    Returns:
+        One int64 array of rows of the store a class.
+    """
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"{seed} is no seed", "a seed is a whole number from 0 to 4294967295")
+    in_source = np.argsort(store.source_index, kind="stable")
+    labels = store.train_labels[in_source]
+    generator = np.random.RandomState(seed)  # the generator of the public code: the same images for the same seed
+    lists = []
+    for label in range(len(store.class_names)):
+        rows = in_source[labels == label]
+        if seed:
+            generator.shuffle(rows)
+        lists.append(rows)
+    return lists
+
+
+def allocate(weights: np.ndarray, available: np.ndarray, count: int) -> np.ndarray:
+    """Hand out `count` labels one by one, each to the class that is furthest behind its share; the first class on ties.
+
+    With n_c labels so far and class weights f_c relative to the largest, the next goes to argmax f_c − n_c / max n: the
+    rule of the public MixMatch code. A class that has no image left is passed over.
+
+    Args:
+        weights: [C], class sizes, or ones for an even allocation.
+        available: int [C], images of each class; their sum is at least `count`.
+
+    Returns:
+        int64 [C], summing to `count`.
+
+    >>> allocate(np.ones(3), np.array([9, 1, 9]), 6)
+    array([3, 1, 2])
+    """
+    assert count <= np.sum(available), "more labels than images"
+    shares = np.asarray(weights, np.float64) / np.max(weights)
+    given = np.zeros(len(shares), np.int64)
+    for _ in range(count):
+        behind = np.where(given < available, shares - given / max(given.max(), 1), -np.inf)
+        given[np.argmax(behind)] += 1
+    return given
+
+
+def take_valid(rest: list[np.ndarray], count: int) -> np.ndarray:
+    """`count` validation rows, as even over the classes as their remaining images allow: int64, ascending."""
+    left = np.array([len(rows) for rows in rest])
+    if count > left.sum():
+        raise UsageError(
+            f"{count:,} validation images asked for, but only {left.sum():,} images of the classes are left",
+            hint="ask for fewer with --valid",
+        )
+    held = allocate(np.ones(len(rest)), left, count)
+    return np.sort(np.concatenate([rows[:n] for rows, n in zip(rest, held, strict=True)]))
+
+
+def suffix(seed: int, valid: int) -> str:
+    """The part of a split's name that says what is not the default."""
+    return (f"_seed{seed}" if seed != 1 else "") + (f"_valid{valid}" if valid else "")
+
+
+def require_pool(unlabeled: np.ndarray) -> None:
+    """A split without unlabelled images is a `UsageError`."""
+    if not len(unlabeled):
+        raise UsageError("no image is left for the unlabelled pool", hint="ask for fewer labels or validation images")
+
+
+def _whole(
+    store: Labelled, name: str, protocol: str, seed: int, labeled: np.ndarray, valid: np.ndarray, asked: dict
+) -> Split:
+    """A split of all classes: what is neither labelled nor held out is unlabelled."""
+    unlabeled = np.setdiff1d(np.arange(len(store.train_labels)), np.concatenate([labeled, valid]), assume_unique=True)
+    require_pool(unlabeled)
+    return Split(
+        name=name,
+        protocol=protocol,
+        seed=seed,
+        gamma=0.0,
+        labeled=labeled,
+        unlabeled=unlabeled,
+        valid=valid,
+        test=np.arange(len(store.test_labels)),
+        class_map=np.arange(len(store.class_names)),
+        class_names=list(store.class_names),
+        description={"protocol": protocol, **asked},
+    )

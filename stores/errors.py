@@ -1,0 +1,109 @@
+"""One clear error for a user's mistake: what happened, why, what to do next, and a documented exit code.
+
+Exit codes of both commands:
+
+    0    done
+    1    failed (a worker crashed, a loss became non-finite)
+    2    usage or configuration (unknown name, key or value)
+    3    a store or a run is missing or incompatible
+    4    integrity check failed (checksum, truncated or missing file)
+    5    not enough space or memory
+    130  interrupted; the message says how to continue
+
+Broken invariants of our own are `assert`s and keep their traceback; `--debug` shows the traceback of any error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+
+
+class RealMixError(Exception):
+    """A mistake that the user can mend.
+
+    Args:
+        what: what happened, one sentence, with the path or key quoted.
+        why: the reason, if it is not obvious.
+        hint: what to do next, ideally a command.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, why: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what, self.why, self.hint = what, why, hint
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (self.what, self.why, self.hint and f"→ {self.hint}") if part)
+
+
+class UsageError(RealMixError):
+    """Unknown name, key or value."""
+
+    exit_code = 2
+
+
+class StoreError(RealMixError):
+    """A store or run that is missing, incomplete, of another version, or not the one expected."""
+
+    exit_code = 3
+
+
+class IntegrityError(RealMixError):
+    """Bytes on disk that are not the bytes that were written."""
+
+    exit_code = 4
+
+
+class ResourceError(RealMixError):
+    """Not enough disk or memory."""
+
+    exit_code = 5
+
+
+class Interrupted(RealMixError):
+    """Stopped by Ctrl-C or SIGTERM; what was done is kept."""
+
+    exit_code = 130
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """'did you mean …?' or the list of what is known.
+
+    >>> suggest("gama", ["gamma", "alpha"])
+    'did you mean gamma?'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+
+
+def run(command: Callable[[], object]) -> None:
+    """Run a command line: print a `RealMixError` (or a full disk) as one message and exit with its code."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        command()
+    except RealMixError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        _fail(Interrupted("interrupted", hint="run the same command again: it continues"))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" ({error.filename})" if error.filename else ""
+            _fail(ResourceError(f"the disk is full{where}", hint="free some space and run the same command again: it continues"))
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            _fail(StoreError(f"cannot write '{error.filename}'", error.strerror or "", "choose a folder you may write to"))
+        else:
+            raise
+
+
+def _fail(error: RealMixError) -> None:
+    if os.environ.get("REALMIX_DEBUG"):
+        raise error
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -1,0 +1,171 @@
+"""How one array of a store is cut into files and chunks, and its zarr v3 metadata.
+
+    file  (shard)   consecutive rows of the first axis, all of the other axes: written whole, by one writer, checksummed
+    chunk           what zstd compresses together; a file of images holds many, found through the index at its end
+
+Image arrays use zarr's sharding codec; small arrays (labels, params, indices) have one chunk a file and no index. Nothing
+here reads or writes pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from stores.errors import StoreError
+
+ZSTD_LEVEL = 1
+CHUNK_BYTES = 10 << 20  # raw bytes of a chunk of copies: 64 images × 50 copies at 32×32
+BASE_CHUNK_BYTES = 1 << 20
+CHUNKS_PER_FILE = 16
+COPIES_PER_CHUNK = 50
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """Layout of one array.
+
+    Attributes:
+        name: path inside the store, "copies/images".
+        shape: full shape; the first axis counts images (or labels).
+        dtype: NumPy name, little endian where it matters.
+        chunk: shape that is compressed together; splits the first axis, for copies also the second, no other.
+        file: shape that one file holds: a multiple of `chunk`; splits the first axis only.
+        sharded: whether a file has an index of its chunks; if not, `file == chunk`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunk: tuple[int, ...]
+    file: tuple[int, ...]
+    sharded: bool
+
+    @property
+    def num_files(self) -> int:
+        return math.ceil(self.shape[0] / self.file[0])
+
+    @property
+    def row_bytes(self) -> int:
+        """Raw bytes of one row (one image, or one image's copies)."""
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+
+    @property
+    def chunk_grid(self) -> tuple[int, ...]:
+        """Chunks per axis of a file."""
+        return tuple(f // c for f, c in zip(self.file, self.chunk, strict=True))
+
+    def key(self, index: int) -> str:
+        """Path of the `index`-th file inside the store (zarr's default chunk key)."""
+        return f"{self.name}/c/{index}" + "/0" * (len(self.shape) - 1)
+
+    def keys(self) -> Iterator[str]:
+        return (self.key(index) for index in range(self.num_files))
+
+    def rows(self, index: int) -> tuple[int, int]:
+        """First and past-the-last row of the `index`-th file."""
+        return index * self.file[0], min((index + 1) * self.file[0], self.shape[0])
+
+    def create(self, store: Path) -> None:
+        """Write the zarr.json of the array and of the groups above it, where missing; no data."""
+        import zarr
+        from zarr.codecs import ZstdCodec
+
+        for group in reversed(PurePosixPath(self.name).parents[:-1]):
+            if not (store / group / "zarr.json").exists():
+                zarr.create_group(store=str(store), path=str(group), zarr_format=3)
+        if (store / self.name / "zarr.json").exists():
+            return
+        names = {4: ("image", "y", "x", "channel"), 5: ("image", "copy", "y", "x", "channel")}
+        zarr.create_array(
+            store=str(store),
+            name=self.name,
+            shape=self.shape,
+            chunks=self.chunk,
+            shards=self.file if self.sharded else None,
+            dtype=self.dtype,
+            compressors=[ZstdCodec(level=ZSTD_LEVEL, checksum=True)],
+            fill_value=0,
+            dimension_names=names.get(len(self.shape)),
+        )
+
+
+def images(name: str, count: int, height: int, width: int) -> ArrayLayout:
+    """Layout of base images, uint8 [N, H, W, 3]."""
+    rows = _power_of_two(BASE_CHUNK_BYTES // (height * width * 3), 256)
+    return _sharded(name, (count, height, width, 3), rows)
+
+
+def copies(name: str, count: int, num_copies: int, height: int, width: int) -> ArrayLayout:
+    """Layout of stored copies, uint8 [N, A, H, W, 3], image-major: near-identical copies compress against each other."""
+    per_chunk = min(num_copies, COPIES_PER_CHUNK)
+    rows = _power_of_two(CHUNK_BYTES // (per_chunk * height * width * 3), 64)
+    return _sharded(name, (count, num_copies, height, width, 3), rows, per_chunk)
+
+
+def params(name: str, of: ArrayLayout, num_params: int) -> ArrayLayout:
+    """Layout of the copies' parameters, int32 [N, A, P]: one file for each file of copies."""
+    shape = (of.shape[0], of.shape[1], num_params)
+    file = (of.file[0], *shape[1:])
+    return ArrayLayout(name, shape, "int32", file, file, sharded=False)
+
+
+def table(name: str, array: np.ndarray) -> ArrayLayout:
+    """Layout of a small array: one file, one chunk."""
+    shape = tuple(max(1, n) for n in array.shape)
+    return ArrayLayout(name, array.shape, str(array.dtype), shape, shape, sharded=False)
+
+
+def load(store: Path, name: str) -> ArrayLayout:
+    """Read the layout of an array from its zarr.json.
+
+    Raises:
+        StoreError: it is missing, or not an array as this module lays them out.
+    """
+    path = store / name / "zarr.json"
+    try:
+        meta = json.loads(path.read_bytes())
+        outer = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
+        codecs, sharded = meta["codecs"], meta["codecs"][0]["name"] == "sharding_indexed"
+        inner = outer
+        if sharded:
+            config = codecs[0]["configuration"]
+            inner, codecs = tuple(config["chunk_shape"]), config["codecs"]
+            plain_index = [c["name"] for c in config["index_codecs"]] == ["bytes", "crc32c"]
+            sharded_as_ours = plain_index and config.get("index_location", "end") == "end"
+        layout = ArrayLayout(name, tuple(meta["shape"]), str(meta["data_type"]), inner, outer, sharded)
+        ours = [c["name"] for c in codecs] == ["bytes", "zstd"] and (not sharded or sharded_as_ours)
+        ours &= meta["node_type"] == "array" and layout.dtype in ("uint8", "int32", "int64")
+        ours &= all(isinstance(n, int) and n >= 0 for n in (*layout.shape, *inner, *outer))
+        ours &= len(layout.shape) == len(inner) == len(outer) > 0
+        ours &= all(0 < c <= f and f % c == 0 for c, f in zip(inner, outer, strict=True))
+        ours &= all(c >= n for c, n in zip(outer[1:], layout.shape[1:], strict=True))
+    except FileNotFoundError:
+        raise StoreError(f"'{store}' has no array '{name}'", f"'{path}' is missing") from None
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise StoreError(f"'{path}' is no zarr v3 array metadata", f"{type(error).__name__}: {error}") from None
+    if not ours:
+        raise StoreError(
+            f"array '{name}' of '{store}' is not laid out as a realmix store",
+            "its codecs, data type or chunk grid were not written by realmix-data",
+        )
+    return layout
+
+
+def _sharded(name: str, shape: tuple[int, ...], rows: int, per_chunk: int | None = None) -> ArrayLayout:
+    middle = () if per_chunk is None else (per_chunk,)
+    chunk = (rows, *middle, *shape[1 + len(middle) :])
+    files_rows = rows * min(CHUNKS_PER_FILE, max(1, math.ceil(shape[0] / rows)))
+    # zarr wants whole chunks in a shard: 120 copies in chunks of 50 make a shard 150 copies wide
+    wide = () if per_chunk is None else (math.ceil(shape[1] / per_chunk) * per_chunk,)
+    return ArrayLayout(name, shape, "uint8", chunk, (files_rows, *wide, *shape[1 + len(middle) :]), sharded=True)
+
+
+def _power_of_two(value: int, most: int) -> int:
+    """Largest power of two that is at most `value` and `most`, at least 1."""
+    return 1 << (max(1, min(value, most)).bit_length() - 1)

@@ -1,0 +1,135 @@
+"""Bytes of one file of an array: encode rows into it, decode rows out of it.
+
+A file is what zarr v3's `sharding_indexed` codec describes: chunks one after the other (each one zstd frame with its own
+checksum), then an index of (offset, length) pairs as little-endian uint64, then the index's CRC32C. A small array's file is
+a single zstd frame. zstd frees the GIL, so threads encode and decode in parallel.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from numcodecs import zstd
+
+from stores.errors import IntegrityError
+from stores.layout import ZSTD_LEVEL, ArrayLayout
+
+MISSING = 0xFFFFFFFFFFFFFFFF  # index entry of a chunk that lies wholly outside the array
+
+
+class Encoder:
+    """Collects a file's chunks in row order, so that only one raw chunk need be in memory at a time."""
+
+    def __init__(self, layout: ArrayLayout, index: int) -> None:
+        self._layout = layout
+        self._start, self._stop = layout.rows(index)
+        self._frames: list[bytes] = []
+        self._entries: list[tuple[int, int]] = []
+        self._offset = 0
+
+    def row_blocks(self) -> Iterator[tuple[int, int]]:
+        """Row ranges to be given to `add`, in order."""
+        for start in range(self._start, self._stop, self._layout.chunk[0]):
+            yield start, min(start + self._layout.chunk[0], self._stop)
+
+    def add(self, rows: np.ndarray) -> None:
+        """rows: the next block of `row_blocks`, [n, *shape[1:]] of the array's dtype."""
+        layout = self._layout
+        assert rows.shape[1:] == layout.shape[1:] and rows.dtype == layout.dtype, (rows.shape, rows.dtype, layout)
+        for inner in itertools.product(*(range(n) for n in layout.chunk_grid[1:])):
+            at = (slice(None), *(slice(i * c, (i + 1) * c) for i, c in zip(inner, layout.chunk[1:], strict=True)))
+            chunk = rows[at]
+            if chunk.shape != layout.chunk:  # zarr stores edge chunks at full size
+                padded = np.zeros(layout.chunk, layout.dtype)
+                padded[tuple(slice(n) for n in chunk.shape)] = chunk
+                chunk = padded
+            frame = zstd.compress(np.ascontiguousarray(chunk), ZSTD_LEVEL, True)
+            self._frames.append(frame)
+            self._entries.append((self._offset, len(frame)))
+            self._offset += len(frame)
+
+    def finish(self) -> bytes:
+        """The whole file."""
+        if not self._layout.sharded:
+            assert len(self._frames) == 1
+            return self._frames[0]
+        entries = np.full((math.prod(self._layout.chunk_grid), 2), MISSING, "<u8")
+        entries[: len(self._entries)] = self._entries
+        table = entries.tobytes()
+        return b"".join([*self._frames, table, struct.pack("<I", google_crc32c.value(table))])
+
+
+def encode(layout: ArrayLayout, index: int, rows: np.ndarray) -> bytes:
+    """A file's bytes from all its rows, [stop − start, *shape[1:]]."""
+    encoder = Encoder(layout, index)
+    for start, stop in encoder.row_blocks():
+        encoder.add(rows[start - layout.rows(index)[0] : stop - layout.rows(index)[0]])
+    return encoder.finish()
+
+
+def read_index(layout: ArrayLayout, size: int, tail: Callable[[int], bytes], path: Path) -> np.ndarray:
+    """Offsets and lengths of a file's chunks, uint64 [rows of chunks, chunks a row, 2].
+
+    Args:
+        size: bytes the file has.
+        tail: returns the file's last n bytes.
+
+    Raises:
+        IntegrityError: the index is truncated, altered, or points outside the file.
+    """
+    count, per_row = math.prod(layout.chunk_grid), math.prod(layout.chunk_grid[1:])
+    if not layout.sharded:
+        return np.array([[[0, size]]], np.uint64)
+    index_bytes = count * 16 + 4
+    if size < index_bytes:
+        raise damaged(path, f"it has {size} bytes, its index alone needs {index_bytes}")
+    table = tail(index_bytes)
+    if struct.unpack("<I", table[-4:])[0] != google_crc32c.value(table[:-4]):
+        raise damaged(path, "the checksum of its chunk index does not match")
+    entries = np.frombuffer(table[:-4], "<u8").reshape(-1, per_row, 2)
+    stored = entries[entries[..., 0] != MISSING].astype(object)  # Python integers: a hostile sum must not wrap around
+    if any(offset + length > size - index_bytes for offset, length in stored):
+        raise damaged(path, "its chunk index points outside the file")
+    return entries
+
+
+def decode_chunk(layout: ArrayLayout, frame: bytes, path: Path, out: np.ndarray | None = None) -> np.ndarray:
+    """One chunk, `layout.chunk` of the array's dtype, into `out` if given.
+
+    Raises:
+        IntegrityError: the frame is altered, or not of the size it should be.
+    """
+    raw = math.prod(layout.chunk) * np.dtype(layout.dtype).itemsize
+    # A frame that decodes to fewer bytes would leave the rest of `out` as it was: compare the size it states first.
+    if _frame_size(frame) != raw:
+        raise damaged(path, f"a chunk does not hold the {raw} bytes it should")
+    chunk = np.empty(layout.chunk, layout.dtype) if out is None else out
+    assert chunk.flags.c_contiguous and chunk.nbytes == raw
+    try:
+        zstd.decompress(frame, chunk)
+    except (RuntimeError, ValueError) as error:
+        raise damaged(path, str(error)) from None
+    return chunk
+
+
+def _frame_size(frame: bytes) -> int:
+    """Content size that a zstd frame's header states (RFC 8878 §3.1.1.1), −1 if it states none."""
+    if len(frame) < 6 or frame[:4] != b"\x28\xb5\x2f\xfd":
+        return -1
+    descriptor = frame[4]
+    flag, single, dictionary = descriptor >> 6, descriptor >> 5 & 1, descriptor & 3
+    width = (1 if single else 0, 2, 4, 8)[flag]
+    at = 5 + (0 if single else 1) + (0, 1, 2, 4)[dictionary]
+    if width == 0 or len(frame) < at + width:
+        return -1
+    return int.from_bytes(frame[at : at + width], "little") + (256 if width == 2 else 0)
+
+
+def damaged(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(f"'{path}' is damaged", why, "`realmix-data verify` names all that is; build the store again to mend it")

@@ -1,0 +1,60 @@
+"""A small dataset store with two split stores, built once by the real pipeline, for every test that needs one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+SIDE, TRAIN, TEST, COPIES = 12, 150, 30, 5
+
+
+@pytest.fixture(scope="session")
+def source():
+    """150 + 30 colour images of 12 × 12 in five classes, sorted by class as real archives often are."""
+    from pipeline.sources import Part, Source
+
+    rng = np.random.default_rng(0)
+
+    def part(count: int) -> Part:
+        labels = np.sort(np.arange(count) % 5)
+        y, x = np.mgrid[:SIDE, :SIDE]
+        waves = np.sin((labels[:, None, None] + 1) * x / 4 + rng.uniform(0, 6, (count, 1, 1))) + np.cos(y / 3)
+        pixels = 127 + 40 * waves[..., None] + rng.normal(0, 8, (count, SIDE, SIDE, 3))
+        return Part(np.clip(pixels, 0, 255).astype(np.uint8), labels.astype(np.int64))
+
+    return Source(
+        name="arrays", train=part(TRAIN), test=part(TEST), class_names=["ant", "bee", "cow", "dog", "eel"],
+        weak={"flip": True, "shift": 2}, origin={"kind": "test", "count": TRAIN},
+    )  # fmt: skip
+
+
+def build_stores(root: Path, source, recipe_name: str = "cutout", copies: int = COPIES, seed: int = 1) -> Path:
+    """Build root/tiny and the split store root/tiny_20; returns root/tiny."""
+    from pipeline.build import build
+    from pipeline.recipes import load_recipe
+    from pipeline.protocols import Request
+    from pipeline.split_stores import write_all
+
+    recipe = load_recipe(recipe_name, source.weak, source.train.images.shape[1:3])
+    store, _ = build(root / "tiny", source, recipe, copies=copies, seed=seed, workers=2)
+    write_all(store, [Request(labels=20)])
+    return root / "tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, source) -> Path:
+    """Path of the session's dataset store, for reading only; its split store lies beside it as tiny_20."""
+    return build_stores(tmp_path_factory.mktemp("stores"), source)
+
+
+@pytest.fixture
+def tiny_copy(tiny, tmp_path) -> Path:
+    """A private copy of both stores, to be damaged."""
+    shutil.copytree(tiny.parent, tmp_path / "stores")
+    return tmp_path / "stores" / "tiny"

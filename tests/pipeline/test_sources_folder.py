@@ -1,0 +1,315 @@
+"""Folders of images: what becomes of sizes, modes and formats, what is held out, and what each mistake is told."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from pipeline.sources import folder, load, picture
+from stores.errors import IntegrityError, UsageError
+
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def save(file: Path, pixels: np.ndarray, **options) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file, **options)
+
+
+def noise(seed: int, height: int = 8, width: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([255 * x / width, 255 * y / height, 128 + 0 * x], -1).astype(np.uint8)
+
+
+@pytest.fixture
+def pets(tmp_path) -> Path:
+    """Two classes of seven and five 8×8 PNG files: pets/cat/0.png …, pets/dog/0.png …"""
+    for i in range(7):
+        save(tmp_path / "pets" / "cat" / f"{i}.png", noise(i))
+    for i in range(5):
+        save(tmp_path / "pets" / "dog" / f"{i}.png", noise(100 + i))
+    return tmp_path / "pets"
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+# ---- what a folder becomes ----
+
+
+def test_classes_are_sorted_and_every_image_is_in_one_part(pets):
+    source = load("folder", pets)
+    assert source.class_names == ["cat", "dog"]
+    np.testing.assert_array_equal(np.bincount(source.test.labels), [1, 1])  # a sixth of seven and of five
+    np.testing.assert_array_equal(np.bincount(source.train.labels), [6, 4])
+    expected = {noise(i).tobytes(): 0 for i in range(7)} | {noise(100 + i).tobytes(): 1 for i in range(5)}
+    found = {}
+    for part in (source.train, source.test):
+        for image, label in zip(part.images[np.arange(len(part.labels))], part.labels, strict=True):
+            found[image.tobytes()] = label
+    assert found == expected
+    assert source.weak == {"flip": True, "shift": 1}
+    assert source.protocol is None
+
+
+def test_the_held_out_images_are_always_the_same(pets, tmp_path):
+    first = load("folder", pets)
+    shutil.copytree(pets, tmp_path / "elsewhere" / "copy")
+    again = load("folder", tmp_path / "elsewhere" / "copy")
+    np.testing.assert_array_equal(first.test.images[np.arange(2)], again.test.images[np.arange(2)])
+    assert first.origin == again.origin
+    assert json.loads(json.dumps(first.origin)) == first.origin
+
+
+def test_the_origin_changes_with_a_pixel_a_name_and_a_role(pets):
+    origins = [load("folder", pets).origin["sha256"], load("folder", pets, unlabeled=pets / "dog").origin["sha256"]]
+    save(pets / "dog" / "3.png", noise(999))
+    origins.append(load("folder", pets).origin["sha256"])
+    (pets / "dog" / "3.png").rename(pets / "dog" / "three.png")
+    origins.append(load("folder", pets).origin["sha256"])
+    assert len(set(origins)) == 4
+
+
+def test_test_folder_with_fewer_classes_and_deep_files(pets, tmp_path):
+    save(tmp_path / "test" / "dog" / "deep" / "er" / "x.png", noise(7))
+    source = load("folder", pets, test=tmp_path / "test")
+    np.testing.assert_array_equal(source.test.labels, [1])
+    np.testing.assert_array_equal(source.test.images[np.array([0])][0], noise(7))
+    assert len(source.train.labels) == 12
+
+
+def test_unlabelled_images_of_any_depth_join_the_training_part(pets, tmp_path):
+    save(tmp_path / "pool" / "a.png", noise(50))
+    save(tmp_path / "pool" / "b" / "c" / "d.png", noise(51))
+    source = load("folder", pets, unlabeled=tmp_path / "pool")
+    np.testing.assert_array_equal(source.train.labels[-3:], [1, -1, -1])
+    np.testing.assert_array_equal(source.train.images[np.array([-1, -2]) + 12], [noise(51), noise(50)])
+    assert source.origin["unlabeled"] == 2
+
+
+def test_hidden_files_and_notes_are_passed_over(pets):
+    plain = load("folder", pets)
+    for name in (
+        ".DS_Store",
+        "cat/.thumb.png",
+        "cat/labels.json",
+        "README.md",
+        ".git/x",
+        "dog/.cache/y",
+        "dog/Thumbs.db",
+    ):
+        (pets / name).parent.mkdir(exist_ok=True)
+        (pets / name).write_text("no image")
+    assert load("folder", pets).origin == plain.origin
+
+
+def test_cifar10_is_recognised_by_its_class_names(tmp_path):
+    for i, name in enumerate(CIFAR10):
+        for j in range(2):
+            save(tmp_path / name / f"{j}.png", noise(10 * i + j, 32, 32))
+    source = load("folder", tmp_path)
+    assert (source.name, source.protocol, source.weak) == ("folder", "cifar10", {"flip": True, "shift": 4})
+    assert load("folder", tmp_path, flip=False).weak == {"flip": False, "shift": 4}
+
+
+def test_sizes_kept_when_equal_else_32_else_as_told(pets):
+    assert load("folder", pets).train.images.shape[1:] == (8, 8, 3)
+    assert load("folder", pets, size=20).train.images.shape[1:] == (20, 20, 3)
+    save(pets / "cat" / "wide.png", noise(0, 8, 12))
+    assert load("folder", pets).train.images.shape[1:] == (32, 32, 3)
+    for file in pets.glob("*/*.png"):
+        save(file, noise(0, 8, 12))
+    source = load("folder", pets)
+    assert source.train.images.shape[1:] == (8, 12, 3)
+    np.testing.assert_array_equal(source.train.images[np.array([0])][0], noise(0, 8, 12))
+
+
+def test_lazy_and_at_once_are_the_same_pixels(pets, monkeypatch):
+    save(pets / "dog" / "large.png", noise(3, 90, 70))  # above the size from which threads decode
+    at_once = load("folder", pets, size=16)
+    monkeypatch.setattr(folder, "IN_MEMORY", 0)
+    monkeypatch.setattr(folder, "_LARGE_FILE", 0)
+    lazy = load("folder", pets, size=16)
+    assert isinstance(at_once.train.images, np.ndarray)
+    assert isinstance(lazy.train.images, folder.ImageFiles)
+    rows = np.array([8, 0, 3, 3, 1, 9, 2, 5, 4, 7, 6])
+    np.testing.assert_array_equal(lazy.train.images[rows], at_once.train.images[rows])
+    assert lazy.train.images[rows[:0]].shape == (0, 16, 16, 3)
+
+
+def test_progress_reaches_the_end(pets):
+    seen = {}
+    load("folder", pets, progress=lambda what, done, total: seen.update({what: (done, total)}))
+    assert seen == {"scan": (12, 12), "decode": (10, 10), "decode test": (2, 2)}
+
+
+# ---- one picture ----
+
+
+@given(
+    height=st.integers(1, 40), width=st.integers(1, 40), quality=st.integers(1, 100), subsampling=st.integers(0, 2),
+    grey=st.booleans(), progressive=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_a_plain_jpeg_has_pillow_s_bytes(height, width, quality, subsampling, grey, progressive, seed):
+    image = Image.fromarray(noise(seed, height, width)).convert("L" if grey else "RGB")
+    data = encode(image, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
+    assert picture._plain_jpeg(data) == (height, width) == picture.size(data)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(picture.pixels(data, (height, width)), expected)
+
+
+def test_special_jpegs_are_left_to_pillow():
+    image = Image.fromarray(smooth(8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for data in (
+        encode(image, "JPEG", exif=exif),
+        encode(image.convert("CMYK"), "JPEG"),
+        encode(image, "JPEG", icc_profile=profile),
+        encode(image, "PNG"),
+    ):
+        assert picture._plain_jpeg(data) is None
+        assert picture.pixels(data, (8, 8)).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_exif_orientation(orientation, kind):
+    upright = smooth(12, 20)
+    # How a camera stores an upright picture under each orientation (EXIF 2.3, tag 0x0112).
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.transpose(1, 0, 2), 6: np.rot90(upright, 1), 7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    data = encode(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
+    assert picture.size(data) == (12, 20)
+    np.testing.assert_allclose(picture.pixels(data, (12, 20)).astype(int), upright.astype(int), atol=4)
+
+
+def test_modes():
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    rgb = np.stack([grey] * 3, -1)
+
+    def decoded(image, kind="PNG"):
+        return picture.pixels(encode(image, kind), (8, 8))
+
+    np.testing.assert_array_equal(decoded(Image.fromarray(grey)), rgb)
+    np.testing.assert_array_equal(decoded(Image.fromarray(grey.astype(np.uint16) * 257)), rgb)
+    np.testing.assert_array_equal(decoded(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"), rgb)
+    np.testing.assert_array_equal(decoded(Image.fromarray(grey > 99)), np.where(rgb > 99, 255, 0))
+    np.testing.assert_array_equal(decoded(Image.fromarray(rgb).quantize(256)), rgb)
+    np.testing.assert_array_equal(decoded(Image.fromarray(rgb), "GIF"), rgb)
+    np.testing.assert_array_equal(decoded(Image.fromarray(rgb), "BMP"), rgb)
+    np.testing.assert_allclose(decoded(Image.fromarray(smooth(8, 8)).convert("CMYK"), "TIFF"), smooth(8, 8), atol=1)
+
+
+def test_transparency_is_laid_over_mid_grey():
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[..., 0], rgba[:4, :, 3], rgba[4, :, 3] = 200, 255, 51  # opaque above, a row of one fifth, clear below
+    found = picture.pixels(encode(Image.fromarray(rgba), "PNG"), (8, 8))
+    np.testing.assert_array_equal(found[:4], np.broadcast_to([200, 0, 0], (4, 8, 3)))
+    np.testing.assert_allclose(found[4], np.broadcast_to([0.2 * 200 + 0.8 * 127, 0.8 * 127, 0.8 * 127], (8, 3)), atol=1)
+    np.testing.assert_array_equal(found[5:], 127)
+    palette = Image.new("P", (8, 8), 3)
+    palette.putpalette([9] * 768)
+    np.testing.assert_array_equal(picture.pixels(encode(palette, "PNG", transparency=3), (8, 8)), 127)
+
+
+def test_resizing_crops_the_middle_and_keeps_the_picture():
+    wide = np.zeros((32, 96, 3), np.uint8)
+    wide[:, 32:64] = [10, 200, 30]
+    np.testing.assert_array_equal(picture.pixels(encode(Image.fromarray(wide), "PNG"), (32, 32)), wide[:, 32:64])
+    large = smooth(256, 256)
+    for kind in ("PNG", "JPEG"):  # a JPEG this large is decoded at a smaller scale first
+        found = picture.pixels(encode(Image.fromarray(large), kind, quality=95), (16, 16)).astype(int)
+        expected = large.reshape(16, 16, 16, 16, 3).mean((1, 3))
+        np.testing.assert_allclose(found, expected, atol=5)
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_truncated_image_is_named(kind, lazy, pets, monkeypatch):
+    monkeypatch.setattr(folder, "IN_MEMORY", 0 if lazy else 1 << 20)
+    data = encode(Image.fromarray(noise(1, 64, 64)), kind)
+    (pets / "dog" / "half").write_bytes(data[: len(data) // 2])
+
+    def read_all():
+        source = load("folder", pets, test=pets.parent / "test", size=8)
+        return source.train.images[np.arange(len(source.train.labels))]
+
+    save(pets.parent / "test" / "cat" / "0.png", noise(0))
+    with pytest.raises(IntegrityError, match="dog/half"):
+        read_all()
+
+
+def test_a_file_that_is_no_image_is_named_by_the_scan(pets, monkeypatch):
+    monkeypatch.setattr(folder, "IN_MEMORY", 0)
+    (pets / "cat" / "notes.png").write_text("not a picture")
+    with pytest.raises(IntegrityError, match=r"cat/notes\.png"):
+        load("folder", pets)
+
+
+def test_floating_point_pixels_are_refused(pets):
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(pets / "cat" / "float.tiff")
+    with pytest.raises(IntegrityError, match=r"float\.tiff") as caught:
+        load("folder", pets)
+    assert "8 or 16 bits" in caught.value.why
+
+
+def test_a_file_that_vanishes_before_it_is_decoded_is_named(pets, monkeypatch):
+    monkeypatch.setattr(folder, "IN_MEMORY", 0)
+    source = load("folder", pets)
+    shutil.rmtree(pets / "dog")
+    with pytest.raises(IntegrityError, match="dog/"):
+        source.train.images[np.arange(10)]
+
+
+def test_mistakes_in_the_folders(pets, tmp_path):
+    def refused(match, path=pets, **options):
+        with pytest.raises(UsageError, match=match):
+            load("folder", path, **options)
+
+    save(tmp_path / "flat" / "0.png", noise(0))
+    (tmp_path / "nothing").mkdir()
+    save(tmp_path / "single" / "cat" / "0.png", noise(0))
+    save(tmp_path / "test" / "mouse" / "0.png", noise(0))
+    save(tmp_path / "lonely" / "cat" / "0.png", noise(0))
+    save(tmp_path / "lonely" / "dog" / "0.png", noise(1))
+    refused("has images but no class folders", tmp_path / "flat")
+    refused("no class folders", tmp_path / "nothing")
+    refused("the one class 'cat'", tmp_path / "single")
+    refused("is no folder", pets / "cat" / "0.png")
+    refused("unknown class 'mouse'", test=tmp_path / "test")
+    refused("also trained on", test=pets)
+    refused("has no image", unlabeled=tmp_path / "nothing")
+    refused("no image to spare", tmp_path / "lonely")
+    save(pets / "stray.png", noise(0))
+    refused(r"stray\.png' belongs to no class")
+    (pets / "stray.png").unlink()
+    (pets / "empty").mkdir()
+    (pets / "empty" / "readme.txt").write_text("soon")
+    refused("class folder '.*empty' has no image")

@@ -1,0 +1,76 @@
+"""The house rules that a reviewer cannot see in one diff: who imports whom, what `--help` loads, what ships."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def imported_by(package: str) -> dict[str, set[str]]:
+    """Top-level names that each file of a package imports, anywhere in it."""
+    found = {}
+    for file in sorted((ROOT / package).rglob("*.py")):
+        names = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file}: imports are absolute"
+                names.add((node.module or "").split(".")[0])
+        found[str(file.relative_to(ROOT))] = names
+    assert found, package
+    return found
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("pipeline", {"trainer"}),
+        ("stores", {"trainer", "pipeline", "torch", "torchvision", "albumentations"}),
+        ("trainer", {"pipeline", "albumentations", "torchvision", "PIL", "sklearn", "cv2", "scipy"}),
+    ],
+)
+def test_packages_meet_only_in_stores(package, forbidden):
+    crossing = {file: sorted(names & forbidden) for file, names in imported_by(package).items() if names & forbidden}
+    assert crossing == {}
+
+
+@pytest.mark.parametrize("module", ["pipeline.cli", "trainer.cli"])
+def test_help_loads_nothing_heavy(module):
+    heavy = ["torch", "zarr", "torchvision", "albumentations", "cv2", "sklearn", "matplotlib"]
+    code = (
+        f"import sys, {module}\nsys.argv = ['x', '--help']\n"
+        f"try: {module}.main()\nexcept SystemExit as e: assert not e.code\n"
+        f"print('LOADED', [m for m in {heavy!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "Usage" in done.stdout
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_the_wheel_holds_the_code_and_no_built_store(tmp_path):
+    """Built in a copy of the tree that has a store in its default place."""
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.splitlines()
+    tree = tmp_path / "tree"
+    for name in (n for n in listed if (ROOT / n).is_file()):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes((ROOT / name).read_bytes())
+    (tree / "stores/digits/copies").mkdir(parents=True)
+    (tree / "stores/digits/copies/zarr.json").write_text("{}")
+    (tree / "stores/digits/trap.py").write_text("")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(tree)]
+    subprocess.run(command, check=True, capture_output=True)
+    shipped = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    code = {n for n in listed if n.split("/")[0] in ("pipeline", "stores", "trainer") and n.endswith(".py")}
+    assert code, "the tree is a git checkout"
+    assert code <= shipped
+    assert "stores/FORMAT.md" in shipped
+    assert not [n for n in shipped if n.startswith("stores/digits")]
+    assert {n.split("/")[0] for n in shipped} == {"pipeline", "stores", "trainer", "realmix-0.1.0.dist-info"}

@@ -1,0 +1,112 @@
+"""A split store in memory, with the attributes that `open_store` promises, and the parts of a small run on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+SIDE, CLASSES, IMAGES, TESTS, COPIES = 8, 3, 40, 30, 4
+
+
+class FakeArray:
+    """ImageArray's surface over an array in memory."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    def read(
+        self, rows: np.ndarray | None = None, copies: int | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        chosen = self.values if rows is None else self.values[rows]
+        chosen = chosen if copies is None else chosen[:, :copies]
+        if out is None:
+            return chosen.copy()
+        out[...] = chosen
+        return out
+
+
+@dataclass
+class FakeDataset:
+    """DatasetStore's surface; pixel (0, 0, 0) of an image is its row, (0, 0, 1) its copy + 1, the rest shows its class."""
+
+    path: Path = Path("memory/fake")
+    name: str = "fake"
+    fingerprint: str = "d" * 64
+    manifest: dict[str, Any] = field(default_factory=lambda: {"protocol": None})
+    num_images: int = IMAGES
+    num_copies: int = COPIES
+    image_size: tuple[int, int] = (SIDE, SIDE)
+    weak: dict[str, Any] = field(default_factory=lambda: {"flip": False, "shift": 1})
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(7)
+        self.train_labels = np.arange(IMAGES) % CLASSES
+        self.test_labels = np.arange(TESTS) % CLASSES
+        base = self._paint(rng, self.train_labels)
+        base[:, 0, 0, 0] = np.arange(IMAGES)
+        base[:, 0, 0, 1] = 0
+        copies = np.repeat(base[:, None], COPIES, axis=1)
+        copies[:, :, 0, 0, 1] = np.arange(COPIES) + 1
+        self.train_images = FakeArray(base)
+        self.copies = FakeArray(copies) if self.num_copies else None
+        self.test_images = FakeArray(self._paint(rng, self.test_labels))
+
+    @staticmethod
+    def _paint(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+        """Noise with a bright third: which one is the class."""
+        images = rng.integers(0, 120, (len(labels), SIDE, SIDE, 3), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[:, label * 3 : label * 3 + 2] += 100
+        return images
+
+
+@dataclass
+class FakeSplit:
+    """SplitStore's surface: rows 0–5 labelled, 6–33 unlabelled, 34–39 held out."""
+
+    path: Path = Path("memory/fake_6")
+    name: str = "fake_6"
+    fingerprint: str = "5" * 64
+    protocol: str = "labels"
+    seed: int = 1
+    gamma: float = 0.0
+    dataset: FakeDataset = field(default_factory=FakeDataset)
+    labeled: np.ndarray = field(default_factory=lambda: np.arange(6))
+    unlabeled: np.ndarray = field(default_factory=lambda: np.arange(6, 34))
+    valid: np.ndarray = field(default_factory=lambda: np.arange(34, 40))
+    test: np.ndarray = field(default_factory=lambda: np.arange(TESTS))
+    ood: tuple[int, ...] = ()  # classes that are not trained on; the last ones
+
+    def __post_init__(self) -> None:
+        self.num_classes = CLASSES - len(self.ood)
+        self.class_names = ["left", "middle", "right"][: self.num_classes]
+        to_training = np.array([-1 if c in self.ood else c for c in range(CLASSES)])
+        self.train_labels = to_training[self.dataset.train_labels]
+        self.test_labels = to_training[self.dataset.test_labels]
+        self.labeled = self.labeled[self.train_labels[self.labeled] >= 0]
+
+
+@pytest.fixture()
+def store() -> FakeSplit:
+    return FakeSplit()
+
+
+@pytest.fixture()
+def make_store() -> Callable[..., FakeSplit]:
+    return FakeSplit
+
+
+@pytest.fixture()
+def no_copies() -> FakeSplit:
+    return FakeSplit(dataset=FakeDataset(num_copies=0))
+
+
+@pytest.fixture(autouse=True)
+def one_seed() -> None:
+    torch.manual_seed(0)

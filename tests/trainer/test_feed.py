@@ -1,0 +1,220 @@
+"""The feed: which samples, which pixels, independent of where a run starts and of what it runs on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from stores.errors import ResourceError, StoreError, UsageError
+from trainer import feed as feed_module
+from trainer import pool as pool_module
+from trainer.config import RunConfig
+from trainer.feed import Feed
+from trainer.methods.contract import Views
+from trainer.prefetch import Prefetch
+
+CPU = torch.device("cpu")
+STILL = RunConfig(batch=4, steps=100, flip=False, shift=0)
+
+
+def method(**views):
+    """A method that asks for these views and draws one number a step."""
+    declared = Views(**({"unlabeled": "copies", "weak_u": 2, "labeled_in_unlabeled": False} | views))
+    return SimpleNamespace(
+        NAME="stub",
+        views=lambda settings: declared,
+        draw=lambda rng, sizes, settings: {"lam": rng.random(sizes.labeled, np.float32)},
+        schedule=lambda step, steps, num_classes, settings: {"w": step / steps, "k": float(num_classes)},
+    )
+
+
+def make(store, run=STILL, **views) -> Feed:
+    return Feed(store, method(**views), None, run, CPU)
+
+
+def who(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Row and copy that the fake store painted into pixel (0, 0), from scaled images [n, 3, H, W]."""
+    pixel = ((images[:, :2, 0, 0] + 1) * 127.5).round().to(torch.int64).numpy()
+    return pixel[:, 0], pixel[:, 1] - 1
+
+
+def step_of(feed: Feed, step: int):
+    return feed.batch(feed.prepare(step))
+
+
+def test_a_batch_has_labelled_images_with_their_labels_and_two_views_of_one_copy(store):
+    feed = make(store)
+    for step in range(20):
+        batch, ood = step_of(feed, step)
+        rows, copies = who(batch.x)
+        assert set(rows) <= set(store.labeled)
+        assert (copies == -1).all(), "labelled images are base images"
+        np.testing.assert_array_equal(batch.y, store.train_labels[rows])
+        u_rows, u_copies = who(batch.u[0])
+        assert set(u_rows) <= set(store.unlabeled)
+        np.testing.assert_array_equal(who(batch.u[1]), (u_rows, u_copies))
+        assert ood is None
+        assert batch.x.shape == batch.u[0].shape == (4, 3, 8, 8)
+        assert batch.x.dtype == torch.float32
+        assert -1 <= batch.x.min() <= batch.x.max() <= 1
+
+
+def test_views_are_independent_draws(store):
+    feed = make(store, dataclasses.replace(STILL, shift=2, flip=True))
+    batch, _ = step_of(feed, 0)
+    assert not torch.equal(batch.u[0], batch.u[1])
+
+
+@pytest.mark.parametrize("copies", [None, 2, 1])
+def test_an_epoch_shows_every_copy_of_every_image_once(store, copies):
+    feed = make(store, dataclasses.replace(STILL, copies=copies))
+    pairs = 28 * (copies or 4)
+    seen = [pair for step in range(pairs // 4) for pair in zip(*who(step_of(feed, step)[0].u[0]), strict=True)]
+    assert len(seen) == len(set(seen)) == pairs
+    assert {copy for _, copy in seen} == set(range(copies or 4))
+    assert {row for row, _ in seen} == set(store.unlabeled)
+
+
+def test_the_labelled_stream_is_one_permutation_after_another(store):
+    feed = make(store)
+    rows = np.concatenate([who(step_of(feed, step)[0].x)[0] for step in range(6)])  # 24 = 4 epochs of 6
+    epochs = rows.reshape(4, 6)
+    assert (np.sort(epochs) == store.labeled).all()
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def same(a, b) -> bool:
+    (batch, ood), (other, other_ood) = a, b
+    tensors = [batch.x, batch.y, *batch.u, *batch.draws.values(), *batch.schedule.values()]
+    others = [other.x, other.y, *other.u, *other.draws.values(), *other.schedule.values()]
+    return all(map(torch.equal, tensors, others)) and (ood is None or torch.equal(ood, other_ood))
+
+
+def test_a_step_does_not_depend_on_the_steps_before(make_store):
+    store = make_store(protocol="mismatch", ood=(2,))
+    run = dataclasses.replace(STILL, flip=True, shift=2)
+    whole = make(store, run)
+    steps = [step_of(whole, step) for step in range(feed_module.BLOCK + 2)]
+    for step in (feed_module.BLOCK + 1, 0, feed_module.BLOCK, 5):
+        assert same(step_of(make(store, run), step), steps[step])
+        assert same(step_of(whole, step), steps[step])
+    assert not same(steps[0], steps[1])
+
+
+def test_seeds_differ(store):
+    assert not same(step_of(make(store), 0), step_of(make(store, dataclasses.replace(STILL, seed=2)), 0))
+
+
+def test_schedule_and_draws_reach_the_batch(store):
+    batch, _ = step_of(make(store), 25)
+    assert {name: float(value) for name, value in batch.schedule.items()} == {"w": 0.25, "k": 3.0}
+    assert all(value.ndim == 0 and value.dtype == torch.float32 for value in batch.schedule.values())
+    assert batch.draws["lam"].shape == (4,)
+
+
+def test_ood_flags_are_the_samples_of_other_classes(make_store):
+    store = make_store(protocol="mismatch", ood=(1, 2))
+    feed = make(store, ratio=3)
+    found = set()
+    for step in range(10):
+        batch, ood = step_of(feed, step)
+        rows, _ = who(batch.u[0])
+        np.testing.assert_array_equal(ood, store.dataset.train_labels[rows] > 0)
+        assert batch.u[0].shape[0] == len(ood) == 12
+        found |= set(ood.tolist())
+    assert found == {True, False}
+
+
+def test_base_images_serve_methods_that_augment_themselves(no_copies):
+    feed = make(no_copies, unlabeled="base", weak_u=1)
+    rows, copies = who(step_of(feed, 3)[0].u[0])
+    assert set(rows) <= set(no_copies.unlabeled)
+    assert (copies == -1).all()
+    assert (feed.copies, feed.num_unlabeled, feed.images_per_step) == (None, 28, 8)
+
+
+def test_the_pool_may_hold_the_labelled_images_too(store):
+    feed = make(store, unlabeled="base", weak_u=1, labeled_in_unlabeled=True)
+    seen = np.concatenate([who(step_of(feed, step)[0].u[0])[0] for step in range(17)])  # two epochs of 34
+    assert (np.bincount(seen) == 2).all()
+    assert set(seen) == set(store.labeled) | set(store.unlabeled)
+
+
+def test_a_supervised_method_loads_no_pool(no_copies):
+    feed = make(no_copies, unlabeled="none", weak_u=0)
+    batch, ood = step_of(feed, 0)
+    assert batch.u == ()
+    assert ood is None
+    assert (feed.num_unlabeled, feed.images_per_step) == (0, 4)
+
+
+def test_what_the_store_lacks_is_said(store, no_copies):
+    with pytest.raises(StoreError, match="holds no copies"):
+        make(no_copies)
+    with pytest.raises(UsageError, match="--copies 5 is more"):
+        make(store, dataclasses.replace(STILL, copies=5))
+    store.unlabeled = np.empty(0, np.int64)
+    with pytest.raises(StoreError, match="no unlabelled images"):
+        make(store)
+
+
+def test_a_pool_that_does_not_fit_is_refused_with_its_size(store, monkeypatch):
+    size = 28 * 4 * 8 * 8 * 3
+    monkeypatch.setattr(pool_module, "free_memory", lambda home: size)
+    with pytest.raises(ResourceError, match=r"0\.00 GiB") as caught:
+        make(store)
+    assert "--copies" in caught.value.hint
+    monkeypatch.setattr(pool_module, "free_memory", lambda home: 2 * size)
+    make(store)
+
+
+def test_free_memory_is_part_of_the_machines_memory():
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < pool_module.free_memory(CPU) <= pages
+
+
+@pytest.mark.parametrize(
+    ("feed", "device", "size", "home"),
+    [
+        ("auto", "cpu", 1, "cpu"), ("host", "cuda", 1, "cpu"), ("device", "cuda", 99, "cuda"),
+        ("auto", "cuda", 60, "cuda"), ("auto", "cuda", 61, "cpu"),
+    ],
+)  # fmt: skip
+def test_the_home_of_the_images(feed, device, size, home, monkeypatch):
+    monkeypatch.setattr(feed_module, "free_memory", lambda device: 100)
+    assert feed_module.choose_home(feed, torch.device(device), size).type == home
+
+
+def test_prefetch_keeps_the_order_and_runs_at_most_depth_ahead():
+    done = []
+    release = threading.Semaphore(0)
+
+    def prepare(step: int) -> int:
+        done.append(step)
+        release.release()
+        return step * step
+
+    with Prefetch(prepare, range(3, 7), depth=2) as ahead:
+        for expected in (3, 4, 5, 6):
+            release.acquire()
+            assert ahead.take() == expected**2
+            assert len(done) <= expected - 3 + 3
+    assert done == [3, 4, 5, 6]
+
+
+def test_prefetch_raises_a_threads_error_where_its_step_is_asked_for_and_ends_the_thread():
+    def prepare(step: int) -> int:
+        if step == 1:
+            raise ResourceError("broken")
+        return step
+
+    with pytest.raises(ResourceError, match="broken"), Prefetch(prepare, range(5)) as ahead:
+        assert ahead.take() == 0
+        ahead.take()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]

@@ -1,0 +1,196 @@
+"""The networks: size, shapes, initialisation, where gradients go, and which forward moves BatchNorm's statistics."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stores.errors import UsageError
+from trainer.models import BatchNorm, Block, batch_stats_only, build_model, kernels
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "parameters"),
+    [
+        ("wrn-28-2", 10, 1_467_610),
+        ("wrn-28-2", 6, 1_467_094),
+        ("wrn-28-2", 1000, 1_595_320),
+        ("wrn-37-2", 10, 5_929_434),
+    ],
+)
+def test_number_of_parameters(name: str, classes: int, parameters: int) -> None:
+    assert count(build_model(name, classes)) == parameters
+
+
+def test_depth_counts_the_convolutions() -> None:
+    for name, depth in [("wrn-28-2", 28), ("wrn-10-2", 10), ("wrn-37-2", 37)]:
+        assert sum(isinstance(module, nn.Conv2d) for module in build_model(name, 10).modules()) == depth
+
+
+def test_feature_maps_of_wrn_28_2() -> None:
+    model = build_model("wrn-28-2", 10)
+    shapes: list[torch.Size] = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[1:]))
+    features = model.embed(torch.randn(2, 3, 32, 32))
+    assert shapes == [(32, 32, 32)] * 4 + [(64, 16, 16)] * 4 + [(128, 8, 8)] * 4
+    assert features.shape == (2, 128)
+    assert model.head(features).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("name", "side"), [("wrn-10-1", 8), ("wrn-10-2", 32), ("wrn-13-1", 96)])
+def test_any_size_of_image(name: str, side: int) -> None:
+    assert build_model(name, 6)(torch.randn(2, 3, side, side)).shape == (2, 6)
+
+
+@pytest.mark.parametrize("name", ["wrn-10-1", "wrn-16-2", "wrn-13-1"])
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(name, 10)
+    F.cross_entropy(model(torch.randn(8, 3, 16, 16)), torch.arange(8)).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_first_activation_is_shared_by_the_shortcut_and_later_ones_are_not() -> None:
+    model = build_model("wrn-10-2", 10).eval()
+    x = torch.randn(2, 16, 8, 8)
+    first, second, _ = cast("list[Block]", list(model.blocks))
+
+    def expect(block: Block, x: Tensor, share: bool) -> Tensor:
+        a = F.leaky_relu(x / math.sqrt(1 + 1e-3), 0.1)  # fresh BatchNorm in evaluation mode
+        h = block.conv2(F.leaky_relu(block.conv1(a) / math.sqrt(1 + 1e-3), 0.1))
+        return h + block.shortcut(a if share else x)
+
+    torch.testing.assert_close(first(x), expect(first, x, True))
+    y = torch.randn(2, 32, 8, 8)
+    torch.testing.assert_close(second(y), expect(second, y, False))
+
+
+def test_initialisation() -> None:
+    torch.manual_seed(0)
+    model = build_model("wrn-28-2", 10)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            expected = math.sqrt(2 / (module.kernel_size[0] ** 2 * module.out_channels))
+            assert module.weight.std().item() == pytest.approx(expected, rel=4 / math.sqrt(2 * module.weight.numel()))
+            assert module.bias is None
+        if isinstance(module, BatchNorm):
+            assert (module.weight == 1).all()
+            assert (module.bias == 0).all()
+    assert model.head.weight.std().item() == pytest.approx(math.sqrt(2 / 138), rel=0.1)
+    assert (model.head.bias == 0).all()
+
+
+def test_kernels_are_convolution_and_dense_weights_alone() -> None:
+    model = build_model("wrn-28-2", 10)
+    named = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = [named[id(kernel)] for kernel in kernels(model)]
+    assert len(names) == 29
+    assert sum(kernel.numel() for kernel in kernels(model)) == 1_462_704 + 1_280
+    assert not any("bn" in name or name.endswith("bias") for name in names)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50", "wrn", "wrn-28", "wrn-27-2", "wrn-4-1", "wrn-5-1", "wrn-10-0", "wrn-28-2x"]
+)
+def test_unknown_name(name: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown model '{name}'") as caught:
+        build_model(name, 10)
+    assert "wrn-28-2" in str(caught.value)
+
+
+def running(model: nn.Module) -> list[Tensor]:
+    return [buffer.clone() for buffer in model.buffers()]
+
+
+def test_one_update_of_the_running_statistics() -> None:
+    norm = BatchNorm(1, momentum=0.001)
+    x = torch.tensor([0.0, 0.0, 2.0, 4.0, 4.0]).view(5, 1, 1, 1)  # mean 2, unbiased variance 4
+    norm(x)
+    torch.testing.assert_close(norm.running_mean, torch.tensor([0.002]))
+    torch.testing.assert_close(norm.running_var, torch.tensor([1.003]))
+
+
+def test_batchnorm_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    ours, theirs = BatchNorm(4, momentum=0.001), nn.BatchNorm2d(4, eps=1e-3, momentum=0.001)
+    for _ in range(3):
+        x = torch.randn(6, 4, 5, 5) * 3 + 1
+        torch.testing.assert_close(ours(x), theirs(x))
+    ours.eval()
+    theirs.eval()
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
+def test_batch_stats_only_normalises_by_the_batch_and_updates_nothing() -> None:
+    torch.manual_seed(0)
+    model = build_model("wrn-10-1", 10, bn_momentum=0.1)
+    x = torch.randn(8, 3, 8, 8)
+    before = running(model)
+    with batch_stats_only(model):
+        inside = model(x)
+    assert all(torch.equal(a, b) for a, b in zip(before, running(model), strict=True))
+    outside = model(x)
+    torch.testing.assert_close(inside, outside)
+    assert not any(torch.equal(a, b) for a, b in zip(before, running(model), strict=True))
+    model.eval()
+    assert not torch.allclose(model(x), outside)
+
+
+def test_batch_stats_only_nests_and_ends_with_an_error() -> None:
+    model = build_model("wrn-10-1", 10)
+    with batch_stats_only(model):
+        with batch_stats_only(model):
+            pass
+        assert not any(norm.update for norm in model.norms)
+    with pytest.raises(ZeroDivisionError), batch_stats_only(model):
+        _ = 1 / 0
+    assert all(norm.update for norm in model.norms)
+
+
+def test_batch_stats_only_finds_the_layers_of_a_wrapped_network() -> None:
+    model = build_model("wrn-10-1", 10)
+    for wrapped in (nn.Sequential(model), cast("nn.Module", torch.compile(model, backend="eager"))):
+        with batch_stats_only(wrapped):
+            assert not any(norm.update for norm in model.norms)
+        assert all(norm.update for norm in model.norms)
+
+
+def test_scale_of_the_input_is_normalised_away() -> None:
+    torch.manual_seed(0)
+    norm = BatchNorm(3, momentum=0.1)
+    x = torch.randn(64, 3, 4, 4)
+    with batch_stats_only(norm):
+        torch.testing.assert_close(norm(2 * x), norm(x), atol=2e-3, rtol=0)
+
+
+def test_autocast_keeps_statistics_and_logits_in_float32() -> None:
+    torch.manual_seed(0)
+    model = build_model("wrn-10-1", 10, bn_momentum=0.1)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(16, 3, 8, 8).to(memory_format=torch.channels_last)
+    exact = model(x)
+    statistics = running(model)
+    model.load_state_dict({**model.state_dict(), **fresh(model)})
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, exact, atol=0.1, rtol=0.05)
+    for low, high in zip(model.buffers(), statistics, strict=True):
+        assert low.dtype == torch.float32
+        torch.testing.assert_close(low, high, atol=5e-3, rtol=5e-3)
+
+
+def fresh(model: nn.Module) -> dict[str, Tensor]:
+    """BatchNorm's running statistics before any update."""
+    return {name: torch.full_like(buffer, float(name.endswith("var"))) for name, buffer in model.named_buffers()}

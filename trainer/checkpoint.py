@@ -1,0 +1,109 @@
+"""Checkpoints: one file that holds all that a step changes, replaced atomically, loaded without running code.
+
+There is no generator state: order and draws are functions of (seed, step). A file that is not whole is an error;
+nothing is repaired or skipped, and a state with a non-finite number never replaces a good one.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stores import manifest
+from stores.errors import IntegrityError, RealMixError, StoreError
+from trainer.ema import Ema
+from trainer.telemetry import Telemetry
+
+FORMAT = 1
+FILE = "checkpoint.pt"
+
+
+@dataclass
+class State:
+    """All that a step or an evaluation changes.
+
+    Attributes:
+        step: updates done.
+        seconds: of training and evaluation, over all resumptions.
+        history: one {"step", "test_error", "valid_error"} per evaluation.
+        confusion: int64 [K, K] of the last evaluation.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: Ema
+    telemetry: Telemetry
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    confusion: Tensor | None = None
+
+
+def save(folder: Path, state: State, identity: dict[str, Any]) -> None:
+    """Replace `folder`'s checkpoint.
+
+    Args:
+        identity: what the run is — its store's fingerprint and its settings — to be found equal on resuming.
+
+    Raises:
+        RealMixError: a weight is not finite; the old checkpoint stays.
+    """
+    norms = torch.stack(torch._foreach_norm([*state.model.state_dict().values(), *state.ema.shadow]))
+    if not torch.isfinite(norms).all():
+        raise RealMixError(
+            f"a weight became non-finite by step {state.step}",
+            "its loss was finite",
+            f"the last good checkpoint stays in '{folder}'",
+        )
+    content = {
+        "format": FORMAT,
+        "identity": identity,
+        "step": state.step,
+        "seconds": state.seconds,
+        "history": state.history,
+        "confusion": state.confusion,
+        "model": state.model.state_dict(),
+        "ema": state.ema.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "telemetry": state.telemetry.state_dict(),
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    manifest.write_atomically(folder / FILE, buffer.getbuffer())
+
+
+def load(folder: Path, state: State, identity: dict[str, Any], device: torch.device) -> None:
+    """Put `folder`'s checkpoint into `state`.
+
+    Raises:
+        StoreError: there is none, it is of another format, or of a run with another identity.
+        IntegrityError: it is truncated or damaged.
+    """
+    path = folder / FILE
+    again = "start a new run under another --name"
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise StoreError(f"'{folder}' has no checkpoint", f"there is no '{path}'", again) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise IntegrityError(
+            f"the checkpoint '{path}' is truncated or damaged", str(error).split("\n")[0], again
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise StoreError(f"'{path}' is no checkpoint of this version of realmix", hint=again)
+    differing = [name for name in identity if content["identity"].get(name) != identity[name]]
+    if differing:
+        raise StoreError(f"'{path}' is the checkpoint of another run", f"it differs in {', '.join(differing)}", again)
+    state.model.load_state_dict(content["model"])
+    state.ema.load_state_dict(content["ema"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.telemetry.load_state_dict(content["telemetry"], device)
+    state.step, state.seconds = content["step"], content["seconds"]
+    state.history = content["history"]
+    state.confusion = None if content["confusion"] is None else content["confusion"].cpu()

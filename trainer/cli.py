@@ -1,0 +1,172 @@
+"""`realmix-train`: train from a split store, continue a run, list methods and their settings.
+
+`--help` and `--version` import neither torch nor zarr: everything heavy is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import stores
+from stores import errors
+from stores.errors import Interrupted, UsageError
+
+app = typer.Typer(
+    invoke_without_command=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    help="Train from a split store that `realmix-data` built: any method, any seed.",
+    epilog="Example: `realmix-train --store stores/cifar10_250 --method realmix --seed 1`",
+)  # fmt: skip
+
+KEPT_ON_RESUME = ("method", "steps", "seed", "model", "device", "feed", "copies", "batch", "threads",
+                  "eval_every", "checkpoint_every")  # fmt: skip
+
+
+def main() -> None:
+    """Entry point of `realmix-train`."""
+    errors.run(app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"realmix {stores.__version__}")
+        raise typer.Exit
+
+
+def _debug(asked: bool) -> None:
+    if asked:
+        os.environ["REALMIX_DEBUG"] = "1"
+
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_debug)]
+Store = Annotated[Path | None, typer.Option(help="Split store to train from.", show_default=False)]
+Method = Annotated[str | None, typer.Option(help="Training method, see `methods`.", show_default="realmix")]
+Steps = Annotated[int | None, typer.Option(help="Updates.", show_default="500000, the paper's")]
+Seed = Annotated[int | None, typer.Option(help="Of weights, order and draws.", show_default="1")]
+Model = Annotated[str | None, typer.Option(help="Network; wrn-10-1 suits a CPU.", show_default="wrn-28-2, the paper's")]
+Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
+Name = Annotated[str | None, typer.Option(help="Folder of this run.", show_default="STORE_METHOD_sSEED")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, see `methods`; may be repeated.")
+]
+Copies = Annotated[int | None, typer.Option(help="Train on the first K stored copies.", show_default="all")]
+Batch = Annotated[int | None, typer.Option(help="Labelled images a step.", show_default="64")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")]
+Feed = Annotated[str | None, typer.Option(help="Home of the images: auto, device or host.", show_default="auto")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice")]
+EvalEvery = Annotated[int | None, typer.Option(help="Steps between evaluations.", show_default="100 to 1024")]
+CheckpointEvery = Annotated[
+    int | None, typer.Option(help="Steps between checkpoints.", show_default="as between evaluations")
+]
+Resume = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Continue this run, with its own settings.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the last line.")]
+Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)]
+
+
+@app.callback()
+def train(
+    context: typer.Context,
+    store: Store = None,
+    method: Method = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    model: Model = None,
+    runs: Runs = Path("runs"),
+    name: Name = None,
+    assignments: Set = None,
+    copies: Copies = None,
+    batch: Batch = None,
+    device: Device = None,
+    feed: Feed = None,
+    threads: Threads = None,
+    eval_every: EvalEvery = None,
+    checkpoint_every: CheckpointEvery = None,
+    resume: Resume = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    version: Version = False,
+) -> None:
+    if context.invoked_subcommand is not None:
+        return
+    flags = {key: context.params[key] for key in KEPT_ON_RESUME}
+    if resume is None and store is None:
+        raise UsageError(
+            "--store is missing", "a run trains from a split store", "`realmix-data build digits` makes some"
+        )
+    if resume is not None:
+        given = [f"--{key.replace('_', '-')}" for key, value in flags.items() if value is not None]
+        given += ["--set"] * bool(assignments) + ["--name"] * (name is not None)
+        if given:
+            raise UsageError(
+                f"{', '.join(given)} cannot be given with --resume", "a run keeps the settings it started with"
+            )
+    from trainer import launch
+    from trainer.log import last_line, show_result
+
+    try:
+        if resume is not None:
+            path, result = launch.resume(resume, store, quiet)
+        else:
+            path, result = launch.start(assignments or [], {**flags, "store": str(store)}, runs, name, quiet)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted before the first step", hint="run the same command again") from None
+    show_result(last_line(path, result), json.dumps({"run": str(path), **result}) if as_json else None)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method; all of them by default.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """List methods and their settings."""
+    from trainer.methods import METHODS, load_method
+
+    chosen = [load_method(name)] if name is not None else [load_method(known) for known in METHODS]
+    from trainer.config import RunConfig
+
+    described: dict[str, dict[str, Any]] = {
+        m.NAME: {"summary": m.SUMMARY, "settings": _settings(m.Settings), "presets": m.PRESETS} for m in chosen
+    }
+    common = [row for row in _settings(RunConfig) if row["name"] not in ("store", "method")]
+    if as_json:
+        typer.echo(json.dumps({"methods": described, "run": common}))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    tables = [(f"{name}: {entry['summary']}", entry["settings"], entry["presets"]) for name, entry in described.items()]
+    for title, rows, presets in [*tables, ("every method", common, {})]:
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+        for column in ("setting", "default", "meaning"):
+            table.add_column(column)
+        for row in rows:
+            table.add_row(row["name"], str(row["default"]), row["help"])
+        console.print(table)
+        for family, values in presets.items():
+            console.print(f"  preset {family}: {_assignments(values)}", markup=False)
+        if presets:
+            console.print()
+
+
+def _settings(cls: type) -> list[dict[str, Any]]:
+    """Name, default and help of each field of a settings dataclass."""
+    import dataclasses
+
+    fields = dataclasses.fields(cls)
+    return [{"name": f.name, "default": f.default, "help": f.metadata.get("help", "")} for f in fields]
+
+
+def _assignments(values: dict[str, Any]) -> str:
+    flat = {key: value for key, value in values.items() if key != "run"} | values.get("run", {})
+    return " ".join(f"{key}={value}" for key, value in flat.items())

@@ -1,0 +1,230 @@
+"""A run from its start, or from its checkpoint, to its result: opens the store, builds the parts, runs the loop.
+
+A new run is checked completely before its directory appears; a resumed one takes every setting from its directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+
+import stores
+from stores import SplitStore, manifest, open_store
+from stores.errors import Interrupted, ResourceError, StoreError, UsageError
+from trainer import checkpoint, config, hardware, loop, weights
+from trainer import run as rundir
+from trainer.checkpoint import State
+from trainer.config import RunConfig
+from trainer.ema import Ema
+from trainer.evaluate import Evaluator, per_class_error, summary
+from trainer.feed import Feed
+from trainer.log import Console, Curves, header
+from trainer.methods import load_method
+from trainer.models import build_model
+from trainer.run import Run
+from trainer.telemetry import Telemetry, mask_quality
+
+
+def start(
+    assignments: Sequence[str], flags: Mapping[str, Any], runs: Path, name: str | None, quiet: bool = False
+) -> tuple[Path, dict[str, Any]]:
+    """Train a new run.
+
+    Args:
+        assignments: `--set` "key=value" strings.
+        flags: RunConfig fields given on the command line (None = not given), "store" and "method" among them.
+        runs: folder for the run's directory; name: of that directory, by default <store>_<method>_s<seed>.
+
+    Returns:
+        the run's directory and its result.
+    """
+    method = load_method(flags.get("method") or RunConfig.method)
+    store = open_split(Path(flags["store"]))
+    run, settings = config.build(method, family(store), assignments, flags)
+    run, settings, deviations = config.resolve(run, settings, store)
+    run = dataclasses.replace(hardware.resolve(run), store=str(store.path.resolve()))
+    path = runs / (name or f"{store.name}_{run.method}_s{run.seed}")
+    if path.parent != runs or path.name.startswith("."):
+        raise UsageError(
+            f"'{name}' is no name of a run", "it becomes a folder in --runs", "use letters, digits, _ and -"
+        )
+    rundir.refuse_existing(path)
+    record = {
+        "command": sys.argv,
+        "run": dataclasses.asdict(run),
+        "settings": dataclasses.asdict(settings),
+        "deviations": deviations,
+        "store": describe(store),
+        "device": hardware.describe(run),
+        "versions": versions(),
+    }
+    return path, _execute(path, None, record, store, run, settings, quiet)
+
+
+def resume(path: Path, store_path: Path | None = None, quiet: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Continue a run from its checkpoint; a finished one gives its result again.
+
+    Args:
+        store_path: where its store is now, if it moved.
+    """
+    folder = rundir.open_run(path)
+    result = folder.result()
+    if result is not None:
+        return path, result
+    where = str(path / "config.json")
+    run: RunConfig = config.load(RunConfig, folder.config["run"], where)
+    settings = config.load(load_method(run.method).Settings, folder.config["settings"], where)
+    run = dataclasses.replace(run, store=str(store_path or run.store))
+    store = open_split(Path(run.store))
+    expected = folder.config["store"]["fingerprint"]
+    if store.fingerprint != expected:
+        raise StoreError(
+            f"'{store.path}' is not the store that '{path}' was trained from",
+            f"its fingerprint is {store.fingerprint[:12]}, the run's is {expected[:12]}",
+            "--store says where the store is now",
+        )  # fmt: skip
+    return path, _execute(path, folder, folder.config, store, hardware.resolve(run), settings, quiet)
+
+
+def _execute(
+    path: Path,
+    folder: Run | None,
+    record: dict[str, Any],
+    store: SplitStore,
+    run: RunConfig,
+    settings: Any,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Build the parts, make the directory unless it exists, train, write the result."""
+    assert run.bn_momentum is not None, "a resolved configuration"
+    assert run.ema_decay is not None
+    method, device = load_method(run.method), torch.device(run.device)
+    torch.backends.cudnn.benchmark = True  # every batch has the same shape
+    torch.manual_seed(run.seed)
+    model = build_model(run.model, store.num_classes, run.bn_momentum).to(device)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    state = State(model, loop.optimizer(model, run.lr), Ema(model, run.ema_decay), Telemetry(run.log_every))
+    identity = {"store": store.fingerprint, "run": _what(run), "settings": dataclasses.asdict(settings)}
+    if folder is not None:
+        checkpoint.load(path, state, identity, device)
+    feed = Feed(store, method, settings, run, device)
+    evaluator = Evaluator(store, model, device, run.precision == "bf16")
+    if folder is None:
+        folder = rundir.create(path, record, lambda aside: checkpoint.save(aside, state, identity))
+    else:
+        folder.cut_back(state.step)
+    curves = Curves(path / "tensorboard", state.step) if run.tensorboard else None
+    again = f"continue with `realmix-train --resume {path}`"
+    with Console(run.steps, state.step, feed.images_per_step, quiet) as console:
+        for line in header(store, run, config.changed(settings), feed, record["deviations"]):
+            console.say(line)
+        console.say(f"run in  {path}" + (f", continued at step {state.step:,}" if state.step else ""))
+        try:
+            loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted", hint=again) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ResourceError(
+                f"the disk that holds '{path}' is full", hint=f"free some space, then {again}"
+            ) from None
+        finally:
+            folder.close()
+            if curves is not None:
+                curves.close()
+    state.ema.apply_to(evaluator.model)
+    weights.export(path, evaluator.model, run.model, store.class_names)
+    result = outcome(state, store, run)
+    folder.write_result(result)
+    return result
+
+
+def outcome(state: State, store: SplitStore, run: RunConfig) -> dict[str, Any]:
+    """Content of result.json. Errors in per cent."""
+    assert state.confusion is not None, "the last step is always evaluated"
+    return {
+        "method": run.method,
+        "model": run.model,
+        "seed": run.seed,
+        "steps": state.step,
+        **summary(state.history),
+        "seconds": state.seconds,
+        "store": store.name,
+        "store_fingerprint": store.fingerprint,
+        "class_names": store.class_names,
+        "per_class_error": per_class_error(state.confusion, store.class_names),
+        "confusion": state.confusion.tolist(),
+        "ood": {**state.telemetry.counts, **mask_quality(state.telemetry.counts)} or None,
+        "history": state.history,
+    }
+
+
+def open_split(path: Path) -> SplitStore:
+    """Open the store to train from.
+
+    Raises:
+        StoreError: it is no store, or a dataset store, which does not say which images are labelled.
+    """
+    store = open_store(path)
+    if isinstance(store, SplitStore):
+        return store
+    beside = []
+    for candidate in sorted(path.resolve().parent.glob("*/zarr.json")):
+        try:
+            content = manifest.read(candidate.parent)
+        except StoreError:  # a neighbour's damage is another day's error
+            continue
+        if content["kind"] == "split" and content["dataset"]["name"] == store.name:
+            beside.append(candidate.parent.name)
+    raise StoreError(
+        f"'{path}' is a dataset store: it does not say which images are labelled",
+        "a run trains from one of its splits",
+        f"its splits: {', '.join(beside)}" if beside else f"`realmix-data split {path} --labels 250` makes one",
+    )  # fmt: skip
+
+
+def family(store: SplitStore) -> str | None:
+    """Dataset family that the presets know, from the dataset store's manifest ("cifar10", "svhn", …)."""
+    return store.dataset.manifest.get("protocol")
+
+
+def describe(store: SplitStore) -> dict[str, Any]:
+    """What a run's record says about its store."""
+    return {
+        "path": str(store.path.resolve()),
+        "name": store.name,
+        "fingerprint": store.fingerprint,
+        "dataset": store.dataset.name,
+        "dataset_fingerprint": store.dataset.fingerprint,
+        "protocol": store.protocol,
+        "split_seed": store.seed,
+        "class_names": store.class_names,
+        "counts": {name: len(getattr(store, name)) for name in ("labeled", "unlabeled", "valid", "test")},
+        "num_copies": store.dataset.num_copies,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {
+        "realmix": stores.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "zarr": zarr.__version__,
+    }
+
+
+def _what(run: RunConfig) -> dict[str, Any]:
+    """The configuration without what may change between two sittings: where the store lies."""
+    return {name: value for name, value in dataclasses.asdict(run).items() if name != "store"}

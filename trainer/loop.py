@@ -1,0 +1,187 @@
+"""The training loop: batch, losses, Adam, kernel decay, average; lines, evaluations and checkpoints when they are due.
+
+It never waits for the device between two log lines. The order within a step is fixed: BatchNorm's running statistics
+move in the forward pass, then Adam, then the decay of the kernels, then the average.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stores.errors import Interrupted, RealMixError
+from trainer import checkpoint
+from trainer.checkpoint import State
+from trainer.config import RunConfig
+from trainer.evaluate import Evaluator
+from trainer.feed import Feed
+from trainer.log import Console, Curves
+from trainer.methods.contract import Batch, Losses, Method
+from trainer.models import kernels
+from trainer.prefetch import Prefetch
+from trainer.run import Run
+
+
+def train(
+    state: State, method: Method, settings: Any, run: RunConfig, feed: Feed, evaluator: Evaluator, folder: Run,
+    identity: dict[str, Any], console: Console, curves: Curves | None,
+) -> None:  # fmt: skip
+    """Train from `state.step` to the end of the run, with a line, an evaluation and a checkpoint at the last step.
+
+    Raises:
+        RealMixError: the loss became non-finite; the last good checkpoint is left as it was.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+    """
+    assert run.eval_every is not None, "a resolved configuration"
+    assert run.checkpoint_every is not None
+    update = updater(state, method, settings, run)
+    clock = _Clock(state.seconds)
+
+    def due(every: int) -> bool:
+        return state.step % every == 0 or state.step == run.steps
+
+    def note(record: dict[str, Any]) -> None:
+        folder.write_line(record)
+        if curves is not None:
+            curves.add(record)
+
+    def log(waited: float) -> None:
+        steps, record = state.telemetry.pending, {"kind": "train", "step": state.step, "lr": run.lr}
+        record |= state.telemetry.flush()
+        seconds, wait = clock.lap(waited)
+        record |= {
+            "images_per_s": steps * feed.images_per_step / seconds,
+            "data_wait": wait / seconds,
+            "seconds": clock.total,
+        }
+        note(record)
+        console.logged(record)
+
+    def evaluate() -> None:
+        with clock.aside():
+            errors, state.confusion = evaluator.run(state.ema)
+        state.history.append({"step": state.step, **errors})
+        record = {"kind": "eval", **state.history[-1], "seconds": clock.total}
+        note(record)
+        console.evaluated(record)
+
+    def save() -> None:
+        with clock.aside():
+            state.seconds = clock.total
+            checkpoint.save(folder.path, state, identity)
+
+    with Prefetch(feed.prepare, range(state.step, run.steps)) as ahead, _until_stopped() as stopped:
+        while state.step < run.steps:
+            batch, ood = feed.batch(ahead.take())
+            state.telemetry.add(update(batch), ood)
+            state.step += 1
+            console.tick(state.step, ahead.waited)
+            stop = stopped()
+            if due(run.log_every) or due(run.eval_every) or due(run.checkpoint_every) or stop:
+                refuse_non_finite(state, run, folder)
+            if due(run.log_every):
+                log(ahead.waited)
+            if due(run.eval_every):
+                evaluate()
+            if due(run.checkpoint_every) or stop:
+                save()
+            if stop and state.step < run.steps:
+                raise Interrupted(
+                    f"interrupted at step {state.step}", hint=f"continue with `realmix-train --resume {folder.path}`"
+                )
+
+
+def updater(state: State, method: Method, settings: Any, run: RunConfig) -> Callable[[Batch], Losses]:
+    """The function that makes one update of `state`'s network from a batch."""
+    decayed = kernels(state.model)
+    shrink = 1 - run.weight_decay * run.lr
+
+    def update(batch: Batch) -> Losses:
+        with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=run.precision == "bf16"):
+            losses = method.loss(state.model, batch, settings)
+        state.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        state.optimizer.step()
+        decay(decayed, shrink)
+        state.ema.update()
+        return losses
+
+    return update
+
+
+@torch.no_grad()
+def decay(weights: list[Tensor], factor: float) -> None:
+    """Decoupled weight decay of the MixMatch family: kernels alone, by a factor that does not pass through Adam."""
+    torch._foreach_mul_(weights, factor)
+
+
+def optimizer(model: nn.Module, lr: float) -> torch.optim.Adam:
+    """Adam as the papers run it, constant learning rate, no weight decay of its own."""
+    return torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def refuse_non_finite(state: State, run: RunConfig, folder: Run) -> None:
+    """Raises RealMixError, naming the step, if a loss since the last line was not finite."""
+    good = state.telemetry.first_bad()
+    if good is not None:
+        step = state.step - state.telemetry.pending + good + 1
+        raise RealMixError(
+            f"the loss of {run.method} became non-finite at step {step}",
+            f"the last good checkpoint is '{folder.path / checkpoint.FILE}'",
+            "try a smaller --set lr, a longer ramp, or --set precision=fp32",
+        )
+
+
+class _Clock:
+    """Seconds of the run, and of training since the last line: without evaluations and checkpoints."""
+
+    def __init__(self, before: float) -> None:
+        self._before, self._waited, self._started = before, 0.0, time.perf_counter()
+        self._lap = self._started
+
+    @property
+    def total(self) -> float:
+        return self._before + time.perf_counter() - self._started
+
+    def lap(self, waited: float) -> tuple[float, float]:
+        """Seconds of training since the last lap, and how many of them were spent waiting for data."""
+        now = time.perf_counter()
+        seconds, wait = now - self._lap, waited - self._waited
+        self._lap, self._waited = now, waited
+        return seconds, wait
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens within belongs to no lap."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._lap += time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl-C only sets a flag, so that the step ends and is saved; the second one interrupts."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # no signals there
+        yield asked.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,136 @@
+"""RealMix (Nair, Duque & Fischer 2019): MixMatch on stored augmented copies, with TSA and an out-of-distribution mask.
+
+What it adds to MixMatch (Berthelot et al. 2019): the unlabelled images come from the store's copies (`views`), labelled
+rows that are already learnt do not count (training-signal annealing), and neither do the unlabelled rows with the least
+confidence (the mask). Without copies, TSA and γ it is MixMatch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainer import masks, ops, schedules
+from trainer.methods.contract import Batch, Losses, Sizes, Views, require
+from trainer.models import batch_stats_only
+
+NAME = "realmix"
+SUMMARY = "MixMatch on stored copies, with training-signal annealing and an out-of-distribution mask"
+VIEWS = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of RealMix. `gamma` must be a number when `draw` and `loss` are called: whoever trains resolves None."""
+
+    alpha: float = field(default=0.75, metadata={"help": "MixUp: λ ~ Beta(α, α), one for each image"})
+    lambda_u: float = field(default=75.0, metadata={"help": "weight of the unlabelled loss once the ramp is over"})
+    temperature: float = field(default=0.5, metadata={"help": "sharpening temperature of the guessed labels"})
+    rampup_steps: int = field(default=16384, metadata={"help": "steps over which the unlabelled loss grows linearly"})
+    tsa: schedules.TSA = field(
+        default="none",
+        metadata={"help": "training-signal annealing: none, linear (the paper's choice up to 250 labels), log or exp"},
+    )
+    gamma: float | None = field(
+        default=None,
+        metadata={
+            "help": "share of unlabelled rows that the out-of-distribution mask drops; unset: what the store suggests"
+        },
+    )
+    ood_confidence: Literal["mixed", "target"] = field(
+        default="mixed",
+        metadata={
+            "help": "the mask's confidence: mixed (the prediction for the mixed row) or target (the guessed label)"
+        },
+    )
+    ood_strict: bool = field(default=False, metadata={"help": "mask one row more, and ties, as the authors' code does"})
+    tsa_legacy: bool = field(default=False, metadata={"help": "TSA thresholds from logits, as in the authors' code"})
+
+    def __post_init__(self) -> None:
+        require(self.alpha > 0, "alpha", self.alpha, "above 0")
+        require(self.lambda_u >= 0, "lambda_u", self.lambda_u, "at least 0")
+        require(self.temperature > 0, "temperature", self.temperature, "above 0")
+        require(self.rampup_steps >= 0, "rampup_steps", self.rampup_steps, "at least 0")
+        require(self.tsa in get_args(schedules.TSA), "tsa", self.tsa, "none, linear, log or exp")
+        require(self.gamma is None or 0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
+        require(self.ood_confidence in ("mixed", "target"), "ood_confidence", self.ood_confidence, "mixed or target")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "cifar10": {"alpha": 0.75, "lambda_u": 75.0},
+    "svhn": {"alpha": 0.75, "lambda_u": 250.0},
+    "stl10": {"alpha": 0.75, "lambda_u": 50.0},
+    "digits": {"rampup_steps": 300},  # runs of about a thousand steps
+}
+
+
+def views(settings: Settings) -> Views:
+    """Two weak views of one stored copy; labelled images are not in the unlabelled pool."""
+    return Views(unlabeled="copies", weak_u=VIEWS, labeled_in_unlabeled=False)
+
+
+def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
+    """MixUp over all n = B + 2U rows: `lam` float32 [n] = max(λ, 1 − λ), `partner` int64 [n], a permutation."""
+    rows = sizes.labeled + VIEWS * sizes.unlabeled
+    lam = rng.beta(settings.alpha, settings.alpha, rows)
+    return {"lam": np.maximum(lam, 1 - lam).astype(np.float32), "partner": rng.permutation(rows)}
+
+
+def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
+    """`weight_u` = λ_U times its ramp; `tsa_threshold` η."""
+    return {
+        "weight_u": settings.lambda_u * schedules.linear_ramp(step, settings.rampup_steps),
+        "tsa_threshold": schedules.tsa_threshold(settings.tsa, step, steps, num_classes),
+    }
+
+
+def loss(model: nn.Module, batch: Batch, settings: Settings) -> Losses:
+    """One step of RealMix, as many unlabelled as labelled samples (RealMix algorithm 1)."""
+    assert settings.gamma is not None, "gamma is resolved from the store before training"
+    assert all(view.shape == batch.x.shape for view in batch.u), "interleaving exchanges batches of one size"
+
+    # Guess from the live weights: one sharpened label for both views.
+    with torch.no_grad(), batch_stats_only(model):
+        q = ops.guess([model(view) for view in batch.u], settings.temperature)
+
+    # Mix labelled and unlabelled rows with one another.
+    lam, partner = batch.draws["lam"], batch.draws["partner"]
+    x = ops.mixup(torch.cat([batch.x, *batch.u]), lam, partner)
+    y = ops.mixup(torch.cat([ops.one_hot(batch.y, q.shape[1]), *[q] * VIEWS]), lam, partner)
+    y_x, y_u = y.split([len(batch.y), VIEWS * len(q)])
+
+    # Predict: BatchNorm's running statistics follow the first batch alone, which interleaving made a mixture of all.
+    first, *others = ops.interleave(x.split(len(batch.x)))
+    logits = [model(first)]
+    with batch_stats_only(model):
+        logits += [model(other) for other in others]
+    z_x, *z_views = ops.interleave(logits)
+    z_u = torch.cat(z_views)
+
+    # Labelled loss over the rows that are not yet learnt.
+    errors_x = ops.cross_entropy(z_x, y_x)
+    if settings.tsa == "none":
+        keep_x = torch.ones_like(errors_x)
+    else:
+        keep_x = masks.tsa_mask(z_x, y_x, batch.schedule["tsa_threshold"], settings.tsa_legacy)
+    loss_x = masks.kept_mean(errors_x, keep_x)
+
+    # Unlabelled loss over the rows that look in-distribution.
+    confidence = (ops.softmax(z_u.detach()) if settings.ood_confidence == "mixed" else torch.cat([q] * VIEWS)).amax(1)
+    keep_u = masks.ood_mask(confidence, settings.gamma, settings.ood_strict)
+    loss_u = masks.kept_mean(ops.squared_error(z_u, y_u), keep_u)
+
+    weight_u = batch.schedule["weight_u"]
+    metrics = {
+        "loss_x": loss_x.detach(),
+        "loss_u": loss_u.detach(),
+        "weight_u": weight_u,
+        "tsa_kept": keep_x.mean(),
+        "ood_kept": keep_u.mean(),
+        "confidence": confidence.mean(),
+    }
+    return Losses(loss_x + weight_u * loss_u, metrics, keep_u)

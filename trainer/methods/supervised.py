@@ -1,0 +1,75 @@
+"""Supervised training on the labelled images alone, with or without MixUp: the baseline of the MixMatch family.
+
+With all labels it is the "fully supervised" row of the papers' tables, with few it is what a semi-supervised method
+must beat. Never sees unlabelled images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainer import ops
+from trainer.methods.contract import Batch, Losses, Sizes, Views, require
+
+NAME = "supervised"
+SUMMARY = "labelled images only; with or without MixUp"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the supervised baseline."""
+
+    smoothing: float = field(default=0.001, metadata={"help": "label smoothing in [0, 1); not used with MixUp"})
+    mixup: bool = field(
+        default=False,
+        metadata={
+            "help": "mix each image with its mirror row of the batch; the original pairs it with weight_decay=0.002"
+        },
+    )
+    beta: float = field(default=0.5, metadata={"help": "MixUp: λ ~ Beta(β, β), one for each image"})
+
+    def __post_init__(self) -> None:
+        require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "at least 0 and below 1")
+        require(self.beta > 0, "beta", self.beta, "above 0")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "cifar10": {"smoothing": 0.001, "run": {"weight_decay": 0.02}},
+    "svhn": {"smoothing": 0.01, "run": {"weight_decay": 0.002}},
+}
+
+
+def views(settings: Settings) -> Views:
+    """No unlabelled images."""
+    return Views(unlabeled="none", weak_u=0, labeled_in_unlabeled=False)
+
+
+def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
+    """With MixUp: `lam` float32 [B] = max(λ, 1 − λ)."""
+    if not settings.mixup:
+        return {}
+    lam = rng.beta(settings.beta, settings.beta, sizes.labeled)
+    return {"lam": np.maximum(lam, 1 - lam).astype(np.float32)}
+
+
+def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
+    """No ramp."""
+    return {}
+
+
+def loss(model: nn.Module, batch: Batch, settings: Settings) -> Losses:
+    """Mean cross-entropy of one forward pass."""
+    if settings.mixup:
+        lam, partner = batch.draws["lam"], torch.arange(len(batch.y), device=batch.y.device).flip(0)
+        logits = model(ops.mixup(batch.x, lam, partner))
+        targets = ops.mixup(ops.one_hot(batch.y, logits.shape[1]), lam, partner)
+    else:
+        logits = model(batch.x)
+        targets = ops.smooth(ops.one_hot(batch.y, logits.shape[1]), settings.smoothing)
+    loss_x = ops.cross_entropy(logits, targets).mean()
+    return Losses(loss_x, {"loss_x": loss_x.detach()})
