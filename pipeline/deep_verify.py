@@ -58,9 +58,9 @@ def _check_file(path: str, index: int) -> list[str]:
         if (wrong := np.argwhere((params != stored).any(-1))).size:
             problems.append(f"copies/params: row {rows[wrong[0, 0]]}, copy {wrong[0, 1]} is not what the seed draws")
         block = scratch[: len(rows)]
-        recipe.apply(store.train_images.read(rows, workers=1), stored, block)
+        recipe.apply(store.train_images.read(rows, workers=1), params, block)
         pixels = store.copies.read(rows, workers=1)
         if (wrong := np.argwhere((block != pixels).any((2, 3, 4)))).size:
             row, copy = rows[wrong[0, 0]], wrong[0, 1]
-            problems.append(f"copies/images: row {row}, copy {copy} and {len(wrong) - 1} more are not what their params make")
+            problems.append(f"copies/images: row {row}, copy {copy} and {len(wrong) - 1} more are not what the seed makes of their image")
     return problems

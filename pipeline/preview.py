@@ -49,7 +49,7 @@ def contact_sheet(store: DatasetStore, path: Path, rows: int = 8, copies: int = 
     facts = [
         f"recipe {spec['recipe']['name']}",
         f"seed {spec['seed']}",
-        f"{store.num_images:,} images of {store.image_size[1]}×{store.image_size[0]}",
+        f"{store.num_images:,} images of {store.image_size[1]} by {store.image_size[0]} pixels",
         f"{store.num_copies} copies each, {copies} shown",
     ]
     draw.text((MARGIN, MARGIN + 34), "  ·  ".join(facts), GREY, text)

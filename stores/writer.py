@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from stores import layout, manifest, shards
-from stores.errors import StoreError, UsageError
+from stores.errors import IntegrityError, StoreError, UsageError
 
 JOURNAL = ".journal.jsonl"
 LOCK = ".lock"
@@ -90,7 +90,7 @@ class Target:
             stale.unlink()
         manifest.write(self.path, {**self._content, **more, "complete": True, "fingerprint": fingerprint, "files": files})
         self._journal.close()
-        (self.path / JOURNAL).unlink()
+        (self.path / JOURNAL).unlink(missing_ok=True)
 
     def close(self, *, failed: bool) -> None:
         self._journal.close()
@@ -124,6 +124,8 @@ def open_target(path: Path, content: dict[str, Any], *, force: bool = False) -> 
             shutil.rmtree(path)
         existing = None
     if existing is not None and existing["complete"]:
+        for left in (JOURNAL, LOCK):  # of a build killed between its manifest and its end
+            (path / left).unlink(missing_ok=True)
         yield None
         return
     created = existing is None
@@ -135,7 +137,7 @@ def open_target(path: Path, content: dict[str, Any], *, force: bool = False) -> 
         failed = False
         try:
             yield target
-        except (UsageError, StoreError):
+        except (UsageError, StoreError, IntegrityError):
             failed = True
             raise
         finally:
@@ -177,7 +179,7 @@ def write_split(path: Path, content: dict[str, Any], arrays: dict[str, np.ndarra
 
 
 def _existing(path: Path) -> dict[str, Any] | None:
-    if not path.exists() or (path.is_dir() and not any(p.name != LOCK for p in path.iterdir())):
+    if not path.exists() or (path.is_dir() and all(_is_ours(p) for p in path.iterdir())):
         return None
     try:
         found = manifest.read(path, incomplete=True)
@@ -186,6 +188,11 @@ def _existing(path: Path) -> dict[str, Any] | None:
     if found["kind"] != "dataset":
         raise StoreError(f"'{path}' is a split store", "a dataset store was to be built there", "choose another --name")
     return found
+
+
+def _is_ours(path: Path) -> bool:
+    """What a build killed before its first manifest leaves."""
+    return path.name == LOCK or (path.name.startswith(".zarr.json.") and path.name.endswith(".tmp"))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,15 @@ def load(folder: Path, state: State, identity: dict[str, Any], device: torch.dev
     path = folder / FILE
     again = "start a new run under another --name"
     try:
+        with zipfile.ZipFile(path) as file:  # torch reads its zip files without looking at their checksums
+            if (part := file.testzip()) is not None:
+                raise zipfile.BadZipFile(f"the checksum of '{part}' does not match")
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise StoreError(f"'{folder}' has no checkpoint", f"there is no '{path}'", again) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise IntegrityError(
-            f"the checkpoint '{path}' is truncated or damaged", str(error).split("\n")[0], again
-        ) from None
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        why = str(error).split("\n")[0]
+        raise IntegrityError(f"the checkpoint '{path}' is truncated or damaged", why, again) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise StoreError(f"'{path}' is no checkpoint of this version of realmix", hint=again)
     differing = [name for name in identity if content["identity"].get(name) != identity[name]]

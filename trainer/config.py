@@ -121,6 +121,10 @@ def resolve(run: RunConfig, settings: Any, store: Any) -> tuple[RunConfig, Any, 
         eval_every=eval_every,
         checkpoint_every=run.checkpoint_every or eval_every,
     )
+    assert resolved.shift is not None
+    if resolved.shift >= min(store.dataset.image_size):
+        side = min(store.dataset.image_size)
+        raise UsageError(f"'shift={resolved.shift}' is out of range", f"the images are {side} pixels wide or high")
     deviations = []
     if run.steps < SHORT_RUN:
         for name, value, paper in (

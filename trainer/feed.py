@@ -20,7 +20,7 @@ from stores.errors import StoreError, UsageError
 from trainer import augment
 from trainer.config import RunConfig
 from trainer.methods.contract import Batch, Method, Sizes, Views
-from trainer.pool import Pool, free_memory
+from trainer.pool import Pool, free_memory, require_memory
 
 BLOCK = 64  # steps whose order is computed at once: permuting is dear per call, cheap per element
 DEVICE_SHARE = 0.6  # of the GPU's free memory that a pool may take unasked
@@ -65,8 +65,10 @@ class Feed:
         unlabeled = run.batch * self.views.ratio if self.views.unlabeled != "none" else 0
         self.sizes = Sizes(run.batch, unlabeled, store.num_classes)
         self.num_unlabeled = len(rows) if unlabeled else 0
-        pixels = len(store.labeled) + self.num_unlabeled * (self.copies or 1)
-        self.home = choose_home(run.feed, device, pixels * int(np.prod(store.dataset.image_size)) * 3)
+        images = len(store.labeled) + self.num_unlabeled * (self.copies or 1)
+        size = images * int(np.prod(store.dataset.image_size)) * 3
+        self.home = choose_home(run.feed, device, size)
+        require_memory(size, self.home, "--copies takes fewer copies of each image" if self.copies else "")
         dataset = store.dataset
         self._labeled = Pool(dataset.train_images, store.labeled, None, self.home)
         self._labels = store.train_labels[store.labeled]

@@ -1,7 +1,7 @@
 """Images resident in memory: read once from the store straight into place, then gathered by index.
 
-The home is the computer's memory or the device's. A pool that does not fit is refused before anything is read, with its
-size; nothing here ever falls back to a slower home by itself.
+The home is the computer's memory or the device's. `require_memory` refuses what does not fit before anything is read;
+nothing here falls back to a slower home by itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class Pool:
 
     def __init__(self, array: ImageArray, rows: np.ndarray, copies: int | None, home: torch.device) -> None:
         shape = (len(rows), *((copies,) if copies else ()), *array.shape[-3:])
-        require_memory(int(np.prod(shape)), home, "--copies takes fewer copies of each image" if copies else "")
         self.image_shape = tuple(int(n) for n in array.shape[-3:])
         if home.type == "cpu":
             images = np.empty(shape, np.uint8)

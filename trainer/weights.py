@@ -37,4 +37,12 @@ def export(folder: Path, model: nn.Module, name: str, class_names: Sequence[str]
         "class_names": json.dumps(list(class_names)),
         "input": INPUT,
     }
-    manifest.write_atomically(folder / FILE, safetensors.torch.save(tensors, metadata))
+    manifest.write_atomically(folder / FILE, _in_order(safetensors.torch.save(tensors, metadata)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The file with its header's keys sorted: safetensors writes the metadata in an order of chance."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]

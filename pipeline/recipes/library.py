@@ -174,11 +174,12 @@ def _try(name: str, pipeline: Any, size: tuple[int, int]) -> None:
 def _call(name: str, pipeline: Any, image: np.ndarray, seed: int) -> np.ndarray:
     """One copy. All transforms share the two generators: with a seed each they would all draw the same numbers."""
     import cv2
+    from albumentations.augmentations.crops.transforms import CropSizeError
 
     pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
     try:
         copy = pipeline(image=image.copy())["image"]
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, cv2.error) as error:
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, CropSizeError, cv2.error) as error:
         raise UsageError(f"the recipe '{name}' failed on an image of {image.shape}", str(error)) from error
     if not isinstance(copy, np.ndarray) or copy.shape != image.shape or copy.dtype != np.uint8:
         got = f"{copy.dtype} {copy.shape}" if isinstance(copy, np.ndarray) else type(copy).__name__

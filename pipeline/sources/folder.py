@@ -172,8 +172,8 @@ def _scan(groups: list[tuple[str, Path, list[str]]], report: _Report) -> tuple[s
     """Read every file of every (part, root, files) once.
 
     Returns:
-        The (height, width) that occur, the mean bytes of a file, and a SHA-256 over each file's part, path below its root, and content: the same
-        wherever the folders lie.
+        The (height, width) that occur, the mean bytes of a file, and a SHA-256 over each file's part, path below its
+        root, and content: the same wherever the folders lie.
     """
     sizes, total, read = set(), hashlib.sha256(), 0
     done, count = 0, sum(len(files) for _, _, files in groups)

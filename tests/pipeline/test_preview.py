@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ class Pixels:
         return self.array[rows] if copies is None else self.array[rows, :copies]
 
 
-def fake_store(recipe_name: str = "cutout", size: tuple[int, int] = (32, 32), copies: int = 5) -> SimpleNamespace:
+def fake_store(recipe_name: str = "cutout", size: tuple[int, int] = (32, 32), copies: int = 5) -> Any:
     labels = np.array([1, 1, 0, -1, 2, 0, 2, 2])
     images = np.random.default_rng(0).integers(130, 256, (len(labels), *size, 3), dtype=np.uint8)
     recipe = load_recipe(recipe_name, {"flip": True, "shift": 4}, size)

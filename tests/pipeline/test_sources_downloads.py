@@ -59,9 +59,11 @@ def server(data: bytes, answer: str = "whole"):
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}/file", requests
-        httpd.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{httpd.server_port}/file", requests
+        finally:
+            httpd.shutdown()
+            thread.join()
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ class FakeArray:
 
 @dataclass
 class FakeDataset:
-    """DatasetStore's surface; pixel (0, 0, 0) of an image is its row, (0, 0, 1) its copy + 1, the rest shows its class."""
+    """DatasetStore's surface; pixel (0, 0) holds an image's row and its copy + 1, the rest shows its class."""
 
     path: Path = Path("memory/fake")
     name: str = "fake"
@@ -92,21 +92,23 @@ class FakeSplit:
         self.labeled = self.labeled[self.train_labels[self.labeled] >= 0]
 
 
-@pytest.fixture()
+@pytest.fixture
 def store() -> FakeSplit:
     return FakeSplit()
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_store() -> Callable[..., FakeSplit]:
     return FakeSplit
 
 
-@pytest.fixture()
+@pytest.fixture
 def no_copies() -> FakeSplit:
     return FakeSplit(dataset=FakeDataset(num_copies=0))
 
 
 @pytest.fixture(autouse=True)
-def one_seed() -> None:
+def one_seed_one_thread() -> None:
+    """Tiny tensors gain nothing from threads, and lose much where test runs share the cores."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)

@@ -122,7 +122,7 @@ def test_a_bad_state_never_replaces_a_good_one(saved, tmp_path, where):
         "running statistics": saved.model.bn.running_var,
     }
     with torch.no_grad():
-        tensor[where].view(-1)[0] = float("nan")
+        tensor[where].select(0, 0).fill_(float("nan"))
     with pytest.raises(RealMixError, match="step 3"):
         checkpoint.save(tmp_path, saved, IDENTITY)
     assert (tmp_path / checkpoint.FILE).read_bytes() == before

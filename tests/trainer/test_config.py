@@ -132,6 +132,12 @@ def test_the_store_gives_gamma_and_the_weak_augmentation(make_store):
     assert (settings.gamma, run.flip, run.shift) == (0.6, True, 4)
 
 
+def test_a_shift_as_large_as_the_image_is_refused(store):
+    config.resolve(RunConfig(shift=7), Settings(), store)
+    with pytest.raises(UsageError, match="shift=8"):
+        config.resolve(RunConfig(shift=8), Settings(), store)
+
+
 def test_nothing_stays_automatic_but_what_the_hardware_decides(store):
     run, _, _ = config.resolve(RunConfig(), Settings(), store)
     left = [name for name, value in dataclasses.asdict(run).items() if value is None]

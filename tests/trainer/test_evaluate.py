@@ -60,7 +60,7 @@ def test_error_and_error_per_class_of_a_confusion_matrix():
 
 
 class Brightest(nn.Module):
-    """Says which of the columns 0, 3, 6 is the brightest plus `shift` (a parameter) plus `offset` (a buffer), modulo 3."""
+    """Which of the columns 0, 3, 6 is brightest, plus `shift` (a parameter) plus `offset` (a buffer), modulo 3."""
 
     def __init__(self) -> None:
         super().__init__()

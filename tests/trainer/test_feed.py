@@ -165,7 +165,7 @@ def test_what_the_store_lacks_is_said(store, no_copies):
 
 
 def test_a_pool_that_does_not_fit_is_refused_with_its_size(store, monkeypatch):
-    size = 28 * 4 * 8 * 8 * 3
+    size = (6 + 28 * 4) * 8 * 8 * 3
     monkeypatch.setattr(pool_module, "free_memory", lambda home: size)
     with pytest.raises(ResourceError, match=r"0\.00 GiB") as caught:
         make(store)
@@ -214,7 +214,8 @@ def test_prefetch_raises_a_threads_error_where_its_step_is_asked_for_and_ends_th
             raise ResourceError("broken")
         return step
 
-    with pytest.raises(ResourceError, match="broken"), Prefetch(prepare, range(5)) as ahead:
-        assert ahead.take() == 0
+    ahead = Prefetch(prepare, range(5))
+    assert ahead.take() == 0
+    with pytest.raises(ResourceError, match="broken"), ahead:
         ahead.take()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]

@@ -98,7 +98,7 @@ def test_the_exported_weights_are_the_evaluated_ones(store, tmp_path):
 
     result = execute(tmp_path / "run", store, run_of())
     with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
-        metadata, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+        metadata, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert metadata["model"] == "wrn-10-1"
     assert json.loads(metadata["class_names"]) == store.class_names
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}

@@ -1,0 +1,192 @@
+"""The command line: one clear error for each mistake, nothing changed on disk, and a last line that says it all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from stores.errors import ResourceError
+from trainer import cli, log, pool
+
+SMALL = ["--model", "wrn-10-1", "--batch", "4", "--steps", "3", "--device", "cpu", "--threads", "1"]
+SMALL += ["--eval-every", "2", "--set", "precision=fp32", "--set", "tensorboard=false"]
+
+
+@pytest.fixture
+def split(tiny):
+    return tiny.with_name("tiny_20")
+
+
+@pytest.fixture
+def command(monkeypatch, capfd, tmp_path):
+    """Run `realmix-train` in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["realmix-train", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capfd.readouterr()
+        return left.value.code or 0, out, err
+
+    return run
+
+
+def test_a_run_from_a_real_store_ends_in_a_line_that_names_it_and_its_error(command, split, tmp_path):
+    code, out, err = command("--store", split, *SMALL)
+    assert code == 0
+    assert re.fullmatch(r"runs/tiny_20_realmix_s1: error \d+\.\d\d % \(median of last 2: \d+\.\d\d %, steps 3\)\n", out)
+    assert "20 labelled, 130 unlabelled × 5 copies (without the labelled ones)" in err
+    assert "differs ema_decay" in err
+    run = tmp_path / "runs" / "tiny_20_realmix_s1"
+    config = json.loads((run / "config.json").read_text())
+    assert config["store"]["fingerprint"] == json.loads((run / "result.json").read_text())["store_fingerprint"]
+    assert config["run"]["threads"] == 1
+    assert config["settings"]["gamma"] == 0
+    assert config["versions"]["torch"] == torch.__version__
+
+    code, again, _ = command("--resume", "runs/tiny_20_realmix_s1")
+    assert (code, again) == (0, out), "a finished run says its last line again"
+
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    code, _, err = command("--store", split, *SMALL)
+    assert code == 2
+    assert "finished run" in err
+    assert "--name" in err
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_json_is_all_that_stdout_gets_and_quiet_leaves_the_last_line(command, split):
+    code, out, err = command("--store", split, *SMALL, "--method", "supervised", "--json", "--quiet", "--name", "one")
+    result = json.loads(out)
+    assert (code, result["run"], result["steps"], result["method"]) == (0, "runs/one", 3, "supervised")
+    assert err.startswith("runs/one: error ")
+    assert err.count("\n") == 1
+
+
+def test_tensorboard_holds_the_curves(command, split, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert command("--store", split, *SMALL, "--set", "tensorboard=true", "--quiet", "--name", "one")[0] == 0
+    events = EventAccumulator(str(tmp_path / "runs/one/tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("eval/test_error")] == [2, 3]
+    assert {"train/loss", "train/loss_u", "train/weight_u"} <= set(events.Tags()["scalars"])
+
+
+MISTAKES = [
+    (["--method", "realmx"], 2, ["unknown method 'realmx'", "did you mean realmix?"]),
+    (["--set", "gama=.5"], 2, ["unknown setting 'gama'", "did you mean gamma?", "realmix-train methods realmix"]),
+    (["--set", "gamma=2"], 2, ["gamma", "2"]),
+    (["--set", "gamma"], 2, ["no key=value"]),
+    (["--model", "resnet"], 2, ["unknown model 'resnet'", "wrn-28-2"]),
+    (["--steps", "0"], 2, ["'steps' must be at least 1"]),
+    (["--steps", "many"], 2, ["--steps"]),
+    (["--copies", "0"], 2, ["'copies' must be at least 1"]),
+    (["--copies", "6"], 2, ["--copies 6", "holds 5"]),
+    (["--device", "tpu"], 2, ["auto or cpu or cuda"]),
+    (["--name", "../elsewhere"], 2, ["../elsewhere"]),
+    (["--set", "shift=12"], 2, ["shift"]),
+    (["--no-such-flag"], 2, ["--no-such-flag"]),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "said"), MISTAKES, ids=[" ".join(words) for words, _, _ in MISTAKES])
+def test_a_mistake_is_one_error_and_leaves_no_trace(command, split, tmp_path, words, code, said):
+    got, out, err = command("--store", split, *SMALL, *words)
+    assert (got, out) == (code, "")
+    assert "Traceback" not in err
+    for text in said:
+        assert text in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_none_is_refused(command, tiny, tmp_path):
+    code, _, err = command("--store", tiny.with_name("tiny_21"), *SMALL)
+    assert (code, "tiny_20" in err) == (3, True)
+    code, _, err = command("--store", tiny, *SMALL)
+    assert code == 3
+    assert "is a dataset store" in err
+    assert "its splits: tiny_20" in err
+    code, _, err = command(*SMALL)
+    assert (code, "--store is missing" in err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_without_a_gpu_is_refused(command, split, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, err = command("--store", split, *SMALL, "--device", "cuda")
+    assert (code, "no CUDA device" in err) == (2, True)
+
+
+def test_too_little_memory_is_exit_code_5(command, split, monkeypatch, tmp_path):
+    monkeypatch.setattr(pool, "free_memory", lambda home: 1000)
+    code, _, err = command("--store", split, *SMALL)
+    assert (code, "--copies" in err) == (ResourceError.exit_code, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_takes_no_settings_and_needs_a_run(command, tmp_path):
+    code, _, err = command("--resume", "runs/x", "--steps", "5", "--set", "lr=1", "--eval-every", "3")
+    assert code == 2
+    assert "--steps, --eval-every, --set cannot be given with --resume" in err
+    (tmp_path / "runs" / "other").mkdir(parents=True)
+    (tmp_path / "runs" / "other" / "config.json").write_text("{")
+    code, _, err = command("--resume", "runs/x")
+    assert (code, "is no run" in err, "other" in err) == (3, True, True)
+    code, _, err = command("--resume", "runs/other")
+    assert (code, "is damaged" in err) == (4, True)
+
+
+def test_methods_lists_every_setting(command):
+    code, out, _ = command("methods")
+    assert code == 0
+    for word in ("realmix", "supervised", "rampup_steps", "weight_decay", "preset svhn"):
+        assert word in out
+    code, out, _ = command("methods", "realmix", "--json")
+    listed = json.loads(out)
+    assert list(listed["methods"]) == ["realmix"]
+    settings = {row["name"]: row["default"] for row in listed["methods"]["realmix"]["settings"]}
+    assert settings["alpha"] == 0.75
+    assert {row["name"] for row in listed["run"]} >= {"lr", "steps", "copies"}
+    code, _, err = command("methods", "fixmatch-")
+    assert (code, "unknown method" in err) == (2, True)
+
+
+def test_debug_shows_the_traceback(command, split, monkeypatch):
+    from stores.errors import UsageError
+
+    monkeypatch.setenv("REALMIX_DEBUG", "")  # put back afterwards
+    monkeypatch.setattr(sys, "argv", ["realmix-train", "--store", str(split), "--method", "x", "--debug"])
+    with pytest.raises(UsageError):
+        cli.main()
+    assert os.environ["REALMIX_DEBUG"] == "1"
+
+
+def test_version_and_help(command):
+    assert command("--version")[1].startswith("realmix 0.")
+    code, out, _ = command("--help")
+    assert code == 0
+    for flag in ("--store", "--resume", "--set", "methods"):
+        assert flag in out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(7.4, "0:07"), (187, "3:07"), (3723, "1:02:03"), (5 * 86400 + 3 * 3600, "5 d 3 h"), (np.inf, "?")],
+)
+def test_durations(seconds, text):
+    assert log.duration(seconds) == text
+
+
+def test_the_progress_line_says_rate_time_left_and_wait():
+    console = log.Console(steps=1000, start=200, images_per_step=192, quiet=True)
+    console.logged({"kind": "train", "step": 300, "loss": 1.5, "loss_u": 0.01, "lr": 0.002})
+    line = console.line(step=300, seconds=10.0, waited=1.0)
+    assert line == "step 300/1,000 · 1,920 img/s · 1:10 to go · data wait 10 % · loss 1.5 loss_u 0.01"
