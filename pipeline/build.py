@@ -10,15 +10,15 @@ the same bytes there. Finished files are journaled: an interrupted build continu
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.executors import executor
 from pipeline.recipes import Recipe, from_spec
 from pipeline.sources import Part, Source
 from stores import DatasetStore, layout, open_store
@@ -81,7 +81,7 @@ def _manifest(source: Source, recipe: Recipe, copies: int, seed: int) -> dict[st
 
 
 def _write_base(target: Target, source: Source, rows: np.ndarray, workers: int, report: Progress) -> None:
-    """Base images in their fixed random order (a source sorted by class must not become chunks of one class), labels."""
+    """Base images in their fixed random order (class-sorted sources must not become chunks of one class), labels."""
     row_of = np.empty_like(rows)
     row_of[rows] = np.arange(len(rows))
     tables = {"train/labels": source.train.labels[rows], "train/source_index": rows, "test/labels": source.test.labels}
@@ -89,20 +89,22 @@ def _write_base(target: Target, source: Source, rows: np.ndarray, workers: int, 
         tables["folds"] = row_of[source.folds]
     for name, table in tables.items():
         target.record(write_table(target.path, name, table.astype(np.int64)))
-    parts: list[tuple[str, Part, np.ndarray]] = [
-        ("train/images", source.train, rows), ("test/images", source.test, np.arange(len(source.test.labels))),
-    ]  # fmt: skip
-    for name, part, order_ in parts:
-        array = layout.images(name, *part.images.shape[:3])
-        array.create(target.path)
+    _write_images(target, "train/images", source.train, rows, workers, report)
+    _write_images(target, "test/images", source.test, np.arange(len(source.test.labels)), workers, report)
 
-        def write(index: int, array: layout.ArrayLayout = array, part: Part = part, rows: np.ndarray = order_) -> list[Record]:
-            start, stop = array.rows(index)
-            pixels = np.ascontiguousarray(part.images[rows[start:stop]])
-            return [write_file(target.path, array, index, encode(array, index, pixels))]
 
-        with ThreadPoolExecutor(workers) as pool:
-            _run(pool, target, array, write, lambda done, what=name: report(what, done, array.shape[0]))
+def _write_images(target: Target, name: str, part: Part, rows: np.ndarray, workers: int, report: Progress) -> None:
+    """Images `rows` of one part of the source, in that order."""
+    array = layout.images(name, *part.images.shape[:3])
+    array.create(target.path)
+
+    def write(index: int) -> list[Record]:
+        start, stop = array.rows(index)
+        pixels = np.ascontiguousarray(part.images[rows[start:stop]])
+        return [write_file(target.path, array, index, encode(array, index, pixels))]
+
+    with ThreadPoolExecutor(workers) as pool:
+        _run(pool, target, array, write, lambda done: report(name, done, len(rows)))
 
 
 def _write_copies(target: Target, recipe: Recipe, copies: int, workers: int, report: Progress) -> None:
@@ -110,13 +112,8 @@ def _write_copies(target: Target, recipe: Recipe, copies: int, workers: int, rep
     pixels = layout.copies("copies/images", store.num_images, copies, *store.image_size)
     pixels.create(target.path)
     layout.params("copies/params", pixels, len(recipe.columns)).create(target.path)
-    pool: Executor
-    if recipe.vectorised:
-        pool = ThreadPoolExecutor(workers)
-    else:
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     total = store.num_images * copies
-    with pool:
+    with executor(recipe, workers) as pool:
         task = _CopiesTask(str(target.path))
         _run(pool, target, pixels, task, lambda done: report("copies", done * copies, total))
 
@@ -152,15 +149,15 @@ def _run(
     report: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Write the files of `array` that the journal does not know; stop at the first failure."""
-    done = sum(stop - start for index in range(array.num_files) for start, stop in [array.rows(index)] if array.key(index) in target.done)
-    report(done)
+    sizes = [stop - start for start, stop in map(array.rows, range(array.num_files))]
     missing = [index for index in range(array.num_files) if array.key(index) not in target.done]
+    done = array.shape[0] - sum(sizes[index] for index in missing)
+    report(done)
     futures: dict[Future[list[Record]], int] = {pool.submit(task, index): index for index in missing}
     try:
         for future in as_completed(futures):
             target.record(*future.result())
-            start, stop = array.rows(futures[future])
-            done += stop - start
+            done += sizes[futures[future]]
             report(done)
     except BrokenProcessPool:
         raise RealMixError(
@@ -168,12 +165,8 @@ def _run(
             "run the same command again: it continues; fewer --workers need less memory",
         ) from None  # fmt: skip
     finally:
-        _cancel(futures)
-
-
-def _cancel(futures: Iterable[Future[Any]]) -> None:
-    for future in futures:
-        future.cancel()
+        for future in futures:
+            future.cancel()
 
 
 def _dataset(path: Path, *, incomplete: bool = False) -> DatasetStore:

@@ -1,7 +1,7 @@
 """`realmix-data`: build, split, info, verify, preview.
 
-Only words and tables here: every command hands over to the module that does the work, imported when the command runs, so
-that `--help` answers at once.
+Only words and tables here: every command hands over to the module that does the work, imported when the command runs,
+so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 Name = Annotated[str | None, typer.Option(help="Name of the store.", show_default="made from the source or the split")]
 SplitSeed = Annotated[int, typer.Option(min=0, help="Seed of the labelled draw; STL-10: its predefined fold.")]
 Valid = Annotated[int, typer.Option(min=0, help="Images held out for validation, taken from the unlabelled pool.")]
-Labels = Annotated[str | None, typer.Option(help="Numbers of labelled images: `250,4000`.", show_default="the usual ones")]
+Labels = Annotated[
+    str | None, typer.Option(help="Numbers of labelled images: `250,4000`.", show_default="the usual ones")
+]
 Mismatch = Annotated[
-    str | None, typer.Option(help="CIFAR-10 class mismatch, % of the unlabelled classes: `0,75`.", show_default="all five")
+    str | None,
+    typer.Option(help="CIFAR-10 class mismatch, % of the unlabelled classes: `0,75`.", show_default="all five"),
 ]
 LabeledClasses = Annotated[str | None, typer.Option(help="Train on these classes only, by name: `cat,dog`.")]
 UnlabeledClasses = Annotated[str | None, typer.Option(help="Classes of the unlabelled pool, by name: `dog,truck`.")]
@@ -58,10 +61,14 @@ def options(
 
 @app.command()
 def build(
-    source: Annotated[str, typer.Argument(help="digits, cifar10, cifar100, svhn, stl10, folder, arrays or imagenet32.")],
+    source: Annotated[
+        str, typer.Argument(help="digits, cifar10, cifar100, svhn, stl10, folder, arrays or imagenet32.")
+    ],
     path: Annotated[Path | None, typer.Argument(help="The folder or file, for folder, arrays and imagenet32.")] = None,
     copies: Annotated[int, typer.Option(help="Augmented copies of every training image.")] = 50,
-    recipe: Annotated[str, typer.Option(help="cutout, erase, simple, color, strong, or an albumentations file.")] = "cutout",
+    recipe: Annotated[
+        str, typer.Option(help="cutout, erase, simple, color, strong, or an albumentations file.")
+    ] = "cutout",
     root: Annotated[Path, typer.Option(help="Folder that holds the stores.")] = Path("stores"),
     name: Name = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the copies and of the images' order.")] = 1,
@@ -72,10 +79,14 @@ def build(
     unlabeled_classes: UnlabeledClasses = None,
     split_seed: SplitSeed = 1,
     valid: Valid = 0,
-    from_: Annotated[Path | None, typer.Option("--from", help="Local archive of the dataset, instead of a download.")] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Local archive of the dataset, instead of a download.")
+    ] = None,
     extra: Annotated[bool, typer.Option("--extra", help="SVHN: add its extra images.")] = False,
     unlabeled: Annotated[Path | None, typer.Option(help="Folder of images without labels (folder).")] = None,
-    test: Annotated[Path | None, typer.Option(help="Folder of test images (folder).", show_default="a sixth, held out")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Folder of test images (folder).", show_default="a sixth, held out")
+    ] = None,
     size: Annotated[int | None, typer.Option(min=4, help="Side in pixels that images are resized to (folder).")] = None,
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirroring keeps the class.")] = None,
     cache: Annotated[Path, typer.Option(help="Where downloads are kept.")] = Path("~/.cache/realmix"),
@@ -85,7 +96,9 @@ def build(
 ) -> None:
     """Make a dataset store with its copies, and its standard split stores. An interrupted build continues."""
     if copies < 1:
-        raise UsageError(f"--copies {copies}: a store needs at least one copy of each image", hint="the paper uses --copies 50")
+        raise UsageError(
+            f"--copies {copies}: a store needs at least one copy of each image", hint="the paper uses --copies 50"
+        )
     from pipeline.build import build as build_store
     from pipeline.progress import Bars
     from pipeline.recipes import load_recipe
@@ -140,7 +153,9 @@ def split(
 
     requests = requests_for(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
     if not requests:
-        raise UsageError("split needs --labels, --mismatch or --labeled-classes", hint=f"realmix-data split {store} --labels 40")
+        raise UsageError(
+            "split needs --labels, --mismatch or --labeled-classes", hint=f"realmix-data split {store} --labels 40"
+        )
     paths = write_all(_open_dataset(store), requests, name)
     print(json.dumps([str(p) for p in paths]) if as_json else "\n".join(map(str, paths)))
 
@@ -161,21 +176,25 @@ def info(store: StorePath, as_json: Json = False) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for field, value in facts.items():
         shown = _size(value) if field == "bytes" else ", ".join(map(str, value)) if isinstance(value, list) else value
-        table.add_row(f"[bold]{field.replace('_', ' ')}[/bold]", json.dumps(shown) if isinstance(shown, dict) else str(shown))
+        table.add_row(
+            f"[bold]{field.replace('_', ' ')}[/bold]", json.dumps(shown) if isinstance(shown, dict) else str(shown)
+        )
     Console().print(table)
 
 
 @app.command()
 def verify(
     store: StorePath,
-    deep: Annotated[bool, typer.Option("--deep", help="Also derive every copy again from its image and params.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also derive every copy again from its image and params.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check every file of a store against its checksum. Exit code 4 if any is damaged or missing."""
     from pipeline.deep_verify import check_copies
     from pipeline.progress import Bars
-    from stores import DatasetStore, open_store
+    from stores import SplitStore, open_store
     from stores.errors import IntegrityError
     from stores.verify import verify as check_files
 
@@ -183,11 +202,11 @@ def verify(
     with Bars(quiet=quiet or as_json) as bars:
         problems = [str(p) for p in check_files(store, lambda done, of: bars.update("checksums, bytes", done, of))]
         opened = None if problems else open_store(store)
-        dataset = opened if isinstance(opened, DatasetStore) else opened and opened.dataset
-        if dataset is not None and dataset is not opened:
-            problems += [f"{dataset.name}/{p}" for p in check_files(dataset.path)]
-        if deep and dataset is not None and not problems:
-            problems += check_copies(dataset, bars.update)
+        if isinstance(opened, SplitStore):
+            problems += [f"{opened.dataset.name}/{p}" for p in check_files(opened.dataset.path)]
+            opened = opened.dataset
+        if deep and opened is not None and not problems:
+            problems += check_copies(opened, bars.update)
     seconds = round(time.monotonic() - began, 2)
     if as_json:
         print(json.dumps({"store": str(store), "deep": deep, "seconds": seconds, "problems": problems}))
@@ -248,7 +267,8 @@ def _split_facts(store: SplitStore) -> dict[str, Any]:
         "seed": store.seed, "classes": store.class_names, "labeled": len(store.labeled),
         "labeled_per_class": np.bincount(store.train_labels[store.labeled], minlength=store.num_classes).tolist(),
         "unlabeled": len(store.unlabeled), "copies": store.dataset.num_copies,
-        "unlabeled_of_other_classes_or_unknown": int((of_pool < 0).sum()), "valid": len(store.valid), "test": len(store.test),
+        "unlabeled_of_other_classes_or_unknown": int((of_pool < 0).sum()),
+        "valid": len(store.valid), "test": len(store.test),
         "gamma": store.gamma, "labeled_in_unlabeled": store.manifest["labeled_in_unlabeled"],
         "fingerprint": store.fingerprint, "dataset_fingerprint": store.dataset.fingerprint,
     }  # fmt: skip

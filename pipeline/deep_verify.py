@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.executors import executor
 from pipeline.recipes import from_spec
 from stores import DatasetStore, layout, open_store
 from stores.identity import dataset_fingerprint
@@ -29,16 +28,13 @@ def check_copies(store: DatasetStore, progress: Callable[[str, int, int], None])
     if dataset_fingerprint(store) != store.fingerprint:
         problems.append("train/, test/: the images, labels or order are not those of the fingerprint")
     files = layout.load(store.path, "copies/images").num_files
-    workers, pool = len(os.sched_getaffinity(0)), None
-    if from_spec(store.manifest["spec"]["recipe"]).vectorised:
-        pool: Executor = ThreadPoolExecutor(workers)
-    else:
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    with pool:
+    with executor(from_spec(store.manifest["spec"]["recipe"]), len(os.sched_getaffinity(0))) as pool:
         paths = [str(store.path)] * files
         for done, found in enumerate(pool.map(_check_file, paths, range(files)), 1):
             problems += found
-            progress("copies derived again", min(done * -(-store.num_images // files), store.num_images), store.num_images)
+            progress(
+                "copies derived again", min(done * -(-store.num_images // files), store.num_images), store.num_images
+            )
     return problems
 
 
@@ -62,5 +58,7 @@ def _check_file(path: str, index: int) -> list[str]:
         pixels = store.copies.read(rows, workers=1)
         if (wrong := np.argwhere((block != pixels).any((2, 3, 4)))).size:
             row, copy = rows[wrong[0, 0]], wrong[0, 1]
-            problems.append(f"copies/images: row {row}, copy {copy} and {len(wrong) - 1} more are not what the seed makes of their image")
+            problems.append(
+                f"copies/images: row {row}, copy {copy} (and {len(wrong) - 1} more) is not what the seed makes of it"
+            )
     return problems

@@ -20,7 +20,13 @@ class Bars:
         console = Console(stderr=True)
         self._quiet = quiet
         self._terminal = console.is_terminal
-        columns = (TextColumn("{task.description:>20}"), BarColumn(), _Count(), _Rate(), TimeRemainingColumn(compact=True))
+        columns = (
+            TextColumn("{task.description:>20}"),
+            BarColumn(),
+            _Count(),
+            _Rate(),
+            TimeRemainingColumn(compact=True),
+        )
         self._bars = Progress(*columns, console=console, disable=quiet or not self._terminal)
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, float] = {}
@@ -30,7 +36,9 @@ class Bars:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     def update(self, what: str, done: int, of: int) -> None:

@@ -39,7 +39,9 @@ def requests_for(
 def write_all(dataset: DatasetStore, requests: list[Request], name: str | None = None) -> list[Path]:
     """Draw and write every split asked for; nothing is written unless all of them can be drawn."""
     if name and len(requests) > 1:
-        raise UsageError(f"--name {name} is one name for {len(requests)} splits", hint="leave --name out, or ask for one split")
+        raise UsageError(
+            f"--name {name} is one name for {len(requests)} splits", hint="leave --name out, or ask for one split"
+        )
     return [write_split_store(dataset, split, name) for split in [draw_split(dataset, request) for request in requests]]
 
 

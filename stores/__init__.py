@@ -3,8 +3,8 @@
     from stores import open_store
     split = open_store("stores/cifar10_250")
 
-`pipeline` writes through `stores.writer`, `trainer` reads through `open_store`; they never import each other. Built stores
-lie in sub-folders of this folder by default and are ignored by git. The format is in FORMAT.md.
+`pipeline` writes through `stores.writer`, `trainer` reads through `open_store`; they never import each other. Built
+stores lie in sub-folders of this folder by default and are ignored by git. The format is in FORMAT.md.
 """
 
 from __future__ import annotations

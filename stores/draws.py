@@ -1,9 +1,9 @@
 """Counter-based random draws: the number depends on what it is for, never on who drew it or when.
 
-Every draw is a pure function of (seed, purpose, counters), through Philox4x32-10 (Salmon et al. 2011, "Parallel random
-numbers: as easy as 1, 2, 3"), vectorised over the counters. So a store has the same bytes for any number of workers, any
-order and any interruption, its first 25 copies are those of a 25-copy store, and a training run needs no generator state
-to be resumed: its order and its augmentations are functions of (seed, step).
+Every draw is a pure function of (seed, purpose, counters), through Philox4x32-10 (Salmon et al. 2011, "Parallel
+random numbers: as easy as 1, 2, 3"), vectorised over the counters. So a store has the same bytes for any number of
+workers, any order and any interruption, its first 25 copies are those of a 25-copy store, and a training run needs no
+generator state to be resumed: its order and its augmentations are functions of (seed, step).
 """
 
 from __future__ import annotations

@@ -95,11 +95,21 @@ def run(command: Callable[[], object]) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" ({error.filename})" if error.filename else ""
-            _fail(ResourceError(f"the disk is full{where}", hint="free some space and run the same command again: it continues"))
+            _fail(
+                ResourceError(
+                    f"the disk is full{where}", hint="free some space and run the same command again: it continues"
+                )
+            )
         elif error.errno == errno.EFBIG:
-            _fail(ResourceError("a file would exceed this process's file size limit", hint="raise it (`ulimit -f unlimited`)"))
+            _fail(
+                ResourceError(
+                    "a file would exceed this process's file size limit", hint="raise it (`ulimit -f unlimited`)"
+                )
+            )
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            _fail(StoreError(f"cannot write '{error.filename}'", error.strerror or "", "choose a folder you may write to"))
+            _fail(
+                StoreError(f"cannot write '{error.filename}'", error.strerror or "", "choose a folder you may write to")
+            )
         else:
             raise
 

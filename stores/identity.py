@@ -1,7 +1,8 @@
 """The fingerprint of a dataset store: what it holds, whatever machine, codec, chunk shape or number of workers made it.
 
-It covers the specification (source, recipe, seed, number of copies) and the decoded base images, labels and order. The
-copies are a pure function of those, so they are covered without hashing fifty times the pixels; `verify --deep` proves it.
+It covers the specification (source, recipe, seed, number of copies) and the decoded base images, labels and order.
+The copies are a pure function of those, so they are covered without hashing fifty times the pixels; `verify --deep`
+proves it.
 """
 
 from __future__ import annotations
@@ -34,5 +35,5 @@ def _digest(images: ImageArray) -> str:
     rows = max(1, BLOCK_BYTES // images.layout.row_bytes)
     digest = hashlib.sha256(str(images.shape).encode())
     for start in range(0, len(images), rows):
-        digest.update(images.read(np.arange(start, min(start + rows, len(images)))))
+        digest.update(images.read(np.arange(start, min(start + rows, len(images)))).data)
     return digest.hexdigest()

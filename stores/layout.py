@@ -3,8 +3,8 @@
     file  (shard)   consecutive rows of the first axis, all of the other axes: written whole, by one writer, checksummed
     chunk           what zstd compresses together; a file of images holds many, found through the index at its end
 
-Image arrays use zarr's sharding codec; small arrays (labels, params, indices) have one chunk a file and no index. Nothing
-here reads or writes pixels.
+Image arrays use zarr's sharding codec; small arrays (labels, params, indices) have one chunk a file and no index.
+Nothing here reads or writes pixels.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def images(name: str, count: int, height: int, width: int) -> ArrayLayout:
 
 
 def copies(name: str, count: int, num_copies: int, height: int, width: int) -> ArrayLayout:
-    """Layout of stored copies, uint8 [N, A, H, W, 3], image-major: near-identical copies compress against each other."""
+    """Layout of stored copies, uint8 [N, A, H, W, 3], image-major: siblings compress against each other."""
     per_chunk = min(num_copies, COPIES_PER_CHUNK)
     rows = _power_of_two(CHUNK_BYTES // (per_chunk * height * width * 3), 64)
     return _sharded(name, (count, num_copies, height, width, 3), rows, per_chunk)

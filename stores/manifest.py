@@ -1,7 +1,7 @@
 """The manifest: what a store is and the checksum of every file in it, in the root group's attributes under `realmix`.
 
-It is written last and aside, then renamed: a store is complete exactly when its manifest says so. It holds no time and no
-absolute path, so the same build gives the same bytes anywhere. `stores/FORMAT.md` describes every field.
+It is written last and aside, then renamed: a store is complete exactly when its manifest says so. It holds no time
+and no absolute path, so the same build gives the same bytes anywhere. `stores/FORMAT.md` describes every field.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stores.errors import StoreError
 
 FORMAT = "realmix-store"
 FORMAT_VERSION = 1
-_REQUIRED = {
+_REQUIRED: dict[str, dict[str, Any]] = {
     "dataset": {
         "spec": dict, "class_names": list, "weak": dict, "num_images": int, "num_test": int, "image_size": list,
         "num_copies": int,
@@ -64,7 +64,9 @@ def read(store: Path, *, incomplete: bool = False) -> dict[str, Any]:
     _check_fields(store, manifest)
     if not manifest["complete"] and not incomplete:
         raise StoreError(
-            f"'{store}' is not complete", "its build was interrupted", "run the same `realmix-data build` again: it continues"
+            f"'{store}' is not complete",
+            "its build was interrupted",
+            "run the same `realmix-data build` again: it continues",
         )
     return manifest
 
@@ -100,7 +102,9 @@ def _check_fields(store: Path, manifest: dict[str, Any]) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.\-]*", name):
             wrong.append("dataset.name")
     if wrong:
-        raise StoreError(f"the manifest of '{store}' is damaged", f"wrong or missing: {', '.join(wrong)}", "build it again")
+        raise StoreError(
+            f"the manifest of '{store}' is damaged", f"wrong or missing: {', '.join(wrong)}", "build it again"
+        )
 
 
 def _hint_beside(store: Path) -> str:

@@ -1,7 +1,7 @@
 """Reading stores: arrays of images decoded in parallel straight into place, and the two kinds of store.
 
-Whole chunks are decoded by threads (zstd frees the GIL). A missing, truncated or altered file is an `IntegrityError` that
-names it; a fill value is never returned for lost data. Nothing here writes.
+Whole chunks are decoded by threads (zstd frees the GIL). A missing, truncated or altered file is an `IntegrityError`
+that names it; a fill value is never returned for lost data. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ class ImageArray:
             IntegrityError: a file is missing or damaged; it is named.
         """
         rows = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
-        if rows.size and not (0 <= rows.min() and rows.max() < len(self)):
-            raise StoreError(f"array '{self.layout.name}' of '{self._store}' has {len(self)} rows", "a row beyond it was asked for")
+        if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise StoreError(
+                f"array '{self.layout.name}' of '{self._store}' has {len(self)} rows", "a row beyond it was asked for"
+            )
         assert copies is None or 0 < copies <= self.shape[1]
         shape = (len(rows), *((copies,) if copies is not None else self.shape[1:2]), *self.shape[2:])
         out = np.empty(shape, self.dtype) if out is None else out
@@ -194,7 +196,8 @@ class SplitStore:
         path = self.path.resolve().parent / asked["name"]
         if not path.is_dir():
             raise StoreError(
-                f"the dataset store of '{self.path}' is gone", f"'{path}' does not exist; split and dataset lie side by side",
+                f"the dataset store of '{self.path}' is gone",
+                f"'{path}' does not exist; split and dataset lie side by side",
                 f"move '{asked['name']}' back, or make the split again: `realmix-data split DATASET …`",
             )  # fmt: skip
         dataset = DatasetStore(path, _content(path, "dataset"))
@@ -209,7 +212,9 @@ class SplitStore:
     def _rows(self, name: str, limit: int) -> np.ndarray:
         rows = ImageArray(self.path, name).read() if self.manifest["counts"].get(name) else np.empty(0, np.int64)
         if len(rows) != self.manifest["counts"].get(name) or (rows.size and not 0 <= rows.min() <= rows.max() < limit):
-            raise IntegrityError(f"array '{name}' of '{self.path}' is damaged", "its indices do not fit the dataset store")
+            raise IntegrityError(
+                f"array '{name}' of '{self.path}' is damaged", "its indices do not fit the dataset store"
+            )
         return rows
 
 
@@ -247,7 +252,9 @@ class _ArrayFile:
             self._fd = os.open(self._path, os.O_RDONLY)
         except FileNotFoundError:
             raise IntegrityError(
-                f"'{self._path}' is missing", "the store's manifest says that it was written", "build the store again to mend it"
+                f"'{self._path}' is missing",
+                "the store's manifest says that it was written",
+                "build the store again to mend it",
             ) from None
         size = os.fstat(self._fd).st_size
         self.entries = shards.read_index(self._array, size, lambda n: os.pread(self._fd, n, size - n), self._path)
@@ -267,7 +274,10 @@ _THREAD = threading.local()
 
 
 def _scratch(array: layout.ArrayLayout) -> np.ndarray:
-    """This thread's buffer for one decoded chunk; fresh memory for each would cost more in page faults than decoding."""
-    if getattr(_THREAD, "chunk", None) is None or (_THREAD.chunk.shape, _THREAD.chunk.dtype) != (array.chunk, array.dtype):
+    """This thread's buffer for one decoded chunk; fresh memory would cost more in page faults than decoding."""
+    if getattr(_THREAD, "chunk", None) is None or (_THREAD.chunk.shape, _THREAD.chunk.dtype) != (
+        array.chunk,
+        array.dtype,
+    ):
         _THREAD.chunk = np.empty(array.chunk, array.dtype)
     return _THREAD.chunk

@@ -1,8 +1,8 @@
 """Bytes of one file of an array: encode rows into it, decode rows out of it.
 
-A file is what zarr v3's `sharding_indexed` codec describes: chunks one after the other (each one zstd frame with its own
-checksum), then an index of (offset, length) pairs as little-endian uint64, then the index's CRC32C. A small array's file is
-a single zstd frame. zstd frees the GIL, so threads encode and decode in parallel.
+A file is what zarr v3's `sharding_indexed` codec describes: chunks one after the other (each one zstd frame with its
+own checksum), then an index of (offset, length) pairs as little-endian uint64, then the index's CRC32C. A small
+array's file is a single zstd frame. zstd frees the GIL, so threads encode and decode in parallel.
 """
 
 from __future__ import annotations
@@ -132,4 +132,6 @@ def _frame_size(frame: bytes) -> int:
 
 
 def damaged(path: Path, why: str) -> IntegrityError:
-    return IntegrityError(f"'{path}' is damaged", why, "`realmix-data verify` names all that is; build the store again to mend it")
+    return IntegrityError(
+        f"'{path}' is damaged", why, "`realmix-data verify` names all that is; build the store again to mend it"
+    )

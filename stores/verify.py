@@ -1,7 +1,7 @@
 """Check that the bytes of a store are the bytes that were written: every file there, of its size, with its checksum.
 
-Works on files alone, so it is as fast as reading them. Whether the copies are what the recipe makes of the base images is
-the pipeline's `verify --deep`.
+Works on files alone, so it is as fast as reading them. Whether the copies are what the recipe makes of the base
+images is the pipeline's `verify --deep`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def require_sound(store: Path) -> None:
     """Raise an `IntegrityError` naming the first problems of a store, if it has any."""
     if problems := verify(store):
         listed = "\n".join(f"  {p}" for p in problems[:10]) + ("\n  …" if len(problems) > 10 else "")
-        raise IntegrityError(f"'{store}' has {len(problems)} damaged or missing file(s)", listed, "build it again to mend it")
+        raise IntegrityError(
+            f"'{store}' has {len(problems)} damaged or missing file(s)", listed, "build it again to mend it"
+        )
 
 
 def _check(store: Path, key: str, expected: dict[str, object]) -> str:

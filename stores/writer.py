@@ -1,8 +1,8 @@
 """Writing stores: files aside then renamed, a journal of what is done, one writer at a time, nothing overwritten.
 
-A dataset store grows in place: its manifest says `complete: false` until the last file is on disk. `.journal.jsonl` lists
-the finished files with their checksums, so an interrupted build continues where it was. A split store is small: it is
-written beside its place and renamed into it.
+A dataset store grows in place: its manifest says `complete: false` until the last file is on disk. `.journal.jsonl`
+lists the finished files with their checksums, so an interrupted build continues where it was. A split store is small:
+it is written beside its place and renamed into it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ class Target:
                 files[meta.relative_to(self.path).as_posix()] = {"bytes": len(data), "sha256": digest}
         for stale in self.path.rglob(".*.tmp"):  # left by a killed writer
             stale.unlink()
-        manifest.write(self.path, {**self._content, **more, "complete": True, "fingerprint": fingerprint, "files": files})
+        manifest.write(
+            self.path, {**self._content, **more, "complete": True, "fingerprint": fingerprint, "files": files}
+        )
         self._journal.close()
         (self.path / JOURNAL).unlink(missing_ok=True)
 
@@ -184,7 +186,9 @@ def _existing(path: Path) -> dict[str, Any] | None:
     try:
         found = manifest.read(path, incomplete=True)
     except StoreError as error:
-        raise StoreError(f"'{path}' exists and is not a store this build could continue", str(error), "choose another --name") from None
+        raise StoreError(
+            f"'{path}' exists and is not a store this build could continue", str(error), "choose another --name"
+        ) from None
     if found["kind"] != "dataset":
         raise StoreError(f"'{path}' is a split store", "a dataset store was to be built there", "choose another --name")
     return found
@@ -219,7 +223,9 @@ def _lock(path: Path) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise StoreError(f"another build is at work in '{path}'", hint="wait for it, or choose another --name") from None
+        raise StoreError(
+            f"another build is at work in '{path}'", hint="wait for it, or choose another --name"
+        ) from None
     try:
         yield
     finally:

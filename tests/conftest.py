@@ -37,8 +37,8 @@ def source():
 def build_stores(root: Path, source, recipe_name: str = "cutout", copies: int = COPIES, seed: int = 1) -> Path:
     """Build root/tiny and the split store root/tiny_20; returns root/tiny."""
     from pipeline.build import build
-    from pipeline.recipes import load_recipe
     from pipeline.protocols import Request
+    from pipeline.recipes import load_recipe
     from pipeline.split_stores import write_all
 
     recipe = load_recipe(recipe_name, source.weak, source.train.images.shape[1:3])

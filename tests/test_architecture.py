@@ -57,7 +57,9 @@ def test_help_loads_nothing_heavy(module):
 
 def test_the_wheel_holds_the_code_and_no_built_store(tmp_path):
     """Built in a copy of the tree that has a store in its default place."""
-    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.splitlines()
+    listed = subprocess.run(
+        ["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True
+    ).stdout.splitlines()
     tree = tmp_path / "tree"
     for name in (n for n in listed if (ROOT / n).is_file()):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)

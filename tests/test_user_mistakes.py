@@ -167,7 +167,11 @@ def test_a_full_disk_is_one_message_and_the_build_continues(here, command, monke
 
 def test_a_file_size_limit_of_the_real_kernel(here):
     """The kernel refuses the writes of a real process; the message names the cause and the exit code is documented."""
-    np.savez("noise.npz", images=np.random.default_rng(0).integers(0, 256, (400, 16, 16, 3), np.uint8), labels=np.arange(400) % 2)
+    np.savez(
+        "noise.npz",
+        images=np.random.default_rng(0).integers(0, 256, (400, 16, 16, 3), np.uint8),
+        labels=np.arange(400) % 2,
+    )
     program = Path(sys.executable).with_name("realmix-data")
     limited = f"ulimit -f 64; exec {program} build arrays noise.npz --copies 2 --quiet"
     done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)

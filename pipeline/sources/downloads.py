@@ -133,7 +133,7 @@ def _sets(
     except RuntimeError as error:  # torchvision's word for a wrong checksum
         if not download or check_integrity(archive.path, archive.md5):
             raise _damaged(name, expected) from error
-        pass  # or it would be taken for a download one day
+        archive.path.unlink(missing_ok=True)  # or it would be taken for a download one day
         why = "the transfer broke off, or the server holds another file"
         raise IntegrityError(f"wrong checksum of the downloaded '{archive.path}'", why, hint) from error
 

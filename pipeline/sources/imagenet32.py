@@ -24,7 +24,11 @@ import numpy as np
 from pipeline.sources.source import Part, Source
 from stores.errors import IntegrityError, ResourceError, UsageError
 
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError, AttributeError, IndexError)
+# What reading a damaged file can raise, a length of terabytes (MemoryError) included.
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError, AttributeError, IndexError),
+    *(OverflowError, MemoryError, RuntimeError),
+)
 BATCHES = tuple(f"train_data_batch_{i}" for i in range(1, 11))
 _IMAGE = 3 * 32 * 32
 

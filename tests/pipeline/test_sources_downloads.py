@@ -195,6 +195,7 @@ def test_download_that_breaks_off_is_refused_and_can_be_repeated(tmp_path, monke
         with pytest.raises(IntegrityError, match=r"cifar-10-python\.tar\.gz") as caught:
             load("cifar10", cache=tmp_path / "cache")
     assert "--from" in caught.value.hint
+    assert not list((tmp_path / "cache").rglob("*.gz"))
     with server(archive.path.read_bytes()) as (url, _):
         monkeypatch.setattr(datasets.CIFAR10, "url", url)
         assert_holds(load("cifar10", cache=tmp_path / "cache").train, *archive.train)

@@ -120,7 +120,12 @@ def test_a_frame_of_another_size_is_refused(array):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [('"uint8"', '"float64"'), ('"zstd"', '"gzip"'), ('"sharding_indexed"', '"transpose"'), ("[\n    40,", "[\n    -4,")],
+    [
+        ('"uint8"', '"float64"'),
+        ('"zstd"', '"gzip"'),
+        ('"sharding_indexed"', '"transpose"'),
+        ("[\n    40,", "[\n    -4,"),
+    ],
 )
 def test_foreign_metadata_is_refused(array, old, new):
     path, *_ = array

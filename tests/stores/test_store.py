@@ -1,4 +1,4 @@
-"""The store as others see it: opened by its own reader, by zarr-python and by tensorstore, and refused when it is not one."""
+"""The store as others see it: read alike by its own reader, zarr-python and tensorstore, refused when it is not one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def test_three_readers_see_the_same_arrays(tiny):
     ours = open_store(tiny)
     plain = zarr.open_group(str(tiny), mode="r")
     arrays = {
-        "train/images": ours.train_images.read(), "test/images": ours.test_images.read(), "copies/images": ours.copies.read(),
+        "train/images": ours.train_images.read(), "test/images": ours.test_images.read(),
+        "copies/images": ours.copies.read(),
         "copies/params": ours.read_params(), "train/labels": ours.train_labels, "test/labels": ours.test_labels,
         "train/source_index": ours.source_index,
     }  # fmt: skip
