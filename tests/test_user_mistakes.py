@@ -62,7 +62,7 @@ SMALL = "--model wrn-10-1 --batch 4 --steps 2 --device cpu --threads 1 --set ten
     [
         ("realmix-data build cifar11", 2, "did you mean cifar10"),
         ("realmix-data build digits --copies 0", 2, "at least one copy"),
-        ("realmix-data build digits --copies many", 2, "many"),
+        ("realmix-data build digits --copies many", 2, "Invalid value for .--copies"),
         ("realmix-data build digits --recipe cutuot", 2, "did you mean cutout"),
         ("realmix-data build digits --recipe mine.yaml", 2, "mine.yaml"),
         ("realmix-data build digits --name tiny", 3, "holds another store"),

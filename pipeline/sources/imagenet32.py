@@ -31,6 +31,7 @@ _BROKEN = (
 )
 BATCHES = tuple(f"train_data_batch_{i}" for i in range(1, 11))
 _IMAGE = 3 * 32 * 32
+_LABELS = frozenset(range(1, 1001))
 
 
 def load(path: Path, cache: Path, progress: Callable[[str, int, int], None] | None) -> Source:
@@ -111,7 +112,7 @@ def _batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
     data, labels = _read(file)
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _IMAGE:
         raise UsageError(f"'{file}' holds {data.dtype} {list(data.shape)}", f"32×32 images are uint8 [n, {_IMAGE}]")
-    if labels.dtype.kind not in "iu" or labels.shape != data.shape[:1] or labels.min() < 1 or labels.max() > 1000:
+    if labels.dtype.kind not in "iu" or labels.shape != data.shape[:1] or not set(labels.tolist()) <= _LABELS:
         raise UsageError(f"the labels of '{file}' are not those of ImageNet", "one of 1 … 1000 for each image")
     return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels.astype(np.int64) - 1
 

