@@ -93,25 +93,23 @@ def run(command: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         _fail(Interrupted("interrupted", hint="run the same command again: it continues"))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f" ({error.filename})" if error.filename else ""
-            _fail(
-                ResourceError(
-                    f"the disk is full{where}", hint="free some space and run the same command again: it continues"
-                )
-            )
-        elif error.errno == errno.EFBIG:
-            _fail(
-                ResourceError(
-                    "a file would exceed this process's file size limit", hint="raise it (`ulimit -f unlimited`)"
-                )
-            )
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            _fail(
-                StoreError(f"cannot write '{error.filename}'", error.strerror or "", "choose a folder you may write to")
-            )
-        else:
-            raise
+        _fail(_of_the_system(error))
+
+
+def _of_the_system(error: OSError) -> RealMixError:
+    """What the operating system refused, as a message."""
+    where = f"'{os.fsdecode(error.filename)}'" if error.filename else "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(
+            f"the disk is full: {where}", hint="free some space and run the same command again: it continues"
+        )
+    if error.errno == errno.EFBIG:
+        return ResourceError(
+            f"{where} would exceed this process's file size limit", hint="raise it: `ulimit -f unlimited`"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreError(f"no permission for {where}", error.strerror or "", "choose a folder you may write to")
+    return RealMixError(f"{where}: {error.strerror or error}", "the system refused it", "--debug shows where")
 
 
 def _fail(error: RealMixError) -> None:
