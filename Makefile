@@ -2,33 +2,49 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DEV := .venv/.ready-dev
+# what building FFCV, an extra that the tests need, takes from the system
+SYSTEM := pkg-config libturbojpeg0-dev libopencv-dev g++ python3-dev
 
-.PHONY: demo test lint format wheel clean
+.PHONY: demo test soak lint format wheel system clean bench-build
 
 demo: $(READY)          ## build the digits store, train supervised and RealMix from it, print the table, draw the curves
 	$(BIN)/python benchmarks/demo.py
 
-test: $(READY)          ## every test
+test: $(DEV)          ## every test
 	$(BIN)/python -m pytest
 
-lint: $(READY)          ## style and types
+lint: $(DEV)          ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY)
+format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-wheel: $(READY)
+wheel: $(DEV)
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # uv resolves and installs in seconds what takes pip minutes
-$(READY): pyproject.toml
+$(BIN)/uv:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check uv
-	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+
+$(READY): pyproject.toml | $(BIN)/uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[demo]'
 	touch $@
+
+$(DEV): pyproject.toml | $(BIN)/uv
+	@pkg-config --exists opencv4 libturbojpeg 2>/dev/null && command -v g++ >/dev/null || $(MAKE) --no-print-directory system
+	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[dev]'
+	touch $@ $(READY)
+
+system:                 ## the system's packages (Debian, Ubuntu); asks for nothing
+	@if ! command -v apt-get >/dev/null; then echo "install what Debian calls: $(SYSTEM)" >&2; exit 1; fi; \
+	if [ "$$(id -u)" = 0 ]; then root=; elif sudo -n true 2>/dev/null; then root="sudo -n"; else \
+	  echo "the tests build FFCV; install once: sudo apt-get install $(SYSTEM)" >&2; exit 1; fi; \
+	$$root apt-get update -q && $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(SYSTEM)

@@ -11,29 +11,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.executors import executor
-from pipeline.recipes import Recipe, from_spec
+from pipeline.cluster import cluster
+from pipeline.derive import copies_file, recipe_of
+from pipeline.executors import Pool, local, threads
+from pipeline.export_ffcv import replace_copies
+from pipeline.plan import require_room
+from pipeline.recipes import Recipe
 from pipeline.sources import Part, Source
 from stores import DatasetStore, layout, open_store
+from stores.beton import COPIES, betons, require_ffcv, require_local, require_space
 from stores.draws import order
-from stores.errors import RealMixError
 from stores.identity import dataset_fingerprint
-from stores.shards import Encoder, encode
+from stores.shards import encode
+from stores.storage import Location
 from stores.writer import Record, Target, open_target, write_file, write_table
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
 
 def build(
-    path: Path, source: Source, recipe: Recipe, *, copies: int, seed: int = 1, workers: int | None = None,
-    force: bool = False, progress: Progress | None = None,
+    path: Location, source: Source, recipe: Recipe, *, copies: int, seed: int = 1, workers: int | None = None,
+    dask: str | None = None, force: bool = False, copies_format: str = "zarr", check_space: bool = True,
+    progress: Progress | None = None,
 ) -> tuple[DatasetStore, bool]:  # fmt: skip
     """Build, or continue, or find already built, the dataset store at `path`.
 
@@ -41,26 +44,40 @@ def build(
         copies: stored copies of every training image, at least 1.
         seed: of the images' order and of every draw.
         workers: threads (vectorised recipes) or processes (the others); as many as there are processors by default.
+        dask: address of a Dask scheduler, whose workers make the copies instead of this machine's.
         force: replace a store of another specification.
+        copies_format: "zarr", or "ffcv" to keep the copies in FFCV's files instead; the fingerprint is the same.
+        check_space: refuse to begin what will not fit on the disk.
         progress: called as (what, images or copies done, of how many).
 
     Returns:
         The complete store, and whether anything had to be written.
 
     Raises:
+        ResourceError: it would not fit on the disk; nothing is changed.
         StoreError: `path` holds something else, or another build is at work there.
         UsageError: the source turns out to be unusable (a broken image); what this call created is removed.
     """
     assert copies >= 1
-    path.parent.mkdir(parents=True, exist_ok=True)
     workers = workers or len(os.sched_getaffinity(0))
     report = progress or (lambda *_: None)
-    with open_target(path, _manifest(source, recipe, copies, seed), force=force) as target:
+    content = _manifest(source, recipe, copies, seed)
+    if copies_format == "ffcv":
+        require_ffcv()
+        require_space(require_local(path), betons(content["num_images"], copies, content["image_size"]))
+        content["copies_format"] = "ffcv"
+    if check_space:
+        require_room(path, source, recipe, content["spec"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_target(path, content, force=force) as target:
         if target is None:
             return _dataset(path), False
-        _write_base(target, source, order(seed, "order", len(source.train.labels)), workers, report)
-        _write_copies(target, recipe, copies, workers, report)
-        target.finish(dataset_fingerprint(_dataset(path, incomplete=True)))
+        with cluster(dask, path.absolute()) if dask else local(recipe, workers) as pool:
+            _write_base(target, source, order(seed, "order", len(source.train.labels)), workers, report)
+            if COPIES not in target.done:
+                _write_copies(target, recipe, copies, pool, report)
+        more = replace_copies(target, report) if copies_format == "ffcv" else {}
+        target.finish(dataset_fingerprint(_dataset(path, incomplete=True)), **more)
     return _dataset(path), True
 
 
@@ -103,19 +120,18 @@ def _write_images(target: Target, name: str, part: Part, rows: np.ndarray, worke
         pixels = np.ascontiguousarray(part.images[rows[start:stop]])
         return [write_file(target.path, array, index, encode(array, index, pixels))]
 
-    with ThreadPoolExecutor(workers) as pool:
+    with threads(workers) as pool:
         _run(pool, target, array, write, lambda done: report(name, done, len(rows)))
 
 
-def _write_copies(target: Target, recipe: Recipe, copies: int, workers: int, report: Progress) -> None:
+def _write_copies(target: Target, recipe: Recipe, copies: int, pool: Pool, report: Progress) -> None:
     store = _dataset(target.path, incomplete=True)
     pixels = layout.copies("copies/images", store.num_images, copies, *store.image_size)
     pixels.create(target.path)
     layout.params("copies/params", pixels, len(recipe.columns)).create(target.path)
     total = store.num_images * copies
-    with executor(recipe, workers) as pool:
-        task = _CopiesTask(str(target.path))
-        _run(pool, target, pixels, task, lambda done: report("copies", done * copies, total))
+    task = _CopiesTask(str(target.path.absolute()))
+    _run(pool, target, pixels, task, lambda done: report("copies", done * copies, total))
 
 
 class _CopiesTask:
@@ -125,27 +141,17 @@ class _CopiesTask:
         self._path = path
 
     def __call__(self, index: int) -> list[Record]:
-        store = _dataset(Path(self._path), incomplete=True)
-        recipe = from_spec(store.manifest["spec"]["recipe"])
-        pixels, drawn = layout.load(store.path, "copies/images"), layout.load(store.path, "copies/params")
-        start, stop = pixels.rows(index)
-        rows = np.arange(start, stop)
-        base = store.train_images.read(rows, workers=1)
-        params = recipe.draw(store.manifest["spec"]["seed"], rows, store.num_copies, store.image_size)
-        encoder = Encoder(pixels, index)
-        scratch = np.empty((pixels.chunk[0], *pixels.shape[1:]), np.uint8)
-        for first, last in encoder.row_blocks():
-            block = scratch[: last - first]
-            recipe.apply(base[first - start : last - start], params[first - start : last - start], block)
-            encoder.add(block)
+        store = _dataset(self._path, incomplete=True)
+        recipe = recipe_of(store)
+        params, images = copies_file(store, recipe, index)
         return [
-            write_file(store.path, drawn, index, encode(drawn, index, params)),
-            write_file(store.path, pixels, index, encoder.finish()),
+            write_file(store.path, layout.load(store.path, "copies/params"), index, params),
+            write_file(store.path, layout.load(store.path, "copies/images"), index, images),
         ]
 
 
 def _run(
-    pool: Executor, target: Target, array: layout.ArrayLayout, task: Callable[[int], list[Record]],
+    pool: Pool, target: Target, array: layout.ArrayLayout, task: Callable[[int], list[Record]],
     report: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Write the files of `array` that the journal does not know; stop at the first failure."""
@@ -153,23 +159,17 @@ def _run(
     missing = [index for index in range(array.num_files) if array.key(index) not in target.done]
     done = array.shape[0] - sum(sizes[index] for index in missing)
     report(done)
-    futures: dict[Future[list[Record]], int] = {pool.submit(task, index): index for index in missing}
-    try:
-        for future in as_completed(futures):
-            target.record(*future.result())
-            done += sizes[futures[future]]
-            report(done)
-    except BrokenProcessPool:
-        raise RealMixError(
-            "a worker process died", "the system may have killed it for lack of memory",
-            "run the same command again: it continues; fewer --workers need less memory",
-        ) from None  # fmt: skip
-    finally:
-        for future in futures:
-            future.cancel()
+
+    def finished(index: int, records: list[Record]) -> None:
+        nonlocal done
+        target.record(*records)
+        done += sizes[index]
+        report(done)
+
+    pool.run(task, missing, finished)
 
 
-def _dataset(path: Path, *, incomplete: bool = False) -> DatasetStore:
+def _dataset(path: str | Location, *, incomplete: bool = False) -> DatasetStore:
     store = open_store(path, incomplete=incomplete)
     assert isinstance(store, DatasetStore)
     return store

@@ -1,4 +1,4 @@
-"""`realmix-data`: build, split, info, verify, preview.
+"""`realmix-data`: build, plan, split, info, verify, repair, export, preview.
 
 Only words and tables here: every command hands over to the module that does the work, imported when the command runs,
 so that `--help` answers at once.
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stores import __version__
-from stores.errors import UsageError, run
+from stores.errors import UsageError, run, suggest
+from stores.storage import Location, locate
 
 if TYPE_CHECKING:
     from stores import DatasetStore, SplitStore
@@ -26,13 +27,15 @@ app = typer.Typer(
     epilog="Example: `realmix-data build cifar10 --copies 50`, then `realmix-train --store stores/cifar10_250`",
 )  # fmt: skip
 
-StorePath = Annotated[Path, typer.Argument(help="Folder of a store.", show_default=False)]
+StorePath = Annotated[
+    Any, typer.Argument(metavar="STORE", parser=locate, help="Folder of a store, or s3://bucket/….", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
 Name = Annotated[str | None, typer.Option(help="Name of the store.", show_default="made from the source or the split")]
 SplitSeed = Annotated[int, typer.Option(min=0, help="Seed of the labelled draw; STL-10: its predefined fold.")]
 Valid = Annotated[int, typer.Option(min=0, help="Images held out for validation, taken from the unlabelled pool.")]
 Labels = Annotated[
-    str | None, typer.Option(help="Numbers of labelled images: `250,4000`.", show_default="the usual ones")
+    str | None, typer.Option(help="Numbers of labelled images: `250,4000`, or `all`.", show_default="the usual ones")
 ]
 Mismatch = Annotated[
     str | None,
@@ -40,6 +43,30 @@ Mismatch = Annotated[
 ]
 LabeledClasses = Annotated[str | None, typer.Option(help="Train on these classes only, by name: `cat,dog`.")]
 UnlabeledClasses = Annotated[str | None, typer.Option(help="Classes of the unlabelled pool, by name: `dog,truck`.")]
+SourceName = Annotated[
+    str, typer.Argument(help="digits, cifar10, cifar100, svhn, stl10, folder, arrays or imagenet32.")
+]
+SourcePath = Annotated[Path | None, typer.Argument(help="The folder or file, for folder, arrays and imagenet32.")]
+Copies = Annotated[int, typer.Option(help="Augmented copies of every training image.")]
+RecipeName = Annotated[str, typer.Option(help="cutout, erase, simple, color, strong, or an albumentations file.")]
+Root = Annotated[str, typer.Option(help="Folder that holds the stores, or s3://bucket/prefix (extra `cloud`).")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the copies and of the images' order.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Parallel workers.", show_default="processors")]
+From = Annotated[Path | None, typer.Option("--from", help="Local archive of the dataset, instead of a download.")]
+Extra = Annotated[bool, typer.Option("--extra", help="SVHN: add its extra images.")]
+Unlabeled = Annotated[Path | None, typer.Option(help="Folder of images without labels (folder).")]
+Test = Annotated[Path | None, typer.Option(help="Folder of test images (folder).", show_default="a sixth, held out")]
+Size = Annotated[int | None, typer.Option(min=4, help="Side in pixels that images are resized to (folder).")]
+Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirroring keeps the class.")]
+Cache = Annotated[Path, typer.Option(help="Where downloads are kept.")]
+Format = Annotated[str, typer.Option("--format", help="How copies are kept: zarr, or ffcv (an extra; uncompressed).")]
+CACHE = Path("~/.cache/realmix")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"realmix {__version__}")
+        raise typer.Exit
 
 
 def main() -> None:
@@ -50,55 +77,60 @@ def main() -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     if debug:
         os.environ["REALMIX_DEBUG"] = "1"
-    if version:
-        print(f"realmix {__version__}")
-        raise typer.Exit
 
 
 @app.command()
 def build(
-    source: Annotated[
-        str, typer.Argument(help="digits, cifar10, cifar100, svhn, stl10, folder, arrays or imagenet32.")
-    ],
-    path: Annotated[Path | None, typer.Argument(help="The folder or file, for folder, arrays and imagenet32.")] = None,
-    copies: Annotated[int, typer.Option(help="Augmented copies of every training image.")] = 50,
-    recipe: Annotated[
-        str, typer.Option(help="cutout, erase, simple, color, strong, or an albumentations file.")
-    ] = "cutout",
-    root: Annotated[Path, typer.Option(help="Folder that holds the stores.")] = Path("stores"),
+    source: SourceName,
+    path: SourcePath = None,
+    copies: Copies = 50,
+    recipe: RecipeName = "cutout",
+    root: Root = "stores",
     name: Name = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the copies and of the images' order.")] = 1,
-    workers: Annotated[int | None, typer.Option(min=1, help="Parallel workers.", show_default="processors")] = None,
+    seed: Seed = 1,
+    workers: Workers = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers make the copies.")
+    ] = None,
     labels: Labels = None,
     mismatch: Mismatch = None,
     labeled_classes: LabeledClasses = None,
     unlabeled_classes: UnlabeledClasses = None,
     split_seed: SplitSeed = 1,
     valid: Valid = 0,
-    from_: Annotated[
-        Path | None, typer.Option("--from", help="Local archive of the dataset, instead of a download.")
-    ] = None,
-    extra: Annotated[bool, typer.Option("--extra", help="SVHN: add its extra images.")] = False,
-    unlabeled: Annotated[Path | None, typer.Option(help="Folder of images without labels (folder).")] = None,
-    test: Annotated[
-        Path | None, typer.Option(help="Folder of test images (folder).", show_default="a sixth, held out")
-    ] = None,
-    size: Annotated[int | None, typer.Option(min=4, help="Side in pixels that images are resized to (folder).")] = None,
-    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirroring keeps the class.")] = None,
-    cache: Annotated[Path, typer.Option(help="Where downloads are kept.")] = Path("~/.cache/realmix"),
+    from_: From = None,
+    extra: Extra = False,
+    unlabeled: Unlabeled = None,
+    test: Test = None,
+    size: Size = None,
+    flip: Flip = None,
+    cache: Cache = CACHE,
+    format_: Format = "zarr",
     force: Annotated[bool, typer.Option("--force", help="Replace a store of another specification.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what `plan` prints; write nothing.")] = False,
+    check_space: Annotated[
+        bool, typer.Option("--space-check/--no-space-check", help="Refuse to begin what will not fit on the disk.")
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a dataset store with its copies, and its standard split stores. An interrupted build continues."""
-    if copies < 1:
-        raise UsageError(
-            f"--copies {copies}: a store needs at least one copy of each image", hint="the paper uses --copies 50"
-        )
+    if dry_run:
+        return plan(
+            source, path, copies, recipe, root, name, seed, workers, from_, extra, unlabeled, test, size, flip, cache,
+            format_, as_json=as_json,
+        )  # fmt: skip
+    _require_copies(copies)
+    if _known_format(format_) == "ffcv":
+        from stores.beton import require_ffcv
+
+        require_ffcv()  # before a download
     from pipeline.build import build as build_store
     from pipeline.progress import Bars
     from pipeline.recipes import load_recipe
@@ -114,10 +146,11 @@ def build(
         )  # fmt: skip
         height, width = data.train.images.shape[1:3]
         made = load_recipe(recipe, dict(data.weak), (height, width))
-        target = root / (name or _default_name(source, path, extra))
+        target = locate(root) / (name or _default_name(source, path, extra))
         store, new = build_store(
-            target, data, made, copies=copies, seed=seed, workers=workers, force=force, progress=bars.update
-        )
+            target, data, made, copies=copies, seed=seed, workers=workers, dask=dask, force=force,
+            copies_format=format_, check_space=check_space, progress=bars.update,
+        )  # fmt: skip
     splits, left_out = (write_all(store, requests), []) if requests else write_standard(store, split_seed, valid)
     seconds = time.monotonic() - began
     facts = {**_facts(store), "built": new, "seconds": round(seconds, 2), "splits": [str(p) for p in splits],
@@ -134,6 +167,49 @@ def build(
         print(f"left out: {why}")
     if splits:
         print(f"next: realmix-train --store {splits[0]}")
+
+
+@app.command()
+def plan(
+    source: SourceName,
+    path: SourcePath = None,
+    copies: Copies = 50,
+    recipe: RecipeName = "cutout",
+    root: Root = "stores",
+    name: Name = None,
+    seed: Seed = 1,
+    workers: Workers = None,
+    from_: From = None,
+    extra: Extra = False,
+    unlabeled: Unlabeled = None,
+    test: Test = None,
+    size: Size = None,
+    flip: Flip = None,
+    cache: Cache = CACHE,
+    format_: Format = "zarr",
+    sample_from: Annotated[
+        Any, typer.Option(metavar="STORE", parser=locate, help="Measure on this store's images instead.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a build would take: bytes, files, time, memory, measured on a sample. Downloads and writes nothing."""
+    _require_copies(copies)
+    from pipeline.plan import make_plan, show
+    from pipeline.progress import Bars
+    from pipeline.recipes import load_recipe
+    from pipeline.sample import of_request
+
+    with Bars(quiet=as_json) as bars:
+        subject = of_request(
+            source, path, sample_from, seed=seed, from_=from_, cache=cache.expanduser(), extra=extra, flip=flip,
+            size=size, unlabeled=unlabeled, test=test, progress=bars.update,
+        )  # fmt: skip
+        made = load_recipe(recipe, dict(subject.weak), subject.size)
+        target = locate(root) / (name or _default_name(source, path, extra))
+        found = make_plan(
+            subject, made, target, copies=copies, seed=seed, workers=workers, copies_format=_known_format(format_)
+        )
+    print(json.dumps(found.facts())) if as_json else show(found)
 
 
 @app.command()
@@ -214,9 +290,72 @@ def verify(
     if problems:
         raise IntegrityError(
             f"'{store}': {len(problems)} damaged or missing", "\n".join(f"  {p}" for p in problems[:20]),
-            "build the store again under another --name, or remove it and build it again",
+            f"`realmix-data repair {store}` puts back what follows from base images and recipe",
         )  # fmt: skip
     print(f"{store}: sound{', every copy is what its params say' if deep else ''} ({seconds} s)")
+
+
+@app.command()
+def repair(
+    store: StorePath,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put back damaged and missing files that follow from the rest: copies, params, metadata, the indices of a split.
+
+    Exit code 4 if something is lost for good: base images and labels follow from nothing.
+    """
+    from pipeline.progress import Bars
+    from pipeline.repair import AGAIN
+    from pipeline.repair import repair as repair_store
+    from stores.errors import IntegrityError
+
+    began = time.monotonic()
+    with Bars(quiet=quiet or as_json) as bars:
+        report = repair_store(store, dry_run=dry_run, progress=bars.update)
+    seconds = round(time.monotonic() - began, 2)
+    if as_json:
+        facts = {"store": str(store), "dry_run": dry_run, "seconds": seconds}
+        print(json.dumps({**facts, "restored": report.restored, "lost": report.lost}))
+        raise typer.Exit(IntegrityError.exit_code if report.lost else 0)
+    for key, how in report.restored.items():
+        print(f"{'would restore' if dry_run else 'restored'} {key}: {how}")
+    if report.lost:
+        listed = [f"  {key}: {why}" for key, why in report.lost.items()]
+        raise IntegrityError(
+            f"'{store}': {len(listed)} file(s) cannot be restored",
+            "\n".join(listed[:20] + ["  …"] * (len(listed) > 20)), AGAIN,
+        )  # fmt: skip
+    print(f"{store}: {f'{len(report.restored)} file(s) restored' if report.restored else 'sound'} ({seconds} s)")
+
+
+@app.command()
+def export(
+    store: StorePath,
+    format_: Annotated[str, typer.Option("--format", help="ffcv (extra `ffcv`).")] = "ffcv",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Add the images and copies as FFCV's `.beton` files, beside the arrays, for training code that reads those."""
+    if _known_format(format_) == "zarr":
+        raise UsageError("every store is a zarr group: there is nothing to export", hint="--format ffcv")
+    from pipeline.export_ffcv import export as export_store
+    from pipeline.progress import Bars
+
+    began = time.monotonic()
+    dataset = _open_dataset(store)
+    with Bars(quiet=quiet or as_json) as bars:
+        new = export_store(dataset, bars.update)
+    seconds = round(time.monotonic() - began, 2)
+    files = _open_dataset(store).manifest["files"]
+    sizes = {str(dataset.path / key): facts["bytes"] for key, facts in files.items() if key.endswith(".beton")}
+    if as_json:
+        print(json.dumps({"store": str(dataset.path), "exported": new, "seconds": seconds, "bytes": sizes}))
+        return
+    for file, size in sizes.items():
+        print(f"{file}: {_size(size)}")
+    print(f"{'exported' if new else 'already exported and sound'} ({seconds} s)")
 
 
 @app.command()
@@ -233,12 +372,25 @@ def preview(
     print(output)
 
 
-def _open_dataset(path: Path) -> DatasetStore:
+def _open_dataset(path: Location) -> DatasetStore:
     """The dataset store at `path`, or the one that the split store there points to."""
     from stores import DatasetStore, open_store
 
     opened = open_store(path)
     return opened if isinstance(opened, DatasetStore) else opened.dataset
+
+
+def _known_format(name: str) -> str:
+    if name not in ("zarr", "ffcv"):
+        raise UsageError(f"--format {name}: there is no such format", hint=suggest(name, ("zarr", "ffcv")))
+    return name
+
+
+def _require_copies(copies: int) -> None:
+    if copies < 1:
+        raise UsageError(
+            f"--copies {copies}: a store needs at least one copy of each image", hint="the paper uses --copies 50"
+        )
 
 
 def _default_name(source: str, path: Path | None, extra: bool) -> str:
@@ -247,13 +399,16 @@ def _default_name(source: str, path: Path | None, extra: bool) -> str:
 
 def _facts(store: DatasetStore) -> dict[str, Any]:
     files = store.manifest["files"]
-    copies = sum(f["bytes"] for key, f in files.items() if key.startswith("copies/"))
+    kept = "copies/" if store.has_zarr_copies else ("copies/", "copies.beton")
+    formats = ["zarr"] * store.has_zarr_copies + ["ffcv"] * ("ffcv" in store.manifest)
+    copies = sum(f["bytes"] for key, f in files.items() if key.startswith(kept))
     return {
         "store": str(store.path), "kind": "dataset", "images": store.num_images, "test_images": len(store.test_labels),
         "size": "×".join(map(str, store.image_size)), "copies": store.num_copies,
+        "copies_kept_as": formats,
         "recipe": store.manifest["spec"]["recipe"]["name"], "seed": store.manifest["spec"]["seed"],
         "classes": store.class_names, "weak": store.weak, "bytes": sum(f["bytes"] for f in files.values()),
-        "bytes_per_copy": round(copies / (store.num_images * store.num_copies), 1), "files": len(files),
+        "bytes_per_copy": round(copies / max(1, store.num_images * store.num_copies), 1), "files": len(files),
         "fingerprint": store.fingerprint,
     }  # fmt: skip
 

@@ -1,21 +1,107 @@
 """Where tasks run: threads for what NumPy and zstd do without the interpreter lock, processes for the rest.
 
-Everything is written against `concurrent.futures.Executor`, so a task may not know which it is.
+Everything is written against `concurrent.futures.Executor`, so a task may not know which it is. Only a few tasks a
+worker are handed out at a time: ten million images need no more memory than ten thousand.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from typing import Any, TypeVar
 
 from pipeline.recipes import Recipe
+from stores.errors import RealMixError
+
+T = TypeVar("T")
+AHEAD = 4  # tasks handed out for each worker: enough that none waits for the one who hands them out
+POLL_S = 2.0
 
 
-def executor(recipe: Recipe, workers: int) -> Executor:
-    """An executor for making a recipe's copies; use it as a context manager.
+@dataclass(frozen=True)
+class Pool:
+    """An executor and how it is used.
 
-    Processes are spawned, never forked: zarr and torch start threads, and a forked child inherits their locks.
+    Attributes:
+        ahead: tasks handed out and not finished, at most.
+        check: called when nothing has finished for a while; raises if nothing can any more.
+        wrap: makes of a task what the executor is given.
     """
-    if recipe.vectorised:
-        return ThreadPoolExecutor(workers, thread_name_prefix="copies")
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+
+    executor: Executor
+    ahead: int
+    check: Callable[[], None] = lambda: None
+    wrap: Callable[[Callable[[int], Any]], Callable[[int], Any]] = lambda task: task
+
+    def run(self, task: Callable[[int], T], indices: Iterable[int], finished: Callable[[int, T], None]) -> None:
+        """Run `task(index)` for each index; `finished(index, result)` is called here, in the order they finish.
+
+        The first failure is raised, and what has not begun by then is cancelled.
+        """
+        left, running, wrapped = iter(indices), dict[Future[T], int](), self.wrap(task)
+        try:
+            while True:
+                for index in islice(left, self.ahead - len(running)):
+                    running[self.executor.submit(wrapped, index)] = index
+                if not running:
+                    return
+                done, _ = wait(running, POLL_S, FIRST_COMPLETED)
+                if not done:
+                    self.check()
+                for future in done:
+                    finished(running.pop(future), future.result())
+        finally:
+            for future in running:
+                future.cancel()
+
+
+@contextmanager
+def threads(workers: int) -> Iterator[Pool]:
+    """Threads of this process."""
+    with ThreadPoolExecutor(workers) as executor:
+        yield Pool(executor, AHEAD * workers)
+
+
+@contextmanager
+def processes(workers: int) -> Iterator[Pool]:
+    """Processes of this machine, spawned, never forked: zarr and torch start threads, whose locks a fork inherits.
+
+    Raises:
+        RealMixError: one of them died.
+    """
+    try:
+        with ProcessPoolExecutor(workers, get_context("spawn"), follow_parent) as executor:
+            yield Pool(executor, AHEAD * workers)
+    except BrokenProcessPool:
+        raise RealMixError(
+            "a worker process died", "the system may have killed it for lack of memory",
+            "run the same command again: it continues; fewer --workers need less memory",
+        ) from None  # fmt: skip
+
+
+@contextmanager
+def local(recipe: Recipe, workers: int) -> Iterator[Pool]:
+    """What makes a recipe's copies fastest on this machine."""
+    with threads(workers) if recipe.vectorised else processes(workers) as pool:
+        yield pool
+
+
+def follow_parent() -> None:
+    """In a worker: Ctrl-C is the parent's business, and its death, even by kill -9, is ours."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -7,12 +7,14 @@ made by a person is an error.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.mismatch import LABELS_PER_CLASS, LEVELS, class_split, mismatch_split
-from pipeline.splits import Labelled, Split, fold_split, label_split
+from pipeline.splits import Labelled, Split, fold_split, label_split, suffix
 from stores.errors import UsageError
 
 # Numbers of labelled images in the papers' tables.
@@ -31,14 +33,15 @@ class Request:
     """One split, as asked for.
 
     Args:
-        labels: number of labelled images; with `mismatch` or `labeled_classes`, of the trained classes together.
+        labels: "all" = every image with a label that is not held out, so that the pool is what came without; or a
+            number of labelled images; with `mismatch` or `labeled_classes`, of the trained classes together.
         mismatch: a standard level of CIFAR-10's class mismatch in %.
         labeled_classes, unlabeled_classes: class mismatch by name; no unlabeled_classes = all.
         seed: of the draw; where the dataset has predefined labelled folds of just `labels` images (STL-10), the fold.
         valid: number of validation images.
     """
 
-    labels: int | None = None
+    labels: int | Literal["all"] | None = None
     mismatch: int | None = None
     labeled_classes: tuple[str, ...] | None = None
     unlabeled_classes: tuple[str, ...] | None = None
@@ -51,6 +54,11 @@ def draw_split(store: Labelled, request: Request) -> Split:
     seed, valid, labels = request.seed, request.valid, request.labels
     if valid < 0:
         raise UsageError(f"--valid {valid}: the number of validation images cannot be negative")
+    if labels == "all":
+        if request.mismatch is not None or request.labeled_classes is not None:
+            raise UsageError("--labels all is for a dataset's own labels, without a mismatch", hint="name a number")
+        count = int(np.count_nonzero(store.train_labels >= 0)) - valid
+        return replace(label_split(store, count, seed=seed, valid=valid), name=f"all{suffix(seed, valid)}")
     if request.mismatch is not None:
         if labels is None:
             return mismatch_split(store, request.mismatch, seed=seed, valid=valid)
@@ -69,12 +77,30 @@ def draw_split(store: Labelled, request: Request) -> Split:
     return label_split(store, labels, seed=seed, valid=valid)
 
 
+def draw_again(store: Labelled, content: dict[str, Any]) -> Iterator[Split]:
+    """The splits that the manifest of a split store may mean: more than one, as it holds what was drawn, not each word
+    of what was asked (a number of labels a class, or the same number in all). The fingerprint says which it was.
+    """
+    spec = content["spec"]
+    seed = spec.get("fold", content["seed"])
+    asked = Request(mismatch=spec.get("mismatch"), labels=spec["labels"], seed=seed, valid=spec["valid"])
+    if content["protocol"] != "mismatch" or asked.mismatch is not None:
+        yield draw_split(store, asked)
+    else:
+        pool = spec["unlabeled_classes"]
+        named = replace(
+            asked, labeled_classes=tuple(spec["labeled_classes"]), unlabeled_classes=tuple(pool) if pool else None
+        )
+        yield from (draw_split(store, request) for request in (named, replace(named, labels=None)))
+
+
 def standard_requests(store: Labelled, protocol: str | None, *, seed: int = 1, valid: int = 0) -> list[Request]:
     """What a dataset usually gets.
 
     Args:
         protocol: "cifar10", "cifar100", "svhn", "stl10", "digits", or None: then 4, 25, 100 and 400 labels a class, as
-            far as they leave half of the labelled images unlabelled, or one a class if none does.
+            far as they leave half of the labelled images unlabelled, or one a class if none does; and before them all
+            labels, if there are images without.
         seed, valid: of each of them.
     """
     if protocol in LABELS:
@@ -85,7 +111,10 @@ def standard_requests(store: Labelled, protocol: str | None, *, seed: int = 1, v
     known = np.count_nonzero(store.train_labels >= 0)
     classes = len(store.class_names)
     counts = [each * classes for each in PER_CLASS if each * classes <= known // 2] or [classes]
-    return [Request(labels=count, seed=seed, valid=valid) for count in counts]
+    requests = [Request(labels=count, seed=seed, valid=valid) for count in counts]
+    if known < len(store.train_labels):  # people who bring images without labels want all of their labels used
+        requests.insert(0, Request(labels="all", seed=seed, valid=valid))
+    return requests
 
 
 def draw_standard(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline.protocols import Request, draw_split, draw_standard
 from pipeline.splits import Split
 from stores import DatasetStore
 from stores.errors import UsageError
+from stores.storage import Location
 from stores.writer import write_split
 
 ARRAYS = ("labeled", "unlabeled", "valid", "test")
@@ -27,7 +27,8 @@ def requests_for(
     Raises:
         UsageError: a list that is not of whole numbers.
     """
-    counts, levels = _numbers("--labels", labels), _numbers("--mismatch", mismatch)
+    counts: list[Any] = ["all"] if labels == "all" else _numbers("--labels", labels)
+    levels = _numbers("--mismatch", mismatch)
     asked = Request(
         labeled_classes=_names(labeled_classes), unlabeled_classes=_names(unlabeled_classes), seed=seed, valid=valid
     )
@@ -36,7 +37,7 @@ def requests_for(
     return [] if requests == [asked] and not (asked.labeled_classes or asked.unlabeled_classes) else requests
 
 
-def write_all(dataset: DatasetStore, requests: list[Request], name: str | None = None) -> list[Path]:
+def write_all(dataset: DatasetStore, requests: list[Request], name: str | None = None) -> list[Location]:
     """Draw and write every split asked for; nothing is written unless all of them can be drawn."""
     if name and len(requests) > 1:
         raise UsageError(
@@ -45,13 +46,13 @@ def write_all(dataset: DatasetStore, requests: list[Request], name: str | None =
     return [write_split_store(dataset, split, name) for split in [draw_split(dataset, request) for request in requests]]
 
 
-def write_standard(dataset: DatasetStore, seed: int, valid: int) -> tuple[list[Path], list[str]]:
+def write_standard(dataset: DatasetStore, seed: int, valid: int) -> tuple[list[Location], list[str]]:
     """Write the splits that a dataset of this kind usually gets; returns them, and why others are left out."""
     splits, left_out = draw_standard(dataset, dataset.manifest["protocol"], seed=seed, valid=valid)
     return [write_split_store(dataset, split) for split in splits], [why for _, why in left_out]
 
 
-def write_split_store(dataset: DatasetStore, split: Split, name: str | None = None) -> Path:
+def write_split_store(dataset: DatasetStore, split: Split, name: str | None = None) -> Location:
     """Write one split store beside its dataset store, under its own name unless another is given."""
     path = dataset.path.parent / (name or f"{dataset.name}_{split.name}")
     content: dict[str, Any] = {

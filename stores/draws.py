@@ -16,6 +16,7 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
+_BLOCK = 1 << 20
 
 
 def key(seed: int, purpose: str) -> int:
@@ -69,8 +70,12 @@ def generator(seed: int, purpose: str, counter: int = 0) -> np.random.Generator:
 
 def order(seed: int, purpose: str, n: int) -> np.ndarray:
     """A fixed random permutation of 0 … n−1 (int64 [n]): a stable sort of one 64-bit word per element."""
-    high, low = philox(key(seed, purpose), np.arange(n, dtype=np.uint64))[:2]
-    return np.argsort((high << _HALF) | low, kind="stable")
+    words = np.empty(n, np.uint64)
+    for start in range(0, n, _BLOCK):  # Philox needs a dozen times the memory of its result
+        block = np.arange(start, min(start + _BLOCK, n), dtype=np.uint64)
+        high, low = philox(key(seed, purpose), block)[:2]
+        words[start : start + _BLOCK] = (high << _HALF) | low
+    return np.argsort(words, kind="stable")
 
 
 def shuffled(position: np.ndarray, n: int, seed: int, purpose: str) -> np.ndarray:

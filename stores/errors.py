@@ -54,6 +54,10 @@ class StoreError(RealMixError):
     exit_code = 3
 
 
+class StorageError(StoreError):
+    """Object storage that cannot be reached or refuses; what was written before stays."""
+
+
 class IntegrityError(RealMixError):
     """Bytes on disk that are not the bytes that were written."""
 
@@ -85,15 +89,19 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def run(command: Callable[[], object]) -> None:
     """Run a command line: print a `RealMixError` (or a full disk) as one message and exit with its code."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # not KeyboardInterrupt: the command-line library would swallow it and say only "Aborted"
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _interrupt)
     try:
         command()
     except RealMixError as error:
         _fail(error)
-    except KeyboardInterrupt:
-        _fail(Interrupted("interrupted", hint="run the same command again: it continues"))
     except OSError as error:
         _fail(_of_the_system(error))
+
+
+def _interrupt(*_: object) -> None:
+    raise Interrupted("interrupted", hint="run the same command again: it continues")
 
 
 def _of_the_system(error: OSError) -> RealMixError:

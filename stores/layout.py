@@ -9,19 +9,26 @@ Nothing here reads or writes pixels.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from stores.errors import StoreError
+from stores import manifest
+from stores.confine import read_inside, require_inside
+from stores.errors import IntegrityError, StoreError
+from stores.fields import MOST
+from stores.storage import Location
 
 ZSTD_LEVEL = 1
 CHUNK_BYTES = 10 << 20  # raw bytes of a chunk of copies: 64 images × 50 copies at 32×32
 BASE_CHUNK_BYTES = 1 << 20
+LARGEST_CHUNK = 64 << 20  # more is nothing that this module lays out: an image of 64 MiB
 CHUNKS_PER_FILE = 16
 COPIES_PER_CHUNK = 50
 
@@ -71,19 +78,18 @@ class ArrayLayout:
         """First and past-the-last row of the `index`-th file."""
         return index * self.file[0], min((index + 1) * self.file[0], self.shape[0])
 
-    def create(self, store: Path) -> None:
-        """Write the zarr.json of the array and of the groups above it, where missing; no data."""
+    def create(self, store: Location) -> None:
+        """Write the zarr.json of the array and of the groups above it, where it is not there; no data."""
         import zarr
         from zarr.codecs import ZstdCodec
 
-        for group in reversed(PurePosixPath(self.name).parents[:-1]):
-            if not (store / group / "zarr.json").exists():
-                zarr.create_group(store=str(store), path=str(group), zarr_format=3)
-        if (store / self.name / "zarr.json").exists():
-            return
+        made: dict[str, Any] = {}  # zarr makes the metadata in memory: written here, a crash leaves no half of it
+        groups = [str(group) for group in reversed(PurePosixPath(self.name).parents[:-1])]
+        for group in groups:
+            zarr.create_group(store=zarr.storage.MemoryStore(made), path=group, zarr_format=3)
         names = {4: ("image", "y", "x", "channel"), 5: ("image", "copy", "y", "x", "channel")}
         zarr.create_array(
-            store=str(store),
+            store=zarr.storage.MemoryStore(made),
             name=self.name,
             shape=self.shape,
             chunks=self.chunk,
@@ -93,6 +99,13 @@ class ArrayLayout:
             fill_value=0,
             dimension_names=names.get(len(self.shape)),
         )
+        for name in (*groups, self.name):
+            path = store / name / "zarr.json"
+            require_inside(store, path)
+            data = made[f"{name}/zarr.json"].to_bytes()
+            if not path.is_file() or path.read_bytes() != data:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                manifest.write_atomically(path, data)
 
 
 def images(name: str, count: int, height: int, width: int) -> ArrayLayout:
@@ -103,7 +116,7 @@ def images(name: str, count: int, height: int, width: int) -> ArrayLayout:
 
 def copies(name: str, count: int, num_copies: int, height: int, width: int) -> ArrayLayout:
     """Layout of stored copies, uint8 [N, A, H, W, 3], image-major: siblings compress against each other."""
-    per_chunk = min(num_copies, COPIES_PER_CHUNK)
+    per_chunk = max(1, min(num_copies, COPIES_PER_CHUNK, CHUNK_BYTES // (height * width * 3)))
     rows = _power_of_two(CHUNK_BYTES // (per_chunk * height * width * 3), 64)
     return _sharded(name, (count, num_copies, height, width, 3), rows, per_chunk)
 
@@ -121,15 +134,23 @@ def table(name: str, array: np.ndarray) -> ArrayLayout:
     return ArrayLayout(name, array.shape, str(array.dtype), shape, shape, sharded=False)
 
 
-def load(store: Path, name: str) -> ArrayLayout:
+def load(store: Location, name: str, sha256: str | None = None) -> ArrayLayout:
     """Read the layout of an array from its zarr.json.
+
+    Args:
+        sha256: what the manifest says of that file, if it does.
 
     Raises:
         StoreError: it is missing, or not an array as this module lays them out.
+        IntegrityError: it is not what was written.
     """
     path = store / name / "zarr.json"
     try:
-        meta = json.loads(path.read_bytes())
+        data = read_inside(store, path)
+        if sha256 not in (None, hashlib.sha256(data).hexdigest()):
+            why = "its SHA-256 is not the manifest's"
+            raise IntegrityError(f"'{path}' is damaged", why, "`realmix-data repair` mends it")
+        meta = json.loads(data)
         outer = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
         codecs, sharded = meta["codecs"], meta["codecs"][0]["name"] == "sharding_indexed"
         inner = outer
@@ -141,13 +162,16 @@ def load(store: Path, name: str) -> ArrayLayout:
         layout = ArrayLayout(name, tuple(meta["shape"]), str(meta["data_type"]), inner, outer, sharded)
         ours = [c["name"] for c in codecs] == ["bytes", "zstd"] and (not sharded or sharded_as_ours)
         ours &= meta["node_type"] == "array" and layout.dtype in ("uint8", "int32", "int64")
-        ours &= all(isinstance(n, int) and n >= 0 for n in (*layout.shape, *inner, *outer))
+        ours &= all(c.get("configuration", {}).get("endian", "little") == "little" for c in codecs)
+        ours &= all(type(n) is int and 0 <= n <= MOST for n in (*layout.shape, *inner, *outer))
         ours &= len(layout.shape) == len(inner) == len(outer) > 0
         ours &= all(0 < c <= f and f % c == 0 for c, f in zip(inner, outer, strict=True))
         ours &= all(c >= n for c, n in zip(outer[1:], layout.shape[1:], strict=True))
-    except FileNotFoundError:
+        ours &= inner[2:] == outer[2:] == tuple(max(1, n) for n in layout.shape[2:])
+        ours &= not sharded or math.prod(inner) <= LARGEST_CHUNK
+    except (FileNotFoundError, NotADirectoryError):
         raise StoreError(f"'{store}' has no array '{name}'", f"'{path}' is missing") from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"'{path}' is no zarr v3 array metadata", f"{type(error).__name__}: {error}") from None
     if not ours:
         raise StoreError(

@@ -9,33 +9,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-from pathlib import Path
 from typing import Any
 
+from stores import fields
+from stores.confine import read_inside
 from stores.errors import StoreError
+from stores.storage import BucketPath, Location, stores_in
 
 FORMAT = "realmix-store"
 FORMAT_VERSION = 1
-_REQUIRED: dict[str, dict[str, Any]] = {
-    "dataset": {
-        "spec": dict, "class_names": list, "weak": dict, "num_images": int, "num_test": int, "image_size": list,
-        "num_copies": int,
-    },
-    "split": {
-        "spec": dict, "protocol": str, "seed": int, "gamma": (int, float), "class_names": list, "class_map": list,
-        "labeled_in_unlabeled": bool, "counts": dict, "dataset": dict,
-    },
-}  # fmt: skip
+SEAL = "realmix_sha256"  # beside `realmix` in the attributes: the checksum of the manifest itself
 
 
-def write(store: Path, manifest: dict[str, Any]) -> None:
+def write(store: Location, manifest: dict[str, Any]) -> None:
     """Replace the root group's zarr.json atomically; everything it refers to is on disk before it is."""
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {"realmix": manifest}}
-    write_atomically(store / "zarr.json", json.dumps(group, indent=1, sort_keys=True).encode())
+    write_atomically(store / "zarr.json", _file(manifest, sealed=True))
 
 
-def read(store: Path, *, incomplete: bool = False) -> dict[str, Any]:
+def is_as_written(store: Location) -> bool:
+    """Whether the root group's zarr.json is, byte for byte, what `write` makes of what it says."""
+    data = _read_file(store)
+    found = _parsed(store, data)
+    return data in (_file(found, sealed=True), _file(found, sealed=False))  # unsealed: before there was a seal
+
+
+def _file(manifest: dict[str, Any], *, sealed: bool) -> bytes:
+    attributes = {"realmix": manifest, **({SEAL: fingerprint(manifest)} if sealed else {})}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    return json.dumps(group, indent=1, sort_keys=True).encode()
+
+
+def read(store: Location, *, incomplete: bool = False) -> dict[str, Any]:
     """The manifest of the store at `store`.
 
     Args:
@@ -44,23 +48,7 @@ def read(store: Path, *, incomplete: bool = False) -> dict[str, Any]:
     Raises:
         StoreError: no store there, one of a newer format, an unfinished one, or a manifest that lacks a field.
     """
-    path = store / "zarr.json"
-    try:
-        group = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(f"'{store}' is no store", f"there is no '{path}'", _hint_beside(store)) from None
-    except ValueError as error:
-        raise StoreError(f"the manifest '{path}' is damaged", str(error), "build the store again") from None
-    attributes = group.get("attributes") if isinstance(group, dict) else None
-    manifest = attributes.get("realmix") if isinstance(attributes, dict) else None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StoreError(f"'{store}' is a zarr group, but no realmix store", "its attributes lack `realmix`")
-    version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
-        raise StoreError(
-            f"'{store}' has store format {version!r}", f"this realmix reads format {FORMAT_VERSION}",
-            "install a newer realmix, or build the store again with this one",
-        )  # fmt: skip
+    manifest = _parsed(store, _read_file(store))
     _check_fields(store, manifest)
     if not manifest["complete"] and not incomplete:
         raise StoreError(
@@ -71,17 +59,58 @@ def read(store: Path, *, incomplete: bool = False) -> dict[str, Any]:
     return manifest
 
 
+def _read_file(store: Location) -> bytes:
+    path = store / "zarr.json"
+    try:
+        return read_inside(store, path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"'{store}' is no store", f"there is no '{path}'", _hint_beside(store)) from None
+
+
+def _parsed(store: Location, data: bytes) -> dict[str, Any]:
+    """The manifest in a zarr.json, of a version that this code knows, and with its checksum if it has one."""
+    path = store / "zarr.json"
+    try:
+        group = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"the manifest '{path}' is damaged", str(error), "build the store again") from None
+    attributes = group.get("attributes") if isinstance(group, dict) else None
+    attributes = attributes if isinstance(attributes, dict) else {}
+    manifest = attributes.get("realmix")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise StoreError(f"'{store}' is a zarr group, but no realmix store", "its attributes lack `realmix`")
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            f"'{store}' has store format {_short(version)}", f"this realmix reads format {FORMAT_VERSION}",
+            "install a newer realmix, or build the store again with this one",
+        )  # fmt: skip
+    try:
+        sealed = attributes.get(SEAL, None) in (None, fingerprint(manifest))
+    except (ValueError, RecursionError):  # NaN and infinity are no JSON
+        sealed = False
+    if not sealed:
+        raise StoreError(
+            f"the manifest of '{store}' is damaged", "it is not what its own checksum says", "build the store again"
+        )
+    return manifest
+
+
 def fingerprint(*parts: object) -> str:
     """SHA-256 (hex) of JSON-able parts in canonical form."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write a file so that after a crash it is there whole or not at all."""
+def write_atomically(path: Location, data: bytes | memoryview) -> None:
+    """Write a file or an object so that after a crash it is there whole or not at all."""
+    if isinstance(path, BucketPath):
+        path.write_bytes(data)
+        return
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
+        aside.unlink(missing_ok=True)  # never through a link that somebody left there
+        with aside.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -90,25 +119,20 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _check_fields(store: Path, manifest: dict[str, Any]) -> None:
-    required = {"complete": bool, "kind": str, **_REQUIRED.get(str(manifest.get("kind")), {})}
-    wrong = [name for name, kind in required.items() if not isinstance(manifest.get(name), kind)]
-    if manifest.get("kind") not in _REQUIRED:
-        wrong.append("kind")
-    if manifest.get("complete") is True:
-        wrong += [n for n, k in (("files", dict), ("fingerprint", str)) if not isinstance(manifest.get(n), k)]
-    if manifest.get("kind") == "split" and not wrong:
-        name = manifest["dataset"].get("name")
-        if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.\-]*", name):
-            wrong.append("dataset.name")
+def _check_fields(store: Location, manifest: dict[str, Any]) -> None:
+    wrong = fields.wrong(manifest)
     if wrong:
         raise StoreError(
             f"the manifest of '{store}' is damaged", f"wrong or missing: {', '.join(wrong)}", "build it again"
         )
 
 
-def _hint_beside(store: Path) -> str:
+def _short(version: object) -> str:
+    return f"{version!r:.40}" if isinstance(version, int | str) else f"({type(version).__name__})"
+
+
+def _hint_beside(store: Location) -> str:
     """The stores that lie where this one was looked for."""
     folder = store.parent
-    found = sorted(p.parent.name for p in folder.glob("*/zarr.json"))[:12] if folder.is_dir() else []
+    found = [store.name for store in stores_in(folder)[:12]]
     return f"stores in '{folder}': {', '.join(found)}" if found else "`realmix-data build` makes one"

@@ -6,25 +6,33 @@ that names it; a fill value is never returned for lost data. Nothing here writes
 
 from __future__ import annotations
 
-import os
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stores import layout, manifest, shards
+from stores.confine import require_inside
 from stores.errors import IntegrityError, StoreError
+from stores.storage import BucketPath, Location, locate, open_file, parallel
+
+if TYPE_CHECKING:
+    from stores.ffcv import BetonArray
+
+
+LARGE = 64 << 20  # bytes: before taking more, look whether the files can hold it
 
 
 class ImageArray:
     """An array of a store whose first axis counts images; `shape`, `dtype`, and `read`."""
 
-    def __init__(self, store: Path, name: str) -> None:
+    def __init__(self, store: Location, name: str, sha256: str | None = None) -> None:
         self._store = store
-        self.layout = layout.load(store, name)
+        self.layout = layout.load(store, name, sha256)
+        self._opened: dict[int, _ArrayFile] = {}  # of a bucket: an index is asked for once
         self.shape = self.layout.shape
         self.dtype = np.dtype(self.layout.dtype)
 
@@ -41,7 +49,7 @@ class ImageArray:
             rows: int64 [n] in any order, repeats allowed; None for all.
             copies: for arrays [N, A, …], only the first `copies` of each image.
             out: where to put them, C-contiguous [n, (copies,) …] of the array's dtype.
-            workers: threads; as many as there are processors by default.
+            workers: threads; as many as there are processors by default, more for a bucket.
 
         Returns:
             [n, …] or [n, copies, …] of the array's dtype.
@@ -49,6 +57,8 @@ class ImageArray:
         Raises:
             IntegrityError: a file is missing or damaged; it is named.
         """
+        if rows is None:
+            self._require_extent(range(self.layout.num_files))
         rows = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
         if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
             raise StoreError(
@@ -56,13 +66,16 @@ class ImageArray:
             )
         assert copies is None or 0 < copies <= self.shape[1]
         shape = (len(rows), *((copies,) if copies is not None else self.shape[1:2]), *self.shape[2:])
-        out = np.empty(shape, self.dtype) if out is None else out
+        if out is None:
+            if len(rows) * self.layout.row_bytes > LARGE:
+                self._require_extent(np.unique(rows // self.layout.file[0]).tolist())
+            out = np.empty(shape, self.dtype)
         assert out.shape == shape and out.dtype == self.dtype
         in_order = np.argsort(rows, kind="stable")
         block = self.layout.chunk[0]
         cuts = np.flatnonzero(np.diff(rows[in_order] // block)) + 1
         groups = np.split(in_order, cuts) if rows.size else []
-        with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(workers or parallel(self._store)) as pool:
             for future in [pool.submit(self._read_block, rows, group, out) for group in groups]:
                 future.result()
         return out
@@ -71,10 +84,9 @@ class ImageArray:
         """Decode the chunks that hold `rows[places]`, all of one block of rows, into `out[places]`."""
         array = self.layout
         block, start = divmod(int(rows[places[0]]) // array.chunk[0], array.chunk_grid[0])
-        path = self._store / array.key(block)
         inside = rows[places] % array.chunk[0]
         wide = out.shape[1] if out.ndim > 1 else 1
-        with _ArrayFile(array, path) as file:
+        with self._open(block) as file:
             entries = file.entries[start]
             for i, entry in enumerate(entries):
                 first = i * array.chunk[1] if len(entries) > 1 else 0
@@ -94,6 +106,23 @@ class ImageArray:
                 else:
                     out[places, first:last] = chunk[inside, : last - first]
 
+    def _require_extent(self, files: Iterable[int]) -> None:
+        """Before memory is taken for what the metadata says these files hold: they must be long enough to hold it."""
+        for index in files:
+            start, stop = self.layout.rows(index)
+            with self._open(index) as file:
+                file.require_room_for((stop - start) * self.layout.row_bytes)
+
+    def _open(self, index: int) -> _ArrayFile:
+        file = self._opened.get(index)
+        if file is None:
+            path = self._store / self.layout.key(index)
+            require_inside(self._store, path)
+            file = _ArrayFile(self.layout, path)
+            if isinstance(path, BucketPath):
+                self._opened[index] = file
+        return file
+
 
 class DatasetStore:
     """Pixels, once: base images, labels, the test set, and every training image's copies. Open with `open_store`.
@@ -108,7 +137,7 @@ class DatasetStore:
         weak: {"flip": bool, "shift": pixels}, the dataset's weak augmentation.
     """
 
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+    def __init__(self, path: Location, content: dict[str, Any]) -> None:
         self.path, self.name, self.manifest = path, path.resolve().name, content
         self.fingerprint: str = content.get("fingerprint", "")
         self.num_images: int = content["num_images"]
@@ -120,44 +149,81 @@ class DatasetStore:
     @cached_property
     def train_images(self) -> ImageArray:
         """uint8 [N, H, W, 3]"""
-        return ImageArray(self.path, "train/images")
+        return self._array("train/images", self.num_images, *self.image_size, 3)
 
     @cached_property
     def test_images(self) -> ImageArray:
         """uint8 [M, H, W, 3]"""
-        return ImageArray(self.path, "test/images")
+        return self._array("test/images", self.manifest["num_test"], *self.image_size, 3)
 
     @cached_property
-    def copies(self) -> ImageArray | None:
+    def copies(self) -> ImageArray | BetonArray | None:
         """uint8 [N, A, H, W, 3]; None in a store without copies."""
-        return ImageArray(self.path, "copies/images") if self.num_copies else None
+        if self.num_copies and not self.has_zarr_copies:
+            return self.beton()
+        shape = (self.num_images, self.num_copies, *self.image_size, 3)
+        return self._array("copies/images", *shape) if self.num_copies else None
+
+    @property
+    def has_zarr_copies(self) -> bool:
+        """Whether the copies are in the zarr array; if not, they are in FFCV's file only."""
+        return self.num_copies > 0 and self.manifest.get("copies_format", "zarr") != "ffcv"
+
+    def beton(self, *, base: bool = False) -> BetonArray:
+        """The copies in FFCV's file, or the training images in theirs.
+
+        Raises:
+            StoreError: the store has no FFCV files.
+        """
+        from stores.beton import COPIES, TRAIN, betons
+        from stores.ffcv import BetonArray
+
+        made = {file.name: file for file in betons(self.num_images, self.num_copies, self.image_size)}
+        name = TRAIN if base else COPIES
+        if "ffcv" not in self.manifest or name not in made:
+            raise StoreError(
+                f"'{self.path}' has no FFCV files", hint=f"`realmix-data export {self.path} --format ffcv` writes them"
+            )
+        return BetonArray(self.path, made[name])
 
     @cached_property
     def train_labels(self) -> np.ndarray:
         """int64 [N], −1 = no label"""
-        return self._table("train/labels")
+        return self._labels("train/labels", self.num_images)
 
     @cached_property
     def test_labels(self) -> np.ndarray:
         """int64 [M]"""
-        return self._table("test/labels")
+        return self._labels("test/labels", self.manifest["num_test"])
 
     @cached_property
     def source_index(self) -> np.ndarray:
         """int64 [N]: which image of the source each row is (rows are in a fixed random order)."""
-        return self._table("train/source_index")
+        return self._array("train/source_index", self.num_images, dtype="int64").read()
 
     @cached_property
     def folds(self) -> np.ndarray | None:
         """int64 [F, n] rows of predefined labelled folds (STL-10); None elsewhere."""
-        return ImageArray(self.path, "folds").read() if (self.path / "folds").is_dir() else None
+        if not (self.path / "folds").is_dir():
+            return None
+        folds = self._array("folds", None, None, dtype="int64").read()
+        if folds.size and not 0 <= folds.min() <= folds.max() < self.num_images:
+            raise IntegrityError(f"array 'folds' of '{self.path}' is damaged", "its rows are not the store's")
+        return folds
 
     def read_params(self, rows: np.ndarray | None = None) -> np.ndarray:
         """What was drawn for each copy: int32 [n, A, P]; `manifest["spec"]["recipe"]` names the columns."""
-        return ImageArray(self.path, "copies/params").read(rows)
+        shape = (self.num_images, self.num_copies, len(self.manifest["recipe_columns"]))
+        return self._array("copies/params", *shape, dtype="int32").read(rows)
 
-    def _table(self, name: str) -> np.ndarray:
-        return ImageArray(self.path, name).read()
+    def _labels(self, name: str, count: int) -> np.ndarray:
+        labels = self._array(name, count, dtype="int64").read()
+        if labels.size and not -1 <= labels.min() <= labels.max() < len(self.class_names):
+            raise IntegrityError(f"array '{name}' of '{self.path}' is damaged", "its labels are no classes of it")
+        return labels
+
+    def _array(self, name: str, *shape: int | None, dtype: str = "uint8") -> ImageArray:
+        return _array(self.path, self.manifest, name, shape, dtype)
 
 
 class SplitStore:
@@ -172,7 +238,7 @@ class SplitStore:
         train_labels, test_labels: int64, labels of all rows as training classes; −1 = another class, or no label.
     """
 
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+    def __init__(self, path: Location, content: dict[str, Any]) -> None:
         self.path, self.name, self.manifest = path, path.resolve().name, content
         self.fingerprint: str = content["fingerprint"]
         self.protocol: str = content["protocol"]
@@ -210,64 +276,92 @@ class SplitStore:
         return dataset
 
     def _rows(self, name: str, limit: int) -> np.ndarray:
-        rows = ImageArray(self.path, name).read() if self.manifest["counts"].get(name) else np.empty(0, np.int64)
-        if len(rows) != self.manifest["counts"].get(name) or (rows.size and not 0 <= rows.min() <= rows.max() < limit):
+        count = self.manifest["counts"][name]
+        rows = np.empty(0, np.int64)
+        if count:
+            rows = _array(self.path, self.manifest, name, (count,), "int64").read()
+        if rows.size and not 0 <= rows.min() <= rows.max() < limit:
             raise IntegrityError(
                 f"array '{name}' of '{self.path}' is damaged", "its indices do not fit the dataset store"
             )
         return rows
 
 
-def open_store(path: str | Path, *, incomplete: bool = False) -> DatasetStore | SplitStore:
+def open_store(path: str | Location, *, incomplete: bool = False) -> DatasetStore | SplitStore:
     """Open a store: the one way in.
 
     Args:
-        path: folder of a dataset store or of a split store.
+        path: folder of a dataset store or of a split store, or `s3://bucket/prefix`.
         incomplete: also open a dataset store whose build has not finished.
 
     Raises:
         StoreError: it is missing, unfinished, of another version, or its dataset store moved or changed.
         IntegrityError: a file it needs is damaged.
     """
-    path = Path(path)
+    path = locate(path)
     content = manifest.read(path, incomplete=incomplete)
     return (DatasetStore if content["kind"] == "dataset" else SplitStore)(path, content)
 
 
-def _content(path: Path, kind: str) -> dict[str, Any]:
+def _content(path: Location, kind: str) -> dict[str, Any]:
     content = manifest.read(path)
     if content["kind"] != kind:
         raise StoreError(f"'{path}' is a {content['kind']} store, a {kind} store was expected")
     return content
 
 
+def _array(
+    store: Location, content: dict[str, Any], name: str, shape: tuple[int | None, ...], dtype: str
+) -> ImageArray:
+    """An array of a store, held against what its manifest says: the checksum of its metadata, shape and type."""
+    known = content.get("files", {}).get(f"{name}/zarr.json", {}).get("sha256")
+    array = ImageArray(store, name, known)
+    same = len(array.shape) == len(shape) and all(said in (None, n) for said, n in zip(shape, array.shape, strict=True))
+    if not same or array.dtype != dtype:
+        raise StoreError(
+            f"array '{name}' of '{store}' is not what the store's manifest says",
+            f"it has shape {array.shape}, type {array.dtype}", "`realmix-data verify` names what is damaged",
+        )  # fmt: skip
+    return array
+
+
 class _ArrayFile:
     """One file of an array: its index read first, its chunks on demand."""
 
-    def __init__(self, array: layout.ArrayLayout, path: Path) -> None:
+    def __init__(self, array: layout.ArrayLayout, path: Location) -> None:
         self._array, self._path = array, path
+        try:
+            self._file = open_file(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise IntegrityError(
+                f"'{path}' is missing",
+                "the store's manifest says that it was written",
+                "`realmix-data repair` mends what follows from the rest",
+            ) from None
+        try:
+            size = self._file.size
+            self.entries = shards.read_index(array, size, lambda n: self._file.read(size - n, n), path)
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> _ArrayFile:
-        try:
-            self._fd = os.open(self._path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise IntegrityError(
-                f"'{self._path}' is missing",
-                "the store's manifest says that it was written",
-                "build the store again to mend it",
-            ) from None
-        size = os.fstat(self._fd).st_size
-        self.entries = shards.read_index(self._array, size, lambda n: os.pread(self._fd, n, size - n), self._path)
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        self._file.close()
+
+    def require_room_for(self, raw: int) -> None:
+        if raw > self._file.size * shards.EXPANSION:
+            raise shards.damaged(self._path, f"its {self._file.size} bytes cannot hold the {raw} that they should")
 
     def chunk(self, entry: np.ndarray) -> np.ndarray:
         offset, length = int(entry[0]), int(entry[1])
         if offset == shards.MISSING:
             raise shards.damaged(self._path, "a chunk is missing")
-        return shards.decode_chunk(self._array, os.pread(self._fd, length, offset), self._path, _scratch(self._array))
+        frame = self._file.read(offset, length)
+        shards.check_frame(self._array, frame, self._path)  # before there is a buffer of the size that metadata claim
+        return shards.decode_chunk(self._array, frame, self._path, _scratch(self._array))
 
 
 _THREAD = threading.local()

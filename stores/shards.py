@@ -11,15 +11,17 @@ import itertools
 import math
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import google_crc32c
 import numpy as np
 from numcodecs import zstd
 
+from stores.compression import compress
 from stores.errors import IntegrityError
-from stores.layout import ZSTD_LEVEL, ArrayLayout
+from stores.layout import ArrayLayout
+from stores.storage import Location
 
+EXPANSION = 1 << 15  # a block of zstd holds 128 KiB at most and takes 4 bytes at least (RFC 8878 §3.1.1.2)
 MISSING = 0xFFFFFFFFFFFFFFFF  # index entry of a chunk that lies wholly outside the array
 
 
@@ -49,7 +51,7 @@ class Encoder:
                 padded = np.zeros(layout.chunk, layout.dtype)
                 padded[tuple(slice(n) for n in chunk.shape)] = chunk
                 chunk = padded
-            frame = zstd.compress(np.ascontiguousarray(chunk), ZSTD_LEVEL, True)
+            frame = compress(np.ascontiguousarray(chunk))
             self._frames.append(frame)
             self._entries.append((self._offset, len(frame)))
             self._offset += len(frame)
@@ -73,7 +75,7 @@ def encode(layout: ArrayLayout, index: int, rows: np.ndarray) -> bytes:
     return encoder.finish()
 
 
-def read_index(layout: ArrayLayout, size: int, tail: Callable[[int], bytes], path: Path) -> np.ndarray:
+def read_index(layout: ArrayLayout, size: int, tail: Callable[[int], bytes], path: Location) -> np.ndarray:
     """Offsets and lengths of a file's chunks, uint64 [rows of chunks, chunks a row, 2].
 
     Args:
@@ -90,6 +92,8 @@ def read_index(layout: ArrayLayout, size: int, tail: Callable[[int], bytes], pat
     if size < index_bytes:
         raise damaged(path, f"it has {size} bytes, its index alone needs {index_bytes}")
     table = tail(index_bytes)
+    if len(table) != index_bytes:
+        raise damaged(path, "its chunk index could not be read whole")
     if struct.unpack("<I", table[-4:])[0] != google_crc32c.value(table[:-4]):
         raise damaged(path, "the checksum of its chunk index does not match")
     entries = np.frombuffer(table[:-4], "<u8").reshape(-1, per_row, 2)
@@ -99,18 +103,15 @@ def read_index(layout: ArrayLayout, size: int, tail: Callable[[int], bytes], pat
     return entries
 
 
-def decode_chunk(layout: ArrayLayout, frame: bytes, path: Path, out: np.ndarray | None = None) -> np.ndarray:
+def decode_chunk(layout: ArrayLayout, frame: bytes, path: Location, out: np.ndarray | None = None) -> np.ndarray:
     """One chunk, `layout.chunk` of the array's dtype, into `out` if given.
 
     Raises:
         IntegrityError: the frame is altered, or not of the size it should be.
     """
-    raw = math.prod(layout.chunk) * np.dtype(layout.dtype).itemsize
-    # A frame that decodes to fewer bytes would leave the rest of `out` as it was: compare the size it states first.
-    if _frame_size(frame) != raw:
-        raise damaged(path, f"a chunk does not hold the {raw} bytes it should")
+    check_frame(layout, frame, path)
     chunk = np.empty(layout.chunk, layout.dtype) if out is None else out
-    assert chunk.flags.c_contiguous and chunk.nbytes == raw
+    assert chunk.flags.c_contiguous and chunk.nbytes == chunk_bytes(layout)
     try:
         zstd.decompress(frame, chunk)
     except (RuntimeError, ValueError) as error:
@@ -118,9 +119,27 @@ def decode_chunk(layout: ArrayLayout, frame: bytes, path: Path, out: np.ndarray 
     return chunk
 
 
-def _frame_size(frame: bytes) -> int:
-    """Content size that a zstd frame's header states (RFC 8878 §3.1.1.1), −1 if it states none."""
-    if len(frame) < 6 or frame[:4] != b"\x28\xb5\x2f\xfd":
+def chunk_bytes(layout: ArrayLayout) -> int:
+    """Raw bytes of one chunk, as a Python integer: a hostile product must not wrap around."""
+    return math.prod(layout.chunk) * np.dtype(layout.dtype).itemsize
+
+
+def check_frame(layout: ArrayLayout, frame: bytes, path: Location) -> None:
+    """Refuse a frame that cannot hold a chunk, before memory is taken for what the metadata says a chunk is.
+
+    Raises:
+        IntegrityError: the frame states another size, or is too short for it.
+    """
+    # A frame that decodes to fewer bytes would leave the rest of the chunk as it was: compare the size it states first.
+    if frame_size(frame) != chunk_bytes(layout):
+        raise damaged(path, f"a chunk does not hold the {chunk_bytes(layout)} bytes it should")
+    if chunk_bytes(layout) > len(frame) * EXPANSION:
+        raise damaged(path, f"a chunk of {len(frame)} bytes cannot hold {chunk_bytes(layout)}")
+
+
+def frame_size(frame: bytes) -> int:
+    """Content size that a zstd frame's header states (RFC 8878 §3.1.1.1), −1 if it states none, or has no checksum."""
+    if len(frame) < 6 or frame[:4] != b"\x28\xb5\x2f\xfd" or not frame[4] & 0b100:
         return -1
     descriptor = frame[4]
     flag, single, dictionary = descriptor >> 6, descriptor >> 5 & 1, descriptor & 3
@@ -131,7 +150,9 @@ def _frame_size(frame: bytes) -> int:
     return int.from_bytes(frame[at : at + width], "little") + (256 if width == 2 else 0)
 
 
-def damaged(path: Path, why: str) -> IntegrityError:
+def damaged(path: Location, why: str) -> IntegrityError:
     return IntegrityError(
-        f"'{path}' is damaged", why, "`realmix-data verify` names all that is; build the store again to mend it"
+        f"'{path}' is damaged",
+        why,
+        "`realmix-data verify` names all that is, `realmix-data repair` mends what follows from the rest",
     )

@@ -1,41 +1,50 @@
-"""Writing stores: files aside then renamed, a journal of what is done, one writer at a time, nothing overwritten.
+"""Writing stores: every file whole or not at all, a journal of what is done, one writer at a time, nothing overwritten.
 
-A dataset store grows in place: its manifest says `complete: false` until the last file is on disk. `.journal.jsonl`
-lists the finished files with their checksums, so an interrupted build continues where it was. A split store is small:
-it is written beside its place and renamed into it.
+A dataset store grows in place: its manifest says `complete: false` until the last file is written. The journal lists
+the finished files with their checksums, so an interrupted build continues where it was. A split store is small: in the
+file system it is written beside its place and renamed into it, in a bucket its manifest is written last. In a bucket
+nothing is deleted but objects that a store is made of.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stores import layout, manifest, shards
-from stores.errors import IntegrityError, StoreError, UsageError
+from stores import journal, layout, lock, manifest, shards
+from stores.confine import require_inside
+from stores.errors import IntegrityError, StorageError, StoreError, UsageError
+from stores.journal import Record
+from stores.storage import BucketPath, Location, inside
 
-JOURNAL = ".journal.jsonl"
-LOCK = ".lock"
-Record = dict[str, Any]  # {"key": path inside the store, "bytes": int, "sha256": hex}
+# what a store's folder may hold: metadata, files of arrays, and what a build at work leaves
+OURS = re.compile(
+    r"(?:(?:train|test|copies)(?:/\w+)?/|(?:folds|labeled|unlabeled|valid|test)/)?zarr\.json"
+    r"|(?:(?:train|test|copies)/\w+|folds|labeled|unlabeled|valid|test)/c(?:/\d+)+"
+    r"|(?:train|copies)\.beton"
+    rf"|{re.escape(lock.NAME)}|{re.escape(journal.NAME)}(?:/\w+)?"
+)
 
 
-def write_file(store: Path, array: layout.ArrayLayout, index: int, data: bytes) -> Record:
+def write_file(store: Location, array: layout.ArrayLayout, index: int, data: bytes) -> Record:
     """Write one file of an array and say what was written."""
     path = store / array.key(index)
+    require_inside(store, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest.write_atomically(path, data)
     return {"key": array.key(index), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def write_table(store: Path, name: str, array: np.ndarray) -> Record:
+def write_table(store: Location, name: str, array: np.ndarray) -> Record:
     """Write a small array whole: its metadata and its single file."""
     table = layout.table(name, array)
     table.create(store)
@@ -47,61 +56,47 @@ def write_table(store: Path, name: str, array: np.ndarray) -> Record:
 class Target:
     """A dataset store being built. Use `open_target`."""
 
-    def __init__(self, path: Path, content: dict[str, Any], created: bool) -> None:
+    def __init__(self, path: Location, content: dict[str, Any], still_held: Callable[[], None]) -> None:
         self.path = path
-        self.done: dict[str, Record] = {}
+        self.done = journal.read(path)
         self._content = content
-        self._created = created
-        self._read_journal()
-        self._journal = (path / JOURNAL).open("a")
-
-    def _read_journal(self) -> None:
-        """Keep the journal's entries whose file is there with the bytes it had; a torn last line is no entry."""
-        journal = self.path / JOURNAL
-        if not journal.exists():
-            return
-        for line in journal.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            file = self.path / record["key"]
-            if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == record["sha256"]:
-                self.done[record["key"]] = record
+        self._still_held = still_held
 
     def record(self, *records: Record) -> None:
         """Note finished files; after this a killed build will not write them again."""
-        for record in records:
-            self.done[record["key"]] = record
-            self._journal.write(json.dumps(record) + "\n")
-        self._journal.flush()
-        os.fsync(self._journal.fileno())
+        self._still_held()
+        journal.append(self.path, records)
+        self.done |= {record["key"]: record for record in records}
+
+    def drop(self, name: str) -> None:
+        """Remove an array that was only needed on the way; killed here, the next run removes the rest."""
+        assert isinstance(self.path, Path)
+        if (self.path / name).exists():
+            shutil.rmtree(self.path / name)
+        self.done = {key: record for key, record in self.done.items() if not key.startswith(f"{name}/")}
 
     def finish(self, fingerprint: str, **more: Any) -> None:
         """Write the complete manifest; from here on the store can be opened."""
         files = {key: {"bytes": r["bytes"], "sha256": r["sha256"]} for key, r in self.done.items()}
         # the arrays' and groups' own metadata is part of the store: a changed shape there would misread every pixel
-        for meta in sorted(self.path.rglob("zarr.json")):
+        metas: list[Location] = [*self.path.rglob("zarr.json")]
+        for meta in metas:
             if meta.parent != self.path:
                 data = meta.read_bytes()
                 digest = hashlib.sha256(data).hexdigest()
-                files[meta.relative_to(self.path).as_posix()] = {"bytes": len(data), "sha256": digest}
-        for stale in self.path.rglob(".*.tmp"):  # left by a killed writer
-            stale.unlink()
+                files[inside(meta, self.path)] = {"bytes": len(data), "sha256": digest}
+        if isinstance(self.path, Path):
+            for stale in self.path.rglob(".*.tmp"):  # left by a killed writer
+                stale.unlink()
+        self._still_held()
         manifest.write(
             self.path, {**self._content, **more, "complete": True, "fingerprint": fingerprint, "files": files}
         )
-        self._journal.close()
-        (self.path / JOURNAL).unlink(missing_ok=True)
-
-    def close(self, *, failed: bool) -> None:
-        self._journal.close()
-        if failed and self._created:
-            shutil.rmtree(self.path)
+        journal.remove(self.path)
 
 
 @contextlib.contextmanager
-def open_target(path: Path, content: dict[str, Any], *, force: bool = False) -> Iterator[Target | None]:
+def open_target(path: Location, content: dict[str, Any], *, force: bool = False) -> Iterator[Target | None]:
     """Open `path` for building; yields None if exactly this store is already complete there.
 
     A user's mistake met while building (a broken image, say) removes what this call created; an interruption keeps it.
@@ -114,39 +109,62 @@ def open_target(path: Path, content: dict[str, Any], *, force: bool = False) -> 
         StoreError: something else is there, or another build is at work in it.
     """
     content = {"format": manifest.FORMAT, "format_version": manifest.FORMAT_VERSION, "kind": "dataset", **content}
-    existing = _existing(path)
-    if existing is not None and existing["spec"] != content["spec"]:
-        if not force:
-            raise StoreError(
-                f"'{path}' holds another store",
-                f"it differs in: {', '.join(_differences(existing['spec'], content['spec']))}",
-                "choose another --name, or replace it with --force",
-            )
-        with _lock(path):
-            shutil.rmtree(path)
-        existing = None
-    if existing is not None and existing["complete"]:
-        for left in (JOURNAL, LOCK):  # of a build killed between its manifest and its end
-            (path / left).unlink(missing_ok=True)
+    if _is_complete(path, content, force):
+        _clear_leftovers(path)
         yield None
         return
-    created = existing is None
     path.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
-        if created:
+    with lock.exclusive(path) as still_held:
+        if _is_complete(path, content, force):  # since it was looked at: another build has come and gone
+            journal.remove(path)
+            yield None
+            return
+        existing = _existing(path)
+        if existing is not None and _asked(existing) != _asked(content):
+            _empty(path)
+            existing = None
+        if existing is None:
             manifest.write(path, {**content, "complete": False})
-        target = Target(path, content, created)
-        failed = False
+        target = Target(path, content, still_held)
         try:
             yield target
-        except (UsageError, StoreError, IntegrityError):
-            failed = True
+        except StorageError:
             raise
-        finally:
-            target.close(failed=failed)
+        except (UsageError, StoreError, IntegrityError):
+            if existing is None:
+                _remove(path)
+            raise
 
 
-def write_split(path: Path, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+def _is_complete(path: Location, content: dict[str, Any], force: bool) -> bool:
+    """Whether exactly this store lies there complete; False if it can be built or continued there."""
+    existing = _existing(path)
+    if existing is None:
+        return False
+    if _asked(existing) != _asked(content):
+        if force:
+            return False
+        raise StoreError(
+            f"'{path}' holds another store",
+            f"it differs in: {', '.join(_differences(_asked(existing), _asked(content)))}",
+            "choose another --name, or replace it with --force",
+        )
+    return bool(existing["complete"])
+
+
+def _asked(content: dict[str, Any]) -> dict[str, Any]:
+    """What a build must have in common with a store that it continues: what is in it, and how its copies are kept."""
+    return {**content["spec"], "format": content.get("copies_format", "zarr")}
+
+
+def _clear_leftovers(path: Location) -> None:
+    """Remove the journal and the lock of a build killed between its manifest and its end."""
+    if any((path / name).exists() for name in (journal.NAME, lock.NAME)):
+        with contextlib.suppress(StoreError), lock.exclusive(path):  # held: its build will do it
+            journal.remove(path)
+
+
+def write_split(path: Location, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
     """Write a split store; returns its fingerprint. An equal one that is there already is left alone.
 
     Args:
@@ -159,28 +177,81 @@ def write_split(path: Path, content: dict[str, Any], arrays: dict[str, np.ndarra
     content = {"format": manifest.FORMAT, "format_version": manifest.FORMAT_VERSION, "kind": "split", **content}
     digests = {name: hashlib.sha256(array.astype("<i8").tobytes()).hexdigest() for name, array in arrays.items()}
     fingerprint = manifest.fingerprint(content, digests)
-    if path.exists():
-        found = manifest.read(path)
-        if found.get("fingerprint") != fingerprint:
-            raise StoreError(
-                f"'{path}' holds another store", "its split or its dataset store differs",
-                "choose another --name, or remove it first",
-            )  # fmt: skip
+    if _holds_split(path, fingerprint):
+        return fingerprint
+    if isinstance(path, BucketPath):
+        with lock.exclusive(path) as still_held:
+            if not _holds_split(path, fingerprint):
+                _fill_split(path, content, arrays, fingerprint, still_held)
         return fingerprint
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     aside.mkdir(parents=True)
     try:
-        manifest.write(aside, {**content, "complete": False})
-        target = Target(aside, content, created=True)
-        target.record(*(write_table(aside, name, array.astype("int64")) for name, array in arrays.items()))
-        target.finish(fingerprint)
+        _fill_split(aside, content, arrays, fingerprint, lambda: None)
         aside.rename(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return fingerprint
 
 
-def _existing(path: Path) -> dict[str, Any] | None:
+def _holds_split(path: Location, fingerprint: str) -> bool:
+    """Whether this very split store is there."""
+    if not path.exists():
+        return False
+    if isinstance(path, BucketPath):
+        if all(_is_ours(child) for child in path.iterdir()):
+            return False
+        found = manifest.read(path, incomplete=True)
+        if found["kind"] == "split" and not found["complete"]:  # interrupted: nothing there can have been opened
+            return False
+    found = manifest.read(path)
+    if found.get("fingerprint") != fingerprint:
+        raise StoreError(
+            f"'{path}' holds another store", "its split or its dataset store differs",
+            "choose another --name, or remove it first",
+        )  # fmt: skip
+    return True
+
+
+def _fill_split(
+    path: Location, content: dict[str, Any], arrays: dict[str, np.ndarray], fingerprint: str,
+    still_held: Callable[[], None],
+) -> None:  # fmt: skip
+    manifest.write(path, {**content, "complete": False})
+    target = Target(path, content, still_held)
+    target.record(*(write_table(path, name, array.astype("int64")) for name, array in arrays.items()))
+    target.finish(fingerprint)
+
+
+def _empty(path: Location) -> None:
+    """Remove the store in a locked folder but for its manifest, which says that it is incomplete from here on."""
+    manifest.write(path, {**manifest.read(path, incomplete=True), "complete": False})
+    if isinstance(path, BucketPath):
+        _delete_objects(path)
+        return
+    for child in path.iterdir():
+        if child.name not in ("zarr.json", lock.NAME):
+            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+
+
+def _remove(path: Location) -> None:
+    """Remove an incomplete store that this process has created and locked."""
+    if isinstance(path, BucketPath):
+        _delete_objects(path)
+        (path / "zarr.json").unlink()
+    else:
+        shutil.rmtree(path)
+
+
+def _delete_objects(path: BucketPath) -> None:
+    """Delete what a store in a bucket is made of, and nothing else that lies there, but for manifest and lock."""
+    for entry in path.rglob("*"):
+        key = inside(entry, path)
+        if key not in ("zarr.json", lock.NAME) and OURS.fullmatch(key):
+            entry.unlink()
+
+
+def _existing(path: Location) -> dict[str, Any] | None:
     if not path.exists() or (path.is_dir() and all(_is_ours(p) for p in path.iterdir())):
         return None
     try:
@@ -194,9 +265,9 @@ def _existing(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def _is_ours(path: Path) -> bool:
+def _is_ours(path: Location) -> bool:
     """What a build killed before its first manifest leaves."""
-    return path.name == LOCK or (path.name.startswith(".zarr.json.") and path.name.endswith(".tmp"))
+    return path.name == lock.NAME or (path.name.startswith(".zarr.json.") and path.name.endswith(".tmp"))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
@@ -213,21 +284,3 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "…"
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One build at a time; the lock dies with its process."""
-    file = (path / LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise StoreError(
-            f"another build is at work in '{path}'", hint="wait for it, or choose another --name"
-        ) from None
-    try:
-        yield
-    finally:
-        (path / LOCK).unlink(missing_ok=True)
-        file.close()

@@ -34,7 +34,9 @@ def source():
     )  # fmt: skip
 
 
-def build_stores(root: Path, source, recipe_name: str = "cutout", copies: int = COPIES, seed: int = 1) -> Path:
+def build_stores(
+    root: Path, source, recipe_name: str = "cutout", copies: int = COPIES, seed: int = 1, copies_format: str = "zarr"
+) -> Path:
     """Build root/tiny and the split store root/tiny_20; returns root/tiny."""
     from pipeline.build import build
     from pipeline.protocols import Request
@@ -42,7 +44,7 @@ def build_stores(root: Path, source, recipe_name: str = "cutout", copies: int = 
     from pipeline.split_stores import write_all
 
     recipe = load_recipe(recipe_name, source.weak, source.train.images.shape[1:3])
-    store, _ = build(root / "tiny", source, recipe, copies=copies, seed=seed, workers=2)
+    store, _ = build(root / "tiny", source, recipe, copies=copies, seed=seed, workers=2, copies_format=copies_format)
     write_all(store, [Request(labels=20)])
     return root / "tiny"
 
@@ -53,8 +55,37 @@ def tiny(tmp_path_factory, source) -> Path:
     return build_stores(tmp_path_factory.mktemp("stores"), source)
 
 
+@pytest.fixture(scope="session")
+def tiny_both(tiny, tmp_path_factory) -> Path:
+    """The same stores with FFCV's files beside the arrays, for reading only."""
+    from pipeline.export_ffcv import export
+    from stores import open_store
+
+    root = tmp_path_factory.mktemp("both") / "stores"
+    shutil.copytree(tiny.parent, root)
+    assert export(open_store(root / "tiny"), lambda *_: None)
+    return root / "tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny_ffcv(source, tmp_path_factory) -> Path:
+    """The same stores built with their copies in FFCV's files only, for reading only."""
+    return build_stores(tmp_path_factory.mktemp("ffcv"), source, copies_format="ffcv")
+
+
 @pytest.fixture
 def tiny_copy(tiny, tmp_path) -> Path:
     """A private copy of both stores, to be damaged."""
     shutil.copytree(tiny.parent, tmp_path / "stores")
     return tmp_path / "stores" / "tiny"
+
+
+@pytest.fixture
+def source_of_few(source):
+    """Forty training images and ten for testing, of `source`, in all five classes."""
+    from dataclasses import replace
+
+    from pipeline.sources import Part
+
+    few = [Part(part.images[::step], part.labels[::step]) for part, step in ((source.train, 4), (source.test, 3))]
+    return replace(source, train=few[0], test=few[1])

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stores import manifest
+
 
 @pytest.fixture
 def here(tiny, tmp_path, monkeypatch):
@@ -67,6 +69,10 @@ SMALL = "--model wrn-10-1 --batch 4 --steps 2 --device cpu --threads 1 --set ten
         ("realmix-data build digits --recipe mine.yaml", 2, "mine.yaml"),
         ("realmix-data build digits --name tiny", 3, "holds another store"),
         ("realmix-data build digits --labels ten", 2, "not a list of whole numbers"),
+        ("realmix-data build digits --dask nowhere", 2, "--dask nowhere: no address"),
+        ("realmix-data build digits --dry-run --copies 0", 2, "at least one copy"),
+        ("realmix-data plan cifar11", 2, "did you mean cifar10"),
+        ("realmix-data plan digits --sample-from stores/nothing", 3, "is no store"),
         ("realmix-data build folder", 2, "folder"),
         ("realmix-data build folder images/nowhere", 2, "images/nowhere"),
         ("realmix-data build folder images/empty", 2, "dog"),
@@ -103,10 +109,8 @@ def test_one_clear_error_and_nothing_changed(here, command, line, code, message)
 
 
 def edit(path: Path, **fields: object) -> None:
-    meta = path / "zarr.json"
-    group = json.loads(meta.read_text())
-    group["attributes"]["realmix"] |= fields
-    meta.write_text(json.dumps(group))
+    content = json.loads((path / "zarr.json").read_text())["attributes"]["realmix"]
+    manifest.write(path, content | fields)
 
 
 @pytest.mark.parametrize(

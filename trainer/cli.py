@@ -14,7 +14,7 @@ import typer
 
 import stores
 from stores import errors
-from stores.errors import Interrupted, UsageError
+from stores.errors import UsageError
 
 app = typer.Typer(
     invoke_without_command=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -43,7 +43,9 @@ def _debug(asked: bool) -> None:
 
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_debug)]
-Store = Annotated[Path | None, typer.Option(help="Split store to train from.", show_default=False)]
+Store = Annotated[
+    str | None, typer.Option(help="Split store to train from: a folder, or s3://bucket/….", show_default=False)
+]
 Method = Annotated[str | None, typer.Option(help="Training method, see `methods`.", show_default="realmix")]
 Steps = Annotated[int | None, typer.Option(help="Updates.", show_default="500000, the paper's")]
 Seed = Annotated[int | None, typer.Option(help="Of weights, order and draws.", show_default="1")]
@@ -56,7 +58,9 @@ Set = Annotated[
 Copies = Annotated[int | None, typer.Option(help="Train on the first K stored copies.", show_default="all")]
 Batch = Annotated[int | None, typer.Option(help="Labelled images a step.", show_default="64")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")]
-Feed = Annotated[str | None, typer.Option(help="Home of the images: auto, device or host.", show_default="auto")]
+Feed = Annotated[
+    str | None, typer.Option(help="Home of the images: auto, device, host or mapped.", show_default="auto")
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice")]
 EvalEvery = Annotated[int | None, typer.Option(help="Steps between evaluations.", show_default="100 to 1024")]
 CheckpointEvery = Annotated[
@@ -111,13 +115,10 @@ def train(
     from trainer import launch
     from trainer.log import last_line, show_result
 
-    try:
-        if resume is not None:
-            path, result = launch.resume(resume, store, quiet)
-        else:
-            path, result = launch.start(assignments or [], {**flags, "store": str(store)}, runs, name, quiet)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted before the first step", hint="run the same command again") from None
+    if resume is not None:
+        path, result = launch.resume(resume, store, quiet)
+    else:
+        path, result = launch.start(assignments or [], {**flags, "store": store}, runs, name, quiet)
     show_result(last_line(path, result), json.dumps({"run": str(path), **result}) if as_json else None)
 
 

@@ -52,7 +52,10 @@ class RunConfig:
     checkpoint_every: int | None = _option(None, "steps between checkpoints; None: as eval_every", min=1)
     log_every: int = _option(50, "steps between lines in metrics.jsonl", min=1)
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "where the network runs")
-    feed: Literal["auto", "device", "host"] = _option("auto", "where the unlabelled pool lives")
+    feed: Literal["auto", "device", "host", "mapped"] = _option(
+        "auto", "where the pool lives: GPU, memory, scratch file"
+    )
+    scratch: str | None = _option(None, "folder of a mapped pool's file, gone after the run; None: the system's")
     threads: int | None = _option(None, "CPU threads of torch; None: torch's choice", min=1)
     tensorboard: bool = _option(True, "write TensorBoard events beside metrics.jsonl")
 

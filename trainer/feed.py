@@ -7,7 +7,9 @@ device's work and never waits for it.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from stores.errors import StoreError, UsageError
 from trainer import augment
 from trainer.config import RunConfig
 from trainer.methods.contract import Batch, Method, Sizes, Views
-from trainer.pool import Pool, free_memory, require_memory
+from trainer.pool import MARGIN, Pool, free_memory, require_memory
 
 BLOCK = 64  # steps whose order is computed at once: permuting is dear per call, cheap per element
 DEVICE_SHARE = 0.6  # of the GPU's free memory that a pool may take unasked
@@ -67,8 +69,10 @@ class Feed:
         self.num_unlabeled = len(rows) if unlabeled else 0
         images = len(store.labeled) + self.num_unlabeled * (self.copies or 1)
         size = images * int(np.prod(store.dataset.image_size)) * 3
-        self.home = choose_home(run.feed, device, size)
-        require_memory(size, self.home, "--copies takes fewer copies of each image" if self.copies else "")
+        self.home, mapped = choose_home(run.feed, device, size)
+        self.scratch = Path(run.scratch or tempfile.gettempdir()) if mapped else None
+        if not mapped:
+            require_memory(size, self.home, "--copies takes fewer of each image, --feed mapped a scratch file")
         dataset = store.dataset
         self._labeled = Pool(dataset.train_images, store.labeled, None, self.home)
         self._labels = store.train_labels[store.labeled]
@@ -76,7 +80,7 @@ class Feed:
         if unlabeled:
             array = dataset.copies if self.copies else dataset.train_images
             assert array is not None
-            self._unlabeled = Pool(array, rows, self.copies, self.home)
+            self._unlabeled = Pool(array, rows, self.copies, self.home, self.scratch)
         self._is_ood = store.train_labels[rows] < 0 if store.protocol == "mismatch" and unlabeled else None
         self._block = -1  # whose order is in _order_x and _order_u
         self.schedule_names = list(method.schedule(0, run.steps, store.num_classes, settings))
@@ -177,12 +181,17 @@ def pool_rows(store: SplitStore, views: Views) -> np.ndarray:
     return rows
 
 
-def choose_home(feed: str, device: torch.device, size: int) -> torch.device:
-    """Where `size` bytes of images live: as `feed` says; if "auto", on the GPU when that leaves it enough memory."""
-    on_device = feed == "device" or (
-        feed == "auto" and device.type == "cuda" and size <= DEVICE_SHARE * free_memory(device)
-    )
-    return device if on_device else torch.device("cpu")
+def choose_home(feed: str, device: torch.device, size: int) -> tuple[torch.device, bool]:
+    """Where `size` bytes of images live, and whether in a mapped scratch file.
+
+    As `feed` says; if "auto", on the GPU when that leaves it enough memory, else in the computer's memory, else mapped.
+    """
+    host = torch.device("cpu")
+    if feed == "auto":
+        if device.type == "cuda" and size <= DEVICE_SHARE * free_memory(device):
+            return device, False
+        return host, size > MARGIN * free_memory(host)
+    return (device, False) if feed == "device" else (host, feed == "mapped")
 
 
 def _num_copies(store: SplitStore, views: Views, asked: int | None) -> int | None:

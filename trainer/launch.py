@@ -20,6 +20,7 @@ import zarr
 import stores
 from stores import SplitStore, manifest, open_store
 from stores.errors import Interrupted, ResourceError, StoreError, UsageError
+from stores.storage import Location, stores_in
 from trainer import checkpoint, config, hardware, loop, weights
 from trainer import run as rundir
 from trainer.checkpoint import State
@@ -48,7 +49,7 @@ def start(
         the run's directory and its result.
     """
     method = load_method(flags.get("method") or RunConfig.method)
-    store = open_split(Path(flags["store"]))
+    store = open_split(flags["store"])
     run, settings = config.build(method, family(store), assignments, flags)
     run, settings, deviations = config.resolve(run, settings, store)
     run = dataclasses.replace(hardware.resolve(run), store=str(store.path.resolve()))
@@ -70,7 +71,7 @@ def start(
     return path, _execute(path, None, record, store, run, settings, quiet)
 
 
-def resume(path: Path, store_path: Path | None = None, quiet: bool = False) -> tuple[Path, dict[str, Any]]:
+def resume(path: Path, store_path: str | Path | None = None, quiet: bool = False) -> tuple[Path, dict[str, Any]]:
     """Continue a run from its checkpoint; a finished one gives its result again.
 
     Args:
@@ -84,7 +85,7 @@ def resume(path: Path, store_path: Path | None = None, quiet: bool = False) -> t
     run: RunConfig = config.load(RunConfig, folder.config["run"], where)
     settings = config.load(load_method(run.method).Settings, folder.config["settings"], where)
     run = dataclasses.replace(run, store=str(store_path or run.store))
-    store = open_split(Path(run.store))
+    store = open_split(run.store)
     expected = folder.config["store"]["fingerprint"]
     if store.fingerprint != expected:
         raise StoreError(
@@ -169,7 +170,7 @@ def outcome(state: State, store: SplitStore, run: RunConfig) -> dict[str, Any]:
     }
 
 
-def open_split(path: Path) -> SplitStore:
+def open_split(path: str | Location) -> SplitStore:
     """Open the store to train from.
 
     Raises:
@@ -179,13 +180,13 @@ def open_split(path: Path) -> SplitStore:
     if isinstance(store, SplitStore):
         return store
     beside = []
-    for candidate in sorted(path.resolve().parent.glob("*/zarr.json")):
+    for candidate in stores_in(store.path.resolve().parent):
         try:
-            content = manifest.read(candidate.parent)
+            content = manifest.read(candidate)
         except StoreError:  # a neighbour's damage is another day's error
             continue
         if content["kind"] == "split" and content["dataset"]["name"] == store.name:
-            beside.append(candidate.parent.name)
+            beside.append(candidate.name)
     raise StoreError(
         f"'{path}' is a dataset store: it does not say which images are labelled",
         "a run trains from one of its splits",

@@ -122,7 +122,13 @@ def header(store: Any, run: Any, changed: Mapping[str, Any], feed: Any, deviatio
     lines = [
         f"store   {store.path}  {store.fingerprint[:12]}  protocol {store.protocol}, {store.num_classes} classes",
         f"data    {len(store.labeled):,} labelled, {pool}, {len(store.test):,} test, {len(store.valid):,} validation; "
-        f"in {'GPU' if feed.home.type == 'cuda' else 'host'} memory",
+        + (
+            "mapped from a scratch file"
+            if feed.scratch
+            else "in GPU memory"
+            if feed.home.type == "cuda"
+            else "in memory"
+        ),
         f"method  {run.method}: {settings}",
         f"run     {run.model}, {run.steps:,} steps of {run.batch}, seed {run.seed}, {run.device} {run.precision}"
         + (f", {run.threads} threads" if run.device == "cpu" else ""),

@@ -1,12 +1,14 @@
 """Images resident in memory: read once from the store straight into place, then gathered by index.
 
-The home is the computer's memory or the device's. `require_memory` refuses what does not fit before anything is read;
-nothing here falls back to a slower home by itself.
+The home is the computer's memory, the device's, or a scratch file mapped into memory: decoded once, that gives a
+uniform shuffle over a pool larger than memory, whatever the store's chunks are. `require_memory` refuses what does not
+fit before anything is read; nothing here falls back to a slower home by itself.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from stores import ImageArray
 from stores.errors import ResourceError
+from stores.ffcv import BetonArray
 
 MARGIN = 0.9  # share of the free memory that a pool may take
 BLOCK_BYTES = 256 << 20  # what is decoded at a time on the way to a GPU
@@ -28,13 +31,18 @@ class Pool:
         rows: int64 [m], rows of the array.
         copies: K, how many copies of each row; None for an array without copies.
         home: where the images live.
+        scratch: folder for the file of a mapped pool on the computer; None: in memory. The file has no name, so it is
+            gone with the process, however that ends.
     """
 
-    def __init__(self, array: ImageArray, rows: np.ndarray, copies: int | None, home: torch.device) -> None:
+    def __init__(
+        self, array: ImageArray | BetonArray, rows: np.ndarray, copies: int | None, home: torch.device,
+        scratch: Path | None = None,
+    ) -> None:  # fmt: skip
         shape = (len(rows), *((copies,) if copies else ()), *array.shape[-3:])
         self.image_shape = tuple(int(n) for n in array.shape[-3:])
         if home.type == "cpu":
-            images = np.empty(shape, np.uint8)
+            images = np.empty(shape, np.uint8) if scratch is None else _scratch_file(shape, scratch)
             array.read(rows, copies=copies, out=images)
             self._flat = torch.from_numpy(images).view(-1, int(np.prod(self.image_shape)))
         else:
@@ -60,6 +68,20 @@ class Pool:
         out = torch.empty((len(samples), self._flat.shape[1]), dtype=torch.uint8, device=self.home, pin_memory=pin)
         torch.index_select(self._flat, 0, samples, out=out)
         return out.view(-1, *self.image_shape)
+
+
+def _scratch_file(shape: tuple[int, ...], folder: Path) -> np.ndarray:
+    """A mapped uint8 array in a file without a name, its space reserved."""
+    size = int(np.prod(shape))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        except OSError as error:
+            raise ResourceError(
+                f"no room for {size / 2**30:.2f} GiB of decoded images in '{folder}'", error.strerror or "",
+                "--set scratch=FOLDER names another disk, --copies takes fewer copies of each image",
+            ) from None  # fmt: skip
+        return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
 def require_memory(size: int, home: torch.device, hint: str = "") -> None:

@@ -42,8 +42,11 @@ def from_spec(spec: dict) -> Recipe:
     """The recipe that a store's manifest describes.
 
     Raises:
-        StoreError: a kind or version that this code does not know, or made with another version of albumentations.
+        StoreError: a kind or version that this code does not know, made with another version of albumentations, or
+            junk: a spec is data of whoever made the store; nothing in it is run, and every number has its range.
     """
+    if not isinstance(spec, dict) or not all(isinstance(spec.get(field), str) for field in ("kind", "name")):
+        raise StoreError("the store's recipe is not described as realmix does", "its spec lacks a kind or a name")
     kinds = {"cutout": cutout, "erase": erase, "simple": simple, "albumentations": library}
     if spec.get("kind") not in kinds or spec.get("version") != 1:
         what = f"unknown recipe '{spec.get('name')}', version {spec.get('version')}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.recipes.boxes import BOX, fill_boxes
-from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.recipe import Recipe, number
 from stores.draws import below, key, philox
 
 
@@ -20,7 +20,7 @@ def make_spec() -> dict:
 
 def make_recipe(spec: dict) -> Recipe:
     """The recipe of a spec."""
-    share, fill = spec["side"], spec["fill"]
+    share, fill = number(spec, "side", 0, 2), int(number(spec, "fill", 0, 255))
 
     def draw(seed: int, rows: np.ndarray, copies: int, size: tuple[int, int]) -> np.ndarray:
         return draw_squares(key(seed, spec["name"]), rows, copies, size, share)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.recipes.boxes import BOX, fill_boxes
-from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.recipe import Recipe, number, pair
 from stores.draws import below, key, philox, unit
-from stores.errors import UsageError
+from stores.errors import StoreError, UsageError
+
+ATTEMPTS = 10_000  # a rectangle of the published ranges fits after a few
 
 
 def make_spec() -> dict:
@@ -22,6 +24,7 @@ def make_spec() -> dict:
 
 def make_recipe(spec: dict) -> Recipe:
     """The recipe of a spec."""
+    number(spec, "p", 0, 1), pair(spec, "area", 1e-6, 1), pair(spec, "ratio", 1e-3, 1e3)
 
     def draw(seed: int, rows: np.ndarray, copies: int, size: tuple[int, int]) -> np.ndarray:
         return _draw(key(seed, spec["name"]), rows, copies, size, spec)
@@ -66,6 +69,8 @@ def _draw(stream: int, rows: np.ndarray, copies: int, size: tuple[int, int], spe
     attempt = 0
     while len(image):
         attempt += 1
+        if attempt > ATTEMPTS:
+            raise StoreError("the recipe 'erase' finds no rectangle that fits", "its spec is damaged or not realmix's")
         words = philox(stream, np.asarray(rows)[image], copy, attempt)
         area = (smallest + (largest - smallest) * unit(words[0])) * height * width
         w, h = box_size(area, low + (high - low) * unit(words[1]))

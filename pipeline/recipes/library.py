@@ -2,7 +2,7 @@
 
 A copy's parameter is a seed, drawn per (image, copy): the pipeline's generators are set from it before each call, so a
 copy depends on nothing that ran before it. A file is data: parsed as plain YAML or JSON, its transforms looked up by
-name among albumentations' own; nothing in it is ever imported or run.
+name among albumentations' own; nothing in it is ever imported or run, and no transform that opens files is taken.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,15 @@ import numpy as np
 
 from pipeline.recipes.boxes import BOX, fill_boxes
 from pipeline.recipes.cutout import draw_squares
-from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.recipe import Recipe, number
 from stores.draws import key, philox
 from stores.errors import StoreError, UsageError, suggest
 
 SUFFIXES = (".yaml", ".yml", ".json")
+# They open files that the recipe names: copies would depend on more than their image, and could show any file.
+_OPEN_FILES = frozenset({"HistogramMatching", "FDA", "PixelDistributionAdaptation", "TextImage"})
+_DEEPEST, _LARGEST = 16, 65536  # of a pipeline's nesting, of its numbers: far above what any of them needs
+_LARGEST_OF = {"height": 2048, "width": 2048, "size": 2048, "shape": 2048, "pad": 2048, "px": 2048, "scale": 64}
 _HINT = "write it with albumentations.save(pipeline, 'my.yaml', data_format='yaml')"
 
 
@@ -96,14 +101,22 @@ def make_spec(name: str, serialised: dict, size: tuple[int, int], cutout: float 
 
 def make_recipe(spec: dict) -> Recipe:
     """The recipe of a spec; another version of albumentations, which may draw other pixels, is a `StoreError`."""
-    A, name, share = _albumentations(), spec["name"], spec.get("cutout")
-    if spec["albumentations"] != A.__version__:
+    A, name = _albumentations(), spec["name"]
+    share = number(spec, "cutout", 0, 2) if spec.get("cutout") else 0
+    fill = int(number(spec, "fill", 0, 255)) if share else 0
+    version = spec.get("albumentations")
+    if not isinstance(version, str) or not re.fullmatch(r"[\w.+]{1,40}", version):  # it becomes part of a command line
+        raise StoreError(f"the recipe '{name}' does not say its version of albumentations", "its spec is damaged")
+    if version != A.__version__:
         raise StoreError(
-            f"the recipe '{name}' was made with albumentations {spec['albumentations']}, this is {A.__version__}",
+            f"the recipe '{name}' was made with albumentations {version}, this is {A.__version__}",
             "another version may make other pixels",
-            f"pip install albumentations=={spec['albumentations']}",
+            f"pip install albumentations=={version}",
         )
-    pipeline = _build(name, spec)
+    try:
+        pipeline = _build(name, spec)
+    except UsageError as error:
+        raise StoreError(error.what, error.why, "the store's spec is damaged or not realmix's") from error
 
     def draw(seed: int, rows: np.ndarray, copies: int, size: tuple[int, int]) -> np.ndarray:
         assert copies >= 1, "at least one copy"
@@ -118,7 +131,7 @@ def make_recipe(spec: dict) -> Recipe:
             for seed, copy in zip(seeds, copies, strict=True):
                 copy[...] = _call(name, pipeline, image, seed)
         if share:
-            fill_boxes(out, params[..., 1:], spec["fill"])
+            fill_boxes(out, params[..., 1:], fill)
 
     return Recipe(name, spec, ("seed", *BOX) if share else ("seed",), False, draw, apply)
 
@@ -135,28 +148,47 @@ def _albumentations() -> Any:
 def _build(name: str, serialised: dict) -> Any:
     """The pipeline of its dictionary; what albumentations does not know or would only warn about is a `UsageError`."""
     A = _albumentations()
-    _check_names(name, serialised["transform"])
+    _check_names(name, serialised.get("transform"))
+    _check_values(name, serialised["transform"])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             pipeline = A.from_dict({"transform": serialised["transform"]})
-    except (ValueError, TypeError, KeyError, AttributeError, UserWarning) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, UserWarning) as error:
         raise UsageError(f"albumentations cannot build the recipe '{name}'", str(error), _HINT) from error
     return pipeline if isinstance(pipeline, A.Compose) else A.Compose([pipeline])
 
 
-def _check_names(name: str, transform: Any) -> None:
+def _check_values(name: str, value: Any, depth: int = 0, most: int = _LARGEST) -> None:
+    """Refuse numbers that would make gigabytes of a small image, and nesting that no pipeline has."""
+    if (isinstance(value, int | float) and not -most <= value <= most) or depth > _DEEPEST:
+        why = "it is nested too deeply" if depth > _DEEPEST else "a number in it is out of range"
+        raise UsageError(f"the recipe '{name}' is no pipeline for images", why, _HINT)
+    if isinstance(value, dict):
+        for field, inner in value.items():
+            bound = min((limit for word, limit in _LARGEST_OF.items() if word in field), default=most)
+            _check_values(name, inner, depth + 1, bound)
+    for inner in value if isinstance(value, list) else ():
+        _check_values(name, inner, depth + 1, most)
+
+
+def _check_names(name: str, transform: Any, depth: int = 0) -> None:
     from albumentations.core.serialization import SERIALIZABLE_REGISTRY, shorten_class_name
 
-    if not isinstance(transform, dict) or not isinstance(transform.get("__class_fullname__"), str):
-        raise UsageError(f"the recipe '{name}' is no albumentations pipeline", f"no transform: {transform!r}", _HINT)
+    named = isinstance(transform, dict) and isinstance(transform.get("__class_fullname__"), str)
+    if not named or not isinstance(transform.get("transforms", []), list) or depth > _DEEPEST:
+        what = f"the recipe '{name}' is no albumentations pipeline"
+        raise UsageError(what, f"no transform: {repr(transform)[:200] if depth <= _DEEPEST else '…'}", _HINT)
     known = shorten_class_name(transform["__class_fullname__"])
-    if known not in SERIALIZABLE_REGISTRY:
+    if known in _OPEN_FILES:
+        raise UsageError(f"the recipe '{name}' has '{known}', which opens files", "a recipe is complete in itself")
+    own = getattr(SERIALIZABLE_REGISTRY.get(known), "__module__", "").startswith("albumentations.")
+    if not own:
         close = suggest(known, SERIALIZABLE_REGISTRY)
         hint = close if close.startswith("did") else "see albumentations' list of transforms"
         raise UsageError(f"the recipe '{name}' has an unknown transform '{known}'", hint=hint)
     for inner in transform.get("transforms") or ():
-        _check_names(name, inner)
+        _check_names(name, inner, depth + 1)
 
 
 def _try(name: str, pipeline: Any, size: tuple[int, int]) -> None:
@@ -179,7 +211,7 @@ def _call(name: str, pipeline: Any, image: np.ndarray, seed: int) -> np.ndarray:
     pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
     try:
         copy = pipeline(image=image.copy())["image"]
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, CropSizeError, cv2.error) as error:
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError, CropSizeError, cv2.error) as error:
         raise UsageError(f"the recipe '{name}' failed on an image of {image.shape}", str(error)) from error
     if not isinstance(copy, np.ndarray) or copy.shape != image.shape or copy.dtype != np.uint8:
         got = f"{copy.dtype} {copy.shape}" if isinstance(copy, np.ndarray) else type(copy).__name__

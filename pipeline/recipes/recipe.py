@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stores.errors import StoreError
+
 Draw = Callable[[int, np.ndarray, int, tuple[int, int]], np.ndarray]
 Apply = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
@@ -36,3 +38,30 @@ class Recipe:
     vectorised: bool
     draw: Draw
     apply: Apply
+
+
+def number(spec: dict, field: str, low: float, high: float) -> float:
+    """A number of a spec that lies in [low, high]; a spec comes from a manifest, so it may hold anything.
+
+    >>> number({"fill": 127}, "fill", 0, 255)
+    127
+    """
+    return checked(field, spec.get(field), low, high)
+
+
+def pair(spec: dict, field: str, low: float, high: float) -> tuple[float, float]:
+    """Two ascending numbers of a spec, both in [low, high]."""
+    both = spec.get(field)
+    if not isinstance(both, list) or len(both) != 2:
+        raise StoreError(f"the recipe's '{field}' is not a pair of numbers", "its spec is damaged or not realmix's")
+    first = checked(field, both[0], low, high)
+    return first, checked(field, both[1], first, high)
+
+
+def checked(field: str, value: object, low: float, high: float) -> float:
+    """`value`, if it is a number in [low, high]; otherwise a `StoreError` that names the field."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
+        return value
+    raise StoreError(
+        f"the recipe's '{field}' is not a number from {low:g} to {high:g}", "its spec is damaged or not realmix's"
+    )

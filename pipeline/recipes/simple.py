@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.recipes.recipe import Recipe
+from pipeline.recipes.recipe import Recipe, number
 from stores.draws import below, key, philox
+from stores.errors import StoreError
 
 
 def make_spec(weak: dict) -> dict:
@@ -24,12 +25,14 @@ def make_spec(weak: dict) -> dict:
 
 def make_recipe(spec: dict) -> Recipe:
     """The recipe of a spec; dy, dx in ±shift: output pixel (y, x) is pixel (y+dy, x+dx) of the flipped image."""
-    shift = spec["shift"]
+    shift, share = int(number(spec, "shift", 0, 2**16)), number(spec, "flip", 0, 1)
 
     def draw(seed: int, rows: np.ndarray, copies: int, size: tuple[int, int]) -> np.ndarray:
         assert copies >= 1, "at least one copy"
+        if shift >= min(size):  # a border is reflected once
+            raise StoreError(f"the recipe 'simple' shifts by {shift} pixels, the images have {size[0]}×{size[1]}")
         words = philox(key(seed, spec["name"]), np.asarray(rows)[:, None], np.arange(copies))
-        flip = words[0] < round(spec["flip"] * 2**32)
+        flip = words[0] < round(share * 2**32)
         moves = below(words[1:3], 2 * shift + 1) - shift
         return np.stack([flip, *moves], axis=-1).astype(np.int32)
 

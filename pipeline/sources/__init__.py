@@ -55,6 +55,22 @@ def load(
         IntegrityError: a wrong checksum, a broken image, a truncated file.
         ResourceError: no room for the scratch file of imagenet32.
     """
+    check(name, path, from_, extra, size, unlabeled, test)
+    if path is None and name in _LOCAL:
+        raise UsageError(f"'{name}' needs a PATH", hint=f"{name} PATH")
+    try:
+        source = _open(name, path or Path(), from_, cache.expanduser(), extra, size, unlabeled, test, progress)
+    except ModuleNotFoundError as missing:
+        why = f"the Python package '{missing.name}' is not installed"
+        raise UsageError(f"source '{name}' cannot be read", why, "pip install 'realmix[data]'") from missing
+    return source if flip is None else dataclasses.replace(source, weak=source.weak | {"flip": flip})
+
+
+def check(
+    name: str, path: Path | None, from_: Path | None, extra: bool, size: int | None, unlabeled: Path | None,
+    test: Path | None,
+) -> None:  # fmt: skip
+    """Raises UsageError for an unknown name, an option that the source does not take, and a file that is not there."""
     if name not in NAMES:
         own = f"for your own images: folder {name}" if Path(name).exists() else suggest(name, NAMES)
         raise UsageError(f"unknown source '{name}'", hint=own)
@@ -65,17 +81,9 @@ def load(
         _refuse(name, value is not None, option, ("folder",))
     if size is not None and size < 4:
         raise UsageError(f"--size {size} is too small", hint="4 pixels at least")
-    if path is None and name in _LOCAL:
-        raise UsageError(f"'{name}' needs a PATH", hint=f"{name} PATH")
     for given in (path, from_, unlabeled, test):
         if given is not None and not given.exists():
             raise UsageError(f"'{given}' does not exist")
-    try:
-        source = _open(name, path or Path(), from_, cache.expanduser(), extra, size, unlabeled, test, progress)
-    except ModuleNotFoundError as missing:
-        why = f"the Python package '{missing.name}' is not installed"
-        raise UsageError(f"source '{name}' cannot be read", why, "pip install 'realmix[data]'") from missing
-    return source if flip is None else dataclasses.replace(source, weak=source.weak | {"flip": flip})
 
 
 def _open(

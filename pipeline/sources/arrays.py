@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.mismatch import is_cifar10
 from pipeline.sources.digits import in_colour
 from pipeline.sources.source import Part, Source, hold_out, one_in, shift_of
 from stores.errors import IntegrityError, UsageError, suggest
@@ -54,6 +55,7 @@ def load(path: Path) -> Source:
         class_names=names,
         weak={"flip": True, "shift": shift_of(height, width)},
         origin={"kind": "arrays", "sha256": digest.hexdigest(), "train": len(train[1]), "test": len(test[1])},
+        protocol="cifar10" if is_cifar10(names) else None,
     )
 
 

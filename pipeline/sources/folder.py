@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.mismatch import is_cifar10
 from pipeline.sources import picture
 from pipeline.sources.source import Images, Part, Source, hold_out, one_in, shift_of
 from stores.errors import IntegrityError, UsageError
 
 NOTES = (".txt", ".md", ".html", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml", ".log", ".db")
-CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 MIXED_SIZES = (32, 32)  # (H, W) for images of different sizes, unless --size says otherwise
 IN_MEMORY = 512 << 20  # bytes of pixels up to which a part is decoded at once
 _LARGE_FILE = 16 << 10  # mean bytes from which decoding outweighs Python: then threads pay
@@ -82,7 +82,7 @@ def load(path: Path, test: Path | None, unlabeled: Path | None, size: int | None
         class_names=names,
         weak={"flip": True, "shift": shift_of(*shape)},
         origin=origin,
-        protocol="cifar10" if names == CIFAR10 else None,
+        protocol="cifar10" if is_cifar10(names) else None,
     )
 
 

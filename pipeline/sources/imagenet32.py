@@ -61,6 +61,11 @@ def load(path: Path, cache: Path, progress: Callable[[str, int, int], None] | No
     )
 
 
+def first_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """One of the ten training batches: images uint8 [n, 32, 32, 3], labels int64 [n]. Reads no other file."""
+    return _batch(_find(path, BATCHES[0]))
+
+
 def _find(path: Path, stem: str) -> Path:
     for file in (path / f"{stem}.npz", path / stem):
         if file.is_file():

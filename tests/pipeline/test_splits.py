@@ -306,3 +306,19 @@ def test_mistakes_are_one_clear_error(request_: Request, message: str) -> None:
 def test_mismatch_of_another_dataset_names_the_way_out() -> None:
     with pytest.raises(UsageError, match="--labeled-classes"):
         mismatch_split(store_of(np.tile(np.arange(10), 50)), 50)
+
+
+def test_all_labels_leaves_the_images_that_came_without_any() -> None:
+    store = store_of(np.array([0, 1, -1, 0, 1, -1, 1, -1]))
+    known, unknown = np.flatnonzero(store.train_labels >= 0), np.flatnonzero(store.train_labels < 0)
+    split = draw_split(store, Request(labels="all"))
+    assert split.name == "all"
+    assert split.labeled.tolist() == known.tolist()
+    assert split.unlabeled.tolist() == unknown.tolist()
+    held = draw_split(store, Request(labels="all", valid=2))
+    assert held.name == "all_valid2"
+    assert sorted([*held.labeled, *held.valid]) == known.tolist()
+    assert held.unlabeled.tolist() == unknown.tolist()
+    assert draw_standard(store, None)[0][0].name == "all"
+    with pytest.raises(UsageError, match="without a mismatch"):
+        draw_split(store, Request(labels="all", labeled_classes=("class 0", "class 1")))

@@ -10,15 +10,14 @@ import pytest
 import tensorstore
 import zarr
 
-from stores import DatasetStore, SplitStore, open_store
+from stores import DatasetStore, SplitStore, manifest, open_store
 from stores.errors import IntegrityError, StoreError
 
 
 def edit_manifest(path, change) -> None:
-    meta = path / "zarr.json"
-    group = json.loads(meta.read_text())
-    change(group["attributes"]["realmix"])
-    meta.write_text(json.dumps(group))
+    content = json.loads((path / "zarr.json").read_text())["attributes"]["realmix"]
+    change(content)
+    manifest.write(path, content)
 
 
 def test_three_readers_see_the_same_arrays(tiny):

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from stores.errors import IntegrityError
+from stores import manifest
+from stores.errors import IntegrityError, StoreError
 from stores.verify import require_sound, verify
 
 
@@ -45,17 +46,38 @@ def test_lost_rows_are_named(tiny_copy):
         require_sound(tiny_copy)
 
 
+def edit_manifest(store, change) -> None:
+    content = json.loads((store / "zarr.json").read_text())["attributes"]["realmix"]
+    change(content)
+    manifest.write(store, content)
+
+
 def test_a_file_the_manifest_forgot_is_found(tiny_copy):
-    meta = tiny_copy / "zarr.json"
-    group = json.loads(meta.read_text())
-    del group["attributes"]["realmix"]["files"]["train/labels/c/0"]
-    meta.write_text(json.dumps(group))
+    edit_manifest(tiny_copy, lambda m: m["files"].pop("train/labels/c/0"))
     assert [str(p) for p in verify(tiny_copy)] == ["train/labels/c/0: needed, but not in the manifest"]
 
 
-def test_a_manifest_that_points_outside_is_not_followed(tiny_copy):
+def test_a_manifest_that_points_outside_is_refused(tiny_copy):
+    edit_manifest(tiny_copy, lambda m: m["files"].update({"../../secret": {"bytes": 1, "sha256": "0" * 64}}))
+    with pytest.raises(StoreError, match="files"):
+        verify(tiny_copy)
+
+
+def test_a_manifest_that_is_not_what_its_checksum_says_is_refused(tiny_copy):
     meta = tiny_copy / "zarr.json"
-    group = json.loads(meta.read_text())
-    group["attributes"]["realmix"]["files"]["../../secret"] = {"bytes": 1, "sha256": "0"}
-    meta.write_text(json.dumps(group))
-    assert "outside the store" in str(verify(tiny_copy)[0])
+    meta.write_text(meta.read_text().replace('"ant"', '"cat"'))
+    with pytest.raises(StoreError, match="its own checksum"):
+        verify(tiny_copy)
+
+
+def test_a_changed_byte_around_the_manifest_is_found(tiny_copy):
+    meta = tiny_copy / "zarr.json"
+    meta.write_text(meta.read_text().replace('"node_type"', '"mode_type"'))
+    assert [p.file for p in verify(tiny_copy)] == ["zarr.json"]
+
+
+def test_a_manifest_from_before_it_had_a_checksum_is_sound(tiny_copy):
+    group = json.loads((tiny_copy / "zarr.json").read_text())
+    del group["attributes"]["realmix_sha256"]
+    (tiny_copy / "zarr.json").write_text(json.dumps(group, indent=1, sort_keys=True))
+    assert verify(tiny_copy) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import threading
 from types import SimpleNamespace
@@ -182,13 +183,36 @@ def test_free_memory_is_part_of_the_machines_memory():
 @pytest.mark.parametrize(
     ("feed", "device", "size", "home"),
     [
-        ("auto", "cpu", 1, "cpu"), ("host", "cuda", 1, "cpu"), ("device", "cuda", 99, "cuda"),
-        ("auto", "cuda", 60, "cuda"), ("auto", "cuda", 61, "cpu"),
+        ("auto", "cpu", 1, ("cpu", False)), ("host", "cuda", 1, ("cpu", False)),
+        ("device", "cuda", 99, ("cuda", False)),
+        ("auto", "cuda", 60, ("cuda", False)), ("auto", "cuda", 61, ("cpu", False)),
+        ("auto", "cpu", 91, ("cpu", True)), ("mapped", "cuda", 1, ("cpu", True)),
     ],
 )  # fmt: skip
 def test_the_home_of_the_images(feed, device, size, home, monkeypatch):
     monkeypatch.setattr(feed_module, "free_memory", lambda device: 100)
-    assert feed_module.choose_home(feed, torch.device(device), size).type == home
+    where, mapped = feed_module.choose_home(feed, torch.device(device), size)
+    assert (where.type, mapped) == home
+
+
+def test_a_mapped_pool_leaves_no_file_and_says_when_there_is_no_room(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 256, (6, 3, 2, 2, 3), dtype=np.uint8)
+
+    def read(rows, copies, out):
+        out[...] = values[rows, :copies]
+
+    array = SimpleNamespace(shape=values.shape, read=read)
+    pool = pool_module.Pool(array, np.array([5, 1]), 2, CPU, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert (pool.take(torch.tensor([3, 0])).numpy() == values[[1, 5], [1, 0]]).all()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ResourceError, match="no room for"):
+        pool_module.Pool(array, np.array([5, 1]), 2, CPU, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_prefetch_keeps_the_order_and_runs_at_most_depth_ahead():

@@ -214,8 +214,9 @@ def test_realmix_reports_the_mask_on_mismatch_stores(make_store, tmp_path):
     assert {"ood_precision", "ood_kept", "weight_u"} <= set(lines(tmp_path / "run", "train")[0])
 
 
-def test_both_homes_of_the_feed_train_the_same_weights(store, tmp_path):
-    for feed in ("host", "device"):
+def test_every_home_of_the_feed_trains_the_same_weights(store, tmp_path):
+    homes = ("host", "device", "mapped")
+    for feed in homes:
         execute(tmp_path / feed, store, run_of(method="realmix", feed=feed), method=load_method("realmix"))
-    weights = [(tmp_path / feed / "model.safetensors").read_bytes() for feed in ("host", "device")]
-    assert weights[0] == weights[1]
+    weights = [(tmp_path / feed / "model.safetensors").read_bytes() for feed in homes]
+    assert weights[0] == weights[1] == weights[2]

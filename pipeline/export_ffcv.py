@@ -1,0 +1,292 @@
+"""`.beton` files for a store, written by FFCV's own DatasetWriter, aside and then renamed.
+
+FFCV's writer waits for ever for a worker that died. Here it runs in a process of its own, which hears of its worker's
+death from the system, and which the caller watches: whatever dies or stalls, the caller gets one clear error, nothing
+is left behind, and the store stays as it was. One worker, so that the same store gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from pipeline.executors import follow_parent
+from pipeline.recipes import from_spec
+from stores import DatasetStore, ImageArray, manifest, open_store
+from stores.beton import (
+    BASE,
+    COPIES,
+    Beton,
+    betons,
+    describe,
+    import_ffcv,
+    require_ffcv,
+    require_local,
+    require_space,
+)
+from stores.errors import RealMixError, ResourceError
+from stores.journal import Record
+from stores.lock import exclusive
+from stores.storage import sha256_of
+from stores.writer import Target
+
+Progress = Callable[[str, int, int], None]  # (what, done, of)
+NOT_IMPORTABLE = 2  # exit code of the writing process
+STALL_S = 300.0  # without a byte written: a page takes milliseconds, the slowest disk seconds
+CHUNK_SAMPLES = 3200  # that FFCV hands to its worker at a time
+BLOCK_BYTES = 10 << 20  # of raw copies that the worker reads at a time
+
+
+def export(store: DatasetStore, progress: Progress) -> bool:
+    """Add FFCV's files to a complete store, or find them already there and sound. The fingerprint stays.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        UsageError: FFCV is not installed, or the store lies in object storage.
+        ResourceError: the files do not fit.
+        StoreError: another build is at work in the store.
+        RealMixError: FFCV's writer died; the store is as it was.
+    """
+    path = require_local(store.path)
+    require_ffcv()
+    made = betons(store.num_images, store.num_copies, store.image_size)
+    with exclusive(path):
+        content = manifest.read(path)
+        if "ffcv" in content and all(_is_sound(path, beton, content["files"]) for beton in made):
+            return False
+        require_space(path, made)
+        files = {r["key"]: {"bytes": r["bytes"], "sha256": r["sha256"]} for r in write_betons(path, made, progress)}
+        manifest.write(path, {**content, "files": content["files"] | files, "ffcv": describe(made)})
+    return True
+
+
+def replace_copies(target: Target, progress: Progress) -> dict[str, Any]:
+    """Within a build whose arrays are written: write FFCV's files and remove the zarr array of copies.
+
+    Returns:
+        What the manifest gains.
+    """
+    store = open_store(target.path, incomplete=True)
+    assert isinstance(store, DatasetStore)
+    made = betons(store.num_images, store.num_copies, store.image_size)
+    if COPIES not in target.done:
+        target.record(*write_betons(require_local(target.path), made, progress))
+    target.drop("copies/images")
+    return {"ffcv": describe(made)}
+
+
+def write_betons(store: Path, made: list[Beton], progress: Progress) -> list[Record]:
+    """Write the betons of a store whose images, and copies or params, are written; under the store's lock.
+
+    Raises:
+        RealMixError: the writer died or made no progress; nothing is left of it.
+    """
+    aside = [store / f".{beton.name}.{os.getpid()}.tmp" for beton in made]
+    log = store / f".ffcv.{os.getpid()}.tmp"  # what FFCV, and the system of its processes, say
+    for stale in store.glob(".*.tmp"):  # of a killed export
+        stale.unlink()
+    try:
+        child = multiprocessing.get_context("spawn").Process(target=_write, args=(store, made, aside, log))
+        child.start()
+        try:
+            _watch(child, made, aside, log, progress)
+        finally:
+            _end(child)
+        records = []
+        for beton, file in zip(made, aside, strict=True):
+            size, digest = sha256_of(file)
+            assert size == beton.bytes, (beton, size)
+            file.replace(store / beton.name)
+            records.append({"key": beton.name, "bytes": size, "sha256": digest})
+        return records
+    finally:
+        for file in (*aside, log):
+            file.unlink(missing_ok=True)
+
+
+def copies_of(store: DatasetStore, rows: np.ndarray) -> np.ndarray:
+    """uint8 [n, A, H, W, 3]: the copies of these rows from the zarr array, or made again if the store keeps none."""
+    if store.has_zarr_copies or not store.manifest["complete"]:
+        return ImageArray(store.path, "copies/images").read(rows, workers=1)
+    out = np.empty((len(rows), store.num_copies, *store.image_size, 3), np.uint8)
+    from_spec(store.manifest["spec"]["recipe"]).apply(
+        store.train_images.read(rows, workers=1), store.read_params(rows), out
+    )
+    return out
+
+
+def block_rows(store: DatasetStore) -> int:
+    """How many rows are worth reading at a time: a chunk of copies at least."""
+    return max(64, BLOCK_BYTES // max(1, store.num_copies * store.image_size[0] * store.image_size[1] * 3))
+
+
+class Samples:
+    """What FFCV's writer iterates over: sample i of a beton, read from the store in blocks. Picklable."""
+
+    def __init__(self, store: Path, beton: Beton) -> None:
+        self._path, self._beton = store, beton
+        self._store: DatasetStore | None = None
+        self._first, self._block = 0, np.empty(0, np.uint8)
+
+    def __len__(self) -> int:
+        return self._beton.samples
+
+    def __getitem__(self, sample: int) -> tuple[np.ndarray, int, int, int]:
+        """(image uint8 [H, W, 3], row, copy, CRC32C)."""
+        row, copy = divmod(int(sample), self._beton.copies or 1)
+        if not self._first <= row < self._first + len(self._block):
+            self._read(row)
+        image = self._block[row - self._first]
+        if self._beton.copies:
+            return image[copy], row, copy, google_crc32c.value(image[copy].tobytes())
+        return image, row, BASE, google_crc32c.value(image.tobytes())
+
+    def _read(self, first: int) -> None:
+        if self._store is None:  # in FFCV's worker, before its first sample
+            follow_parent()
+            opened = open_store(self._path, incomplete=True)
+            assert isinstance(opened, DatasetStore)
+            self._store = opened
+        rows = np.arange(first, min(first + block_rows(self._store), self._beton.rows))
+        copies = self._beton.copies
+        self._block = copies_of(self._store, rows) if copies else self._store.train_images.read(rows, workers=1)
+        self._first = first
+
+
+def _is_sound(store: Path, beton: Beton, files: dict[str, Any]) -> bool:
+    listed = files.get(beton.name)
+    if listed is None or not (store / beton.name).is_file():
+        return False
+    return sha256_of(store / beton.name) == (listed.get("bytes"), listed.get("sha256"))
+
+
+def _watch(child: SpawnProcess, made: list[Beton], aside: list[Path], log: Path, progress: Progress) -> None:
+    """Wait for the writing process; raise if it fails or stops writing."""
+    of, size, since = sum(beton.samples for beton in made), -1, time.monotonic()
+    total = sum(beton.bytes for beton in made)
+    while child.exitcode is None:
+        child.join(0.1)
+        now = sum(file.stat().st_size for file in aside if file.exists())
+        if now != size:
+            size, since = now, time.monotonic()
+            progress("ffcv", min(of, of * size // total), of)
+        elif time.monotonic() - since > STALL_S:
+            raise RealMixError(
+                "FFCV's writer stopped writing", f"nothing came for {STALL_S:.0f} s; {_last_line(log)}", "run it again"
+            )
+    if child.exitcode == 0:
+        return
+    if child.exitcode == NOT_IMPORTABLE:
+        import_ffcv()  # raises the same here
+    if shutil.disk_usage(log.parent).free < 2 * made[0].page:
+        raise ResourceError(f"the disk is full: '{log.parent}'", hint="free some space and run the same command again")
+    died = f"it was killed by signal {-child.exitcode}" if child.exitcode < 0 else _last_line(log)
+    raise RealMixError(
+        "FFCV's writer died",
+        died,
+        "the store is as it was; free some memory if it was killed, and run the command again",
+    )
+
+
+def _last_line(log: Path) -> str:
+    """What the writer said last; tracebacks end in the error itself."""
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _end(child: SpawnProcess) -> None:
+    """End the writing process and its worker: asked first, so that it frees its shared memory."""
+    if child.exitcode is None:
+        child.terminate()
+        child.join(10)
+        child.kill()
+    child.join()
+
+
+# ---- in the writing process ----
+
+
+def _write(store: Path, made: list[Beton], aside: list[Path], log: Path) -> None:
+    """Write every beton. Leaves through os._exit: FFCV's queues would wait for a dead worker to be emptied."""
+    code = 1
+    with log.open("w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    try:
+        _prepare()
+        code = NOT_IMPORTABLE
+        import_ffcv()
+        code = 1
+        for beton, path in zip(made, aside, strict=True):
+            _write_one(Samples(store, beton), beton, path)
+        code = 0
+    finally:
+        if code:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _prepare() -> None:
+    os.environ["TQDM_DISABLE"] = "1"  # before FFCV imports it
+    follow_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    multiprocessing.set_start_method("fork", force=True)  # FFCV's way of starting workers
+    # the only other threads wait: for the parent's death, and for room in FFCV's queue
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+
+
+def _write_one(samples: Samples, beton: Beton, path: Path) -> None:
+    from ffcv.writer import DatasetWriter
+
+    writer = DatasetWriter(str(path), beton.fields(), page_size=beton.page, num_workers=1)
+    with _workers_may_not_die():
+        try:
+            writer.from_indexed_dataset(samples, indices=range(beton.samples), chunksize=CHUNK_SAMPLES)
+        except BaseException:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            with contextlib.suppress(AttributeError, FileNotFoundError):  # not made yet, or freed already
+                writer.metadata_sm.close()
+                writer.metadata_sm.unlink()
+            raise
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _workers_may_not_die() -> Iterator[None]:
+    """Raise, wherever the main thread waits, when a child process ends otherwise than well."""
+
+    def on_child(signum: int, frame: FrameType | None) -> None:
+        ended = None
+        with contextlib.suppress(ChildProcessError):
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # looked at, not reaped
+        if ended is None or (ended.si_code == os.CLD_EXITED and ended.si_status == 0):
+            return
+        if ended.si_code == os.CLD_EXITED:
+            raise RuntimeError(f"a worker of FFCV's writer ended with exit code {ended.si_status}")
+        raise RuntimeError(f"a worker of FFCV's writer was killed by signal {ended.si_status}")
+
+    signal.signal(signal.SIGCHLD, on_child)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,0 +1,220 @@
+"""A build on a real Dask cluster: a scheduler and two workers, each a process of its own on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import cluster
+from pipeline.build import build
+from pipeline.recipes import load_recipe
+from pipeline.sources import Part, Source
+from stores import layout
+from stores.errors import RealMixError, StoreError, UsageError
+
+
+def bytes_of(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+DASK = Path(sys.executable).with_name("dask")
+FILES, ROWS, COPIES = 16, 16, 60
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    """Images for a store of 16 files of copies, more than are handed out to two workers at a time."""
+    images = np.random.default_rng(0).integers(0, 256, (FILES * ROWS + 8, 8, 8, 3), np.uint8)
+    images = images.repeat(12, axis=1).repeat(12, axis=2)  # 96×96: a chunk holds four of them
+
+    def part(start: int, stop: int) -> Part:
+        return Part(images[start:stop], np.arange(start, stop) % 2)
+
+    return Source("arrays", part(0, FILES * ROWS), part(FILES * ROWS, FILES * ROWS + 8), ["a", "b"],
+                  {"flip": True, "shift": 1}, {"kind": "test"})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def expected(source, small_files, tmp_path_factory) -> dict[str, bytes]:
+    path = tmp_path_factory.mktemp("local") / "store"
+    make(path, source)
+    return bytes_of(path)
+
+
+SMALL_FILES = "from stores import layout; layout.CHUNKS_PER_FILE = 4; from pipeline.cli import main; main()"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_files() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "CHUNKS_PER_FILE", 4)
+        yield
+
+
+def make(path: Path, source: Source, **options) -> None:
+    build(path, source, load_recipe("cutout", source.weak, (96, 96)), copies=COPIES, workers=2, **options)
+
+
+class Cluster:
+    """A scheduler and workers that can be killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._processes = folder, list[subprocess.Popen[bytes]]()
+
+    def start(self) -> None:
+        told = self._folder / "scheduler.json"
+        self._start("scheduler", "--port", "0", "--scheduler-file", str(told))
+        until(lambda: told.exists() and told.read_text().rstrip().endswith("}"))
+        self.scheduler, self.workers = self._processes[0], list[subprocess.Popen[bytes]]()
+        self.address = json.loads(told.read_text())["address"]
+
+    def add_worker(self) -> None:
+        folder = self._folder / f"worker{len(self.workers)}"
+        folder.mkdir()
+        options = ("--no-nanny", "--nthreads", "1", "--memory-limit", "0", "--local-directory", str(folder))
+        self.workers.append(self._start("worker", self.address, *options, cwd=folder))
+
+    def _start(self, what: str, *options: str, cwd: Path | None = None) -> subprocess.Popen[bytes]:
+        command = [str(DASK), what, *options, "--host", "127.0.0.1", "--no-dashboard"]
+        log = (self._folder / "log").open("ab")
+        with log:
+            process = subprocess.Popen(command, cwd=cwd or self._folder, stdout=log, stderr=log)
+        self._processes.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+
+def until(happens: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def dask(tmp_path) -> Iterator[Cluster]:
+    (tmp_path / "dask").mkdir()
+    running = Cluster(tmp_path / "dask")
+    try:
+        running.start()
+        running.add_worker()
+        running.add_worker()
+        yield running
+    finally:
+        running.stop()
+
+
+def written(path: Path) -> int:
+    return len(list(path.glob("copies/images/c/*/0/0/0/0")))
+
+
+class At:
+    """Progress that does something once, when the first copies are there and not all of them."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action, self.done = action, 0
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        if what == "copies" and done and not self.done:
+            self.done = done
+            assert done < of
+            self._action()
+
+
+def test_two_workers_write_the_bytes_of_this_machine_even_if_one_is_killed(dask, source, expected, tmp_path):
+    make(tmp_path / "store", source, dask=dask.address)
+    assert bytes_of(tmp_path / "store") == expected
+    # half of the tasks that are handed out lie with each worker, so one that dies at the first file has some
+    killed = At(dask.workers[0].kill)
+    make(tmp_path / "again", source, dask=dask.address, progress=killed)
+    assert killed.done
+    assert bytes_of(tmp_path / "again") == expected
+
+
+def test_without_workers_the_build_stops_and_continues_elsewhere(dask, source, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "GRACE_S", 1.0)
+
+    def kill() -> None:
+        for worker in dask.workers:
+            worker.kill()
+
+    with pytest.raises(RealMixError, match="all workers of the Dask cluster") as error:
+        make(tmp_path / "store", source, dask=dask.address, progress=At(kill))
+    assert "continues" in error.value.hint
+    assert 0 < written(tmp_path / "store") < FILES
+    dask.add_worker()
+    with pytest.raises(RealMixError, match="the Dask scheduler at"):
+        make(tmp_path / "store", source, dask=dask.address, progress=At(dask.scheduler.kill))
+    make(tmp_path / "store", source)
+    assert bytes_of(tmp_path / "store") == expected
+
+
+def test_ctrl_c_cancels_and_the_next_run_continues(dask, source, expected, tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=source.train.images, y_train=source.train.labels,
+             x_test=source.test.images, y_test=source.test.labels)  # fmt: skip
+    command = [sys.executable, "-W", "error", "-c", SMALL_FILES, "build", "arrays", "a.npz", "--root", ".", "--labels"]
+    command += ["8", "--copies", str(COPIES), "--dask", dask.address, "--quiet"]
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    with contextlib.closing(running.stderr):
+        until(lambda: written(tmp_path / "a"))
+        running.send_signal(signal.SIGINT)
+        said = running.stderr.read()
+    assert running.wait() == 130
+    assert said.splitlines() == ["error: interrupted", "→ run the same command again: it continues"]
+    before = written(tmp_path / "a")
+    assert before < FILES
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    images = {k: v for k, v in bytes_of(tmp_path / "a").items() if k.startswith("copies/")}
+    assert images == {k: v for k, v in expected.items() if k.startswith("copies/")}
+
+
+def test_a_worker_that_does_not_see_the_store_is_named(dask, source, tmp_path, monkeypatch):
+    """/proc/self/cwd is another folder in each process."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(StoreError, match=r"worker tcp://127.* does not see '/proc/self/cwd/store'"):
+        make(Path("/proc/self/cwd/store"), source, dask=dask.address)
+    assert list(Path().iterdir()) == []
+    few = replace(source, train=Part(source.train.images[:8], source.train.labels[:8]))
+    make(tmp_path / "dask/worker0/store", few)
+    make(tmp_path / "dask/worker1/store", few)
+    with pytest.raises(StoreError, match=r"worker tcp://127.* sees another '/proc/self/cwd/store'"):
+        make(Path("/proc/self/cwd/store"), source, dask=dask.address)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "kind", "message"),
+    [
+        ("127.0.0.1:1", StoreError, "no Dask scheduler answers"),
+        ("somewhere", UsageError, "no address"),
+        ("foo://127.0.0.1:8786", UsageError, "unknown address scheme"),
+    ],
+)
+def test_no_scheduler_is_one_clear_error(source, tmp_path, monkeypatch, address, kind, message):
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+    with pytest.raises(kind, match=message):
+        make(tmp_path / "store", source, dask=address)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_dask_the_error_says_what_to_install(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UsageError, match=r"pip install 'realmix\[dask\]'"):
+        make(tmp_path / "store", source, dask="127.0.0.1:1")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,216 @@
+"""`realmix-data repair`: what follows from the rest comes back byte for byte; what does not is named and left alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import build_stores
+
+from pipeline import repair as repairs
+from pipeline.protocols import Request
+from pipeline.repair import repair
+from pipeline.split_stores import write_all
+from stores import layout, manifest, open_store, shards
+from stores.errors import IntegrityError, StoreError
+from stores.verify import verify
+from stores.writer import write_file
+
+
+def bytes_of(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("recipe", ["cutout", "erase", "simple"])
+def test_all_that_follows_comes_back_at_once(tmp_path, source, recipe):
+    store = build_stores(tmp_path, source, recipe)
+    whole = bytes_of(tmp_path)
+    for folder in (store, store.with_name("tiny_20")):
+        for file in [p for p in folder.rglob("*") if p.is_file()]:
+            base = folder == store and file.parts[-2] != "source_index" and "copies" not in file.parts
+            if file.name != "zarr.json" and not base:
+                file.write_bytes(file.read_bytes()[:7])
+            elif file.parent != folder and file.name == "zarr.json":
+                file.unlink()
+    report = repair(store.with_name("tiny_20"))
+    assert report.lost == {}
+    assert {key for key in report.restored if key.startswith("tiny/copies/")} == {
+        "tiny/copies/images/zarr.json", "tiny/copies/params/zarr.json", "tiny/copies/zarr.json",
+        "tiny/copies/images/c/0/0/0/0/0", "tiny/copies/params/c/0/0/0",
+    }  # fmt: skip
+    assert set(report.restored.values()) == {repairs.SAME}
+    assert bytes_of(tmp_path) == whole
+
+
+def test_copies_by_worker_processes_come_back(tmp_path, source_of_few):
+    store = build_stores(tmp_path, source_of_few, "color", copies=2)
+    whole = bytes_of(tmp_path)
+    (store / "copies/images/c/0/0/0/0/0").unlink()
+    assert repair(store).restored == {"copies/images/c/0/0/0/0/0": repairs.SAME}
+    assert bytes_of(tmp_path) == whole
+
+
+def test_a_sound_store_is_left_alone(tiny):
+    assert repair(tiny) == repair(tiny.with_name("tiny_20")) == repairs.Report()
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(tiny_copy):
+    (tiny_copy / "copies/params/c/0/0/0").unlink()
+    (tiny_copy / "train/labels/zarr.json").unlink()
+    (tiny_copy / "test/labels/c/0").write_bytes(b"")
+    before = bytes_of(tiny_copy)
+    said = repair(tiny_copy, dry_run=True)
+    assert bytes_of(tiny_copy) == before
+    assert said.lost.keys() == {"test/labels/c/0"}
+    assert said.restored.keys() == repair(tiny_copy).restored.keys()
+
+
+def test_base_images_are_lost_by_name_and_so_are_the_copies_made_of_them(tiny_copy):
+    for key in ("train/images/c/0/0/0/0", "copies/images/c/0/0/0/0/0"):
+        (tiny_copy / key).unlink()
+    before = bytes_of(tiny_copy)
+    report = repair(tiny_copy)
+    assert "rows 0–149 of train/images" in report.lost["train/images/c/0/0/0/0"]
+    assert "rows 0–149 of copies/images" in report.lost["copies/images/c/0/0/0/0/0"]
+    assert report.restored == {}
+    assert bytes_of(tiny_copy) == before
+
+
+def other_bytes(store, key, level=9):
+    """The same content as another version of zstd might write it, and a manifest that knows those bytes."""
+    from numcodecs import zstd
+
+    array = layout.load(store, "copies/images")
+    data = shards.encode(array, 0, open_store(store).copies.read())
+    values = open_store(store).copies.read()
+    plain = shards.compress
+    shards.compress = lambda chunk: zstd.compress(chunk, level, True)
+    try:
+        other = shards.encode(array, 0, values)
+    finally:
+        shards.compress = plain
+    assert other != data
+    record = write_file(store, array, 0, other)
+    content = manifest.read(store)
+    content["files"][key] = {"bytes": record["bytes"], "sha256": record["sha256"]}
+    manifest.write(store, content)
+
+
+def test_copies_compressed_by_another_version_come_back_in_other_bytes(tiny_copy):
+    key = "copies/images/c/0/0/0/0/0"
+    other_bytes(tiny_copy, key)
+    assert verify(tiny_copy) == []
+    store = open_store(tiny_copy)
+    fingerprint, pixels = store.fingerprint, store.copies.read()
+    (tiny_copy / key).unlink()
+    assert repair(tiny_copy).restored == {key: repairs.ANEW}
+    assert verify(tiny_copy) == []
+    assert open_store(tiny_copy).fingerprint == fingerprint
+    assert (open_store(tiny_copy).copies.read() == pixels).all()
+
+
+def test_copies_that_the_recipe_no_longer_makes_are_not_replaced(tiny_copy, monkeypatch):
+    key = "copies/images/c/0/0/0/0/0"
+    other_bytes(tiny_copy, key)
+    (tiny_copy / key).unlink()
+    monkeypatch.setattr(repairs, "_recipe_holds", lambda *_: False)
+    report = repair(tiny_copy)
+    assert "no longer makes" in report.lost[key]
+    assert not (tiny_copy / key).exists()
+
+
+def test_a_wrong_checksum_of_a_right_file_is_mended(tiny_copy):
+    """The fingerprint proves the images; the manifest's line about the file is what is wrong."""
+    content = manifest.read(tiny_copy)
+    content["files"]["train/images/c/0/0/0/0"]["sha256"] = "0" * 64
+    del content["files"]["test/labels/c/0"]
+    manifest.write(tiny_copy, content)
+    for _ in range(2):  # what the manifest forgot is only looked for once the rest is well
+        assert set(repair(tiny_copy).restored.values()) == {repairs.RIGHT}
+    assert verify(tiny_copy) == []
+    assert open_store(tiny_copy).train_images.read().any()
+
+
+@pytest.mark.parametrize("damage", [lambda m: m.unlink(), lambda m: m.write_bytes(b"{"), lambda m: m.write_bytes(b"")])
+def test_without_its_manifest_nothing_can_be_told(tiny_copy, damage):
+    damage(tiny_copy / "zarr.json")
+    before = bytes_of(tiny_copy)
+    with pytest.raises(IntegrityError, match="manifest"):
+        repair(tiny_copy)
+    assert bytes_of(tiny_copy) == before
+
+
+def test_what_is_no_store_or_not_complete_is_no_business_of_repair(tmp_path, tiny_copy):
+    with pytest.raises(StoreError, match="no store"):
+        repair(tmp_path / "nothing")
+    manifest.write(tiny_copy, manifest.read(tiny_copy) | {"complete": False})
+    with pytest.raises(StoreError, match="not complete"):
+        repair(tiny_copy)
+
+
+REQUESTS = [
+    Request(labels=15, seed=3, valid=10), Request(labels=20, seed=0),
+    Request(labels=8, labeled_classes=("ant", "cow"), unlabeled_classes=("cow", "eel")),
+    Request(labels=9, labeled_classes=("ant", "bee", "cow"), valid=6),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_the_rows_of_any_split_are_drawn_again(tiny_copy, request_):
+    [split] = write_all(open_store(tiny_copy), [request_], "mine")
+    whole = bytes_of(split)
+    for file in [p for p in split.rglob("*") if p.is_file() and p.parent != split]:
+        file.unlink()
+    assert repair(split).lost == {}
+    assert bytes_of(split) == whole
+
+
+def test_stl10s_folds_get_their_metadata_and_splits_back(tmp_path, source):
+    from dataclasses import replace
+
+    store = build_stores(tmp_path, replace(source, folds=np.arange(30).reshape(3, 10) * 5))
+    [split] = write_all(open_store(store), [Request(labels=10, seed=2)])
+    whole = bytes_of(tmp_path)
+    (store / "folds/zarr.json").unlink()
+    (split / "labeled/c/0").unlink()
+    assert repair(split).lost == {}
+    assert bytes_of(tmp_path) == whole
+
+
+def test_a_split_of_another_dataset_store_is_not_drawn_again(tiny_copy):
+    split = tiny_copy.with_name("tiny_20")
+    content = manifest.read(split)
+    content["dataset"]["fingerprint"] = "0" * 64
+    manifest.write(split, content)
+    (split / "labeled/c/0").unlink()
+    assert "not the dataset store" in repair(split).lost["labeled/c/0"]
+
+
+def test_the_command(tiny_copy, monkeypatch, capsys):
+    from pipeline import cli
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["realmix-data", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return left.value.code or 0, capsys.readouterr()
+
+    (tiny_copy / "copies/params/c/0/0/0").unlink()
+    code, said = run("verify", tiny_copy)
+    assert code == 4
+    assert f"realmix-data repair {tiny_copy}" in said.err
+    code, said = run("repair", tiny_copy, "--dry-run")
+    assert code == 0
+    assert "would restore copies/params/c/0/0/0" in said.out
+    code, said = run("repair", tiny_copy, "--json")
+    assert code == 0
+    assert json.loads(said.out)["restored"] == {"copies/params/c/0/0/0": repairs.SAME}
+    assert run("verify", tiny_copy)[0] == 0
+    (tiny_copy / "train/labels/c/0").unlink()
+    code, said = run("repair", tiny_copy)
+    assert code == 4
+    assert "rows 0–149 of train/labels" in said.err
+    assert "build the store again" in said.err
+    assert run("repair", tiny_copy, "--json")[0] == 4
