@@ -14,6 +14,10 @@ demo: $(READY)          ## build the digits store, train supervised and RealMix 
 test: $(DEV)          ## every test
 	$(BIN)/python -m pytest
 
+bench-build: $(DEV)     ## speed and size of builds against other tools; IMAGES=stores/cifar10 takes a store's images
+	$(BIN)/python benchmarks/build.py $(if $(IMAGES),--images $(IMAGES))
+	$(BIN)/python benchmarks/layouts.py $(if $(IMAGES),--images $(IMAGES))
+
 lint: $(DEV)          ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -14,53 +14,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.options import (
+    CACHE,
+    Cache,
+    Copies,
+    Extra,
+    Flip,
+    Format,
+    From,
+    Json,
+    LabeledClasses,
+    Labels,
+    Mismatch,
+    Name,
+    RecipeName,
+    Root,
+    Seed,
+    Size,
+    SourceName,
+    SourcePath,
+    SplitSeed,
+    StorePath,
+    Test,
+    Unlabeled,
+    UnlabeledClasses,
+    Valid,
+    Workers,
+)
 from stores import __version__
 from stores.errors import UsageError, run, suggest
 from stores.storage import Location, locate
 
 if TYPE_CHECKING:
-    from stores import DatasetStore, SplitStore
+    from stores import DatasetStore
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
     help="Build stores of augmented copies once; train from them with `realmix-train` as often as you like.",
     epilog="Example: `realmix-data build cifar10 --copies 50`, then `realmix-train --store stores/cifar10_250`",
 )  # fmt: skip
-
-StorePath = Annotated[
-    Any, typer.Argument(metavar="STORE", parser=locate, help="Folder of a store, or s3://bucket/….", show_default=False)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
-Name = Annotated[str | None, typer.Option(help="Name of the store.", show_default="made from the source or the split")]
-SplitSeed = Annotated[int, typer.Option(min=0, help="Seed of the labelled draw; STL-10: its predefined fold.")]
-Valid = Annotated[int, typer.Option(min=0, help="Images held out for validation, taken from the unlabelled pool.")]
-Labels = Annotated[
-    str | None, typer.Option(help="Numbers of labelled images: `250,4000`, or `all`.", show_default="the usual ones")
-]
-Mismatch = Annotated[
-    str | None,
-    typer.Option(help="CIFAR-10 class mismatch, % of the unlabelled classes: `0,75`.", show_default="all five"),
-]
-LabeledClasses = Annotated[str | None, typer.Option(help="Train on these classes only, by name: `cat,dog`.")]
-UnlabeledClasses = Annotated[str | None, typer.Option(help="Classes of the unlabelled pool, by name: `dog,truck`.")]
-SourceName = Annotated[
-    str, typer.Argument(help="digits, cifar10, cifar100, svhn, stl10, folder, arrays or imagenet32.")
-]
-SourcePath = Annotated[Path | None, typer.Argument(help="The folder or file, for folder, arrays and imagenet32.")]
-Copies = Annotated[int, typer.Option(help="Augmented copies of every training image.")]
-RecipeName = Annotated[str, typer.Option(help="cutout, erase, simple, color, strong, or an albumentations file.")]
-Root = Annotated[str, typer.Option(help="Folder that holds the stores, or s3://bucket/prefix (extra `cloud`).")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the copies and of the images' order.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Parallel workers.", show_default="processors")]
-From = Annotated[Path | None, typer.Option("--from", help="Local archive of the dataset, instead of a download.")]
-Extra = Annotated[bool, typer.Option("--extra", help="SVHN: add its extra images.")]
-Unlabeled = Annotated[Path | None, typer.Option(help="Folder of images without labels (folder).")]
-Test = Annotated[Path | None, typer.Option(help="Folder of test images (folder).", show_default="a sixth, held out")]
-Size = Annotated[int | None, typer.Option(min=4, help="Side in pixels that images are resized to (folder).")]
-Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirroring keeps the class.")]
-Cache = Annotated[Path, typer.Option(help="Where downloads are kept.")]
-Format = Annotated[str, typer.Option("--format", help="How copies are kept: zarr, or ffcv (an extra; uncompressed).")]
-CACHE = Path("~/.cache/realmix")
 
 
 def _version(asked: bool) -> None:
@@ -132,6 +124,8 @@ def build(
 
         require_ffcv()  # before a download
     from pipeline.build import build as build_store
+    from pipeline.facts import dataset_facts
+    from pipeline.facts import size as size_text
     from pipeline.progress import Bars
     from pipeline.recipes import load_recipe
     from pipeline.sources import load
@@ -153,14 +147,14 @@ def build(
         )  # fmt: skip
     splits, left_out = (write_all(store, requests), []) if requests else write_standard(store, split_seed, valid)
     seconds = time.monotonic() - began
-    facts = {**_facts(store), "built": new, "seconds": round(seconds, 2), "splits": [str(p) for p in splits],
+    facts = {**dataset_facts(store), "built": new, "seconds": round(seconds, 2), "splits": [str(p) for p in splits],
              "splits_left_out": left_out}  # fmt: skip
     if as_json:
         print(json.dumps(facts))
         return
     total = store.num_images * copies
     rate = f"{total / seconds:,.0f} copies/s, " if new else ""
-    print(f"{target}: {'built' if new else 'already built'} in {seconds:.1f} s ({rate}{_size(facts['bytes'])}, "
+    print(f"{target}: {'built' if new else 'already built'} in {seconds:.1f} s ({rate}{size_text(facts['bytes'])}, "
           f"{facts['bytes_per_copy']:.0f} bytes a copy)")  # fmt: skip
     print(f"splits: {', '.join(p.name for p in splits) or 'none'}")
     for why in left_out:
@@ -239,23 +233,15 @@ def split(
 @app.command()
 def info(store: StorePath, as_json: Json = False) -> None:
     """What a store holds."""
+    from pipeline.facts import dataset_facts, show, split_facts
     from stores import DatasetStore, open_store
 
     opened = open_store(store)
-    facts = _facts(opened) if isinstance(opened, DatasetStore) else _split_facts(opened)
+    facts = dataset_facts(opened) if isinstance(opened, DatasetStore) else split_facts(opened)
     if as_json:
         print(json.dumps(facts))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for field, value in facts.items():
-        shown = _size(value) if field == "bytes" else ", ".join(map(str, value)) if isinstance(value, list) else value
-        table.add_row(
-            f"[bold]{field.replace('_', ' ')}[/bold]", json.dumps(shown) if isinstance(shown, dict) else str(shown)
-        )
-    Console().print(table)
+    show(facts)
 
 
 @app.command()
@@ -341,6 +327,7 @@ def export(
     if _known_format(format_) == "zarr":
         raise UsageError("every store is a zarr group: there is nothing to export", hint="--format ffcv")
     from pipeline.export_ffcv import export as export_store
+    from pipeline.facts import size as size_text
     from pipeline.progress import Bars
 
     began = time.monotonic()
@@ -354,7 +341,7 @@ def export(
         print(json.dumps({"store": str(dataset.path), "exported": new, "seconds": seconds, "bytes": sizes}))
         return
     for file, size in sizes.items():
-        print(f"{file}: {_size(size)}")
+        print(f"{file}: {size_text(size)}")
     print(f"{'exported' if new else 'already exported and sound'} ({seconds} s)")
 
 
@@ -395,43 +382,3 @@ def _require_copies(copies: int) -> None:
 
 def _default_name(source: str, path: Path | None, extra: bool) -> str:
     return (path.resolve().stem if path else source) + ("_extra" if extra else "")
-
-
-def _facts(store: DatasetStore) -> dict[str, Any]:
-    files = store.manifest["files"]
-    kept = "copies/" if store.has_zarr_copies else ("copies/", "copies.beton")
-    formats = ["zarr"] * store.has_zarr_copies + ["ffcv"] * ("ffcv" in store.manifest)
-    copies = sum(f["bytes"] for key, f in files.items() if key.startswith(kept))
-    return {
-        "store": str(store.path), "kind": "dataset", "images": store.num_images, "test_images": len(store.test_labels),
-        "size": "×".join(map(str, store.image_size)), "copies": store.num_copies,
-        "copies_kept_as": formats,
-        "recipe": store.manifest["spec"]["recipe"]["name"], "seed": store.manifest["spec"]["seed"],
-        "classes": store.class_names, "weak": store.weak, "bytes": sum(f["bytes"] for f in files.values()),
-        "bytes_per_copy": round(copies / max(1, store.num_images * store.num_copies), 1), "files": len(files),
-        "fingerprint": store.fingerprint,
-    }  # fmt: skip
-
-
-def _split_facts(store: SplitStore) -> dict[str, Any]:
-    import numpy as np
-
-    of_pool = store.train_labels[store.unlabeled]
-    return {
-        "store": str(store.path), "kind": "split", "dataset": store.dataset.name, "protocol": store.protocol,
-        "seed": store.seed, "classes": store.class_names, "labeled": len(store.labeled),
-        "labeled_per_class": np.bincount(store.train_labels[store.labeled], minlength=store.num_classes).tolist(),
-        "unlabeled": len(store.unlabeled), "copies": store.dataset.num_copies,
-        "unlabeled_of_other_classes_or_unknown": int((of_pool < 0).sum()),
-        "valid": len(store.valid), "test": len(store.test),
-        "gamma": store.gamma, "labeled_in_unlabeled": store.manifest["labeled_in_unlabeled"],
-        "fingerprint": store.fingerprint, "dataset_fingerprint": store.dataset.fingerprint,
-    }  # fmt: skip
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if num_bytes < 1000 or unit == "GB":
-            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    raise AssertionError

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.facts import size
 from pipeline.recipes import Recipe
 from pipeline.sample import Subject, of_source
 from pipeline.sources import Source
@@ -177,15 +178,6 @@ def show(plan: Plan) -> None:
     for name, value in rows.items():
         table.add_row(f"[bold]{name}[/bold]", value)
     Console().print(table)
-
-
-def size(num_bytes: float) -> str:
-    """Bytes in words: "131 bytes", "518.0 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if num_bytes < 1000 or unit == "GB":
-            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:,.1f} {unit}"
-        num_bytes /= 1000
-    raise AssertionError
 
 
 def _arrays(subject: Subject, recipe: Recipe, copies: int) -> list[layout.ArrayLayout]:
