@@ -5,6 +5,8 @@ What a build writes and what a repair puts back come from here, so they are the 
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from pipeline.recipes import Recipe, from_spec
@@ -27,6 +29,16 @@ def recipe_of(store: DatasetStore) -> Recipe:
     return recipe
 
 
+_THREAD = threading.local()
+
+
+def _scratch(shape: tuple[int, ...]) -> np.ndarray:
+    """This thread's buffer for one raw chunk, kept between files: fresh pages cost as much as filling them."""
+    if getattr(_THREAD, "chunk", None) is None or _THREAD.chunk.shape != shape:
+        _THREAD.chunk = np.empty(shape, np.uint8)
+    return _THREAD.chunk
+
+
 def copies_file(store: DatasetStore, recipe: Recipe, index: int) -> tuple[bytes, bytes]:
     """Draw, make and encode the `index`-th file of copies: the file of `copies/params`, that of `copies/images`.
 
@@ -44,7 +56,7 @@ def copies_file(store: DatasetStore, recipe: Recipe, index: int) -> tuple[bytes,
     base = store.train_images.read(rows, workers=1)
     params = recipe.draw(store.manifest["spec"]["seed"], rows, store.num_copies, store.image_size)
     encoder = Encoder(pixels, index)
-    scratch = np.empty((pixels.chunk[0], *pixels.shape[1:]), np.uint8)
+    scratch = _scratch((pixels.chunk[0], *pixels.shape[1:]))
     for first, last in encoder.row_blocks():
         block = scratch[: last - first]
         recipe.apply(base[first - start : last - start], params[first - start : last - start], block)

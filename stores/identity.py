@@ -34,6 +34,8 @@ def _digest(images: ImageArray) -> str:
     """SHA-256 of all pixels in row order, read in blocks."""
     rows = max(1, BLOCK_BYTES // images.layout.row_bytes)
     digest = hashlib.sha256(str(images.shape).encode())
+    block = np.empty((min(rows, len(images)), *images.shape[1:]), images.dtype)
     for start in range(0, len(images), rows):
-        digest.update(images.read(np.arange(start, min(start + rows, len(images)))).data)
+        stop = min(start + rows, len(images))
+        digest.update(images.read(np.arange(start, stop), out=block[: stop - start]).data)
     return digest.hexdigest()
