@@ -39,8 +39,13 @@ class Killed(BaseException):
     """Nobody catches it: the process would be gone."""
 
 
+def files_of(path: Path) -> list[Path]:
+    """Files of a store; a build killed just after its last write also leaves its journal, until the next one looks."""
+    return [p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+
+
 def bytes_of(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+    return {str(p.relative_to(path)): p.read_bytes() for p in files_of(path)}
 
 
 def make(path: Path) -> None:
@@ -130,7 +135,7 @@ class Stores(RuleBasedStateMachine):
     @precondition(lambda self: self.complete() and not self.damaged)
     @rule(which=st.integers(0, 999), kind=st.sampled_from(["flipped", "truncated", "removed", "emptied"]))
     def damage(self, which: int, kind: str) -> None:
-        files = [p for folder in (self.store, self.split) for p in sorted(folder.rglob("*")) if p.is_file()]
+        files = [p for folder in (self.store, self.split) for p in files_of(folder)]
         file = files[which % len(files)]
         good = file.read_bytes()
         if not good:
