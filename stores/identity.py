@@ -14,7 +14,7 @@ import numpy as np
 from stores import manifest
 from stores.reader import DatasetStore, ImageArray
 
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 8 << 20
 
 
 def dataset_fingerprint(store: DatasetStore) -> str:
