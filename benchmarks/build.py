@@ -198,7 +198,9 @@ def main() -> None:
             print(f"round {round_ + 1}: {name}: {results[name][-1]['rate']:,.0f} copies/s", file=sys.stderr)
     best = statistics.median(r["rate"] for r in results["realmix"])
     print(f"\n{os.cpu_count()} processors, {options.copies} copies of each image, {options.rounds} rounds\n")
-    print("| | copies | copies/s, median [min–max] | bytes on disk a copy | peak MB | realmix is |\n|---|---|---|---|---|---|")
+    print(
+        "| | copies | copies/s, median [min–max] | bytes on disk a copy | peak MB | realmix is |\n|---|---|---|---|---|---|"
+    )
     for name, runs in results.items():
         rates = [r["rate"] for r in runs]
         middle, bytes_ = statistics.median(rates), f"{runs[0]['bytes']:,.0f}" if runs[0]["bytes"] else "–"

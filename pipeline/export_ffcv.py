@@ -25,8 +25,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from pipeline.derive import recipe_of
 from pipeline.executors import follow_parent
-from pipeline.recipes import from_spec
 from stores import DatasetStore, ImageArray, manifest, open_store
 from stores.beton import (
     BASE,
@@ -126,9 +126,7 @@ def copies_of(store: DatasetStore, rows: np.ndarray) -> np.ndarray:
     if store.has_zarr_copies or not store.manifest["complete"]:
         return ImageArray(store.path, "copies/images").read(rows, workers=1)
     out = np.empty((len(rows), store.num_copies, *store.image_size, 3), np.uint8)
-    from_spec(store.manifest["spec"]["recipe"]).apply(
-        store.train_images.read(rows, workers=1), store.read_params(rows), out
-    )
+    recipe_of(store).apply(store.train_images.read(rows, workers=1), store.read_params(rows), out)
     return out
 
 

@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 
+from pipeline.derive import recipe_of
 from pipeline.executors import local
 from pipeline.export_ffcv import block_rows, copies_of
-from pipeline.recipes import from_spec
 from stores import DatasetStore, open_store
 from stores.beton import COPIES, TRAIN
 
@@ -37,7 +37,7 @@ def check_betons(store: DatasetStore, progress: Callable[[str, int, int], None])
                 problems.append(f"{name}: row {rows[row]}{of} (and {wrong.sum() - 1} more) is not the store's")
         progress("ffcv compared", int(rows[-1]) + 1, store.num_images)
 
-    with local(from_spec(store.manifest["spec"]["recipe"]), len(os.sched_getaffinity(0))) as pool:
+    with local(recipe_of(store), len(os.sched_getaffinity(0))) as pool:
         pool.run(partial(_expected, str(store.path), step), range(-(-store.num_images // step)), compare)
     return problems
 
