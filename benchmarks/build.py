@@ -199,7 +199,7 @@ def main() -> None:
     best = statistics.median(r["rate"] for r in results["realmix"])
     print(f"\n{os.cpu_count()} processors, {options.copies} copies of each image, {options.rounds} rounds\n")
     print(
-        "| | copies | copies/s, median [min–max] | bytes on disk a copy | peak MB | realmix is |\n|---|---|---|---|---|---|"
+        "| | copies | copies/s, median [min–max] | bytes on disk a copy | peak MB | realmix is |\n" + "|---" * 6 + "|"
     )
     for name, runs in results.items():
         rates = [r["rate"] for r in runs]

@@ -72,6 +72,7 @@ class Beton:
 
     def fields(self) -> dict[str, Any]:
         """FFCV's fields, in order: the pixels, whose they are, and their CRC32C (FFCV itself checks nothing)."""
+        import_ffcv()
         from ffcv.fields import IntField, NDArrayField
 
         return {
@@ -196,6 +197,7 @@ def _not_installed(why: str) -> UsageError:
 
 def _head(beton: Beton) -> bytes:
     """The file's first bytes as FFCV's DatasetWriter makes them."""
+    import_ffcv()
     from ffcv.types import TYPE_ID_HANDLER, FieldDescType, HeaderType
 
     header, fields = np.zeros(1, HeaderType), np.zeros(4, FieldDescType)

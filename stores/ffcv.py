@@ -230,6 +230,7 @@ def _end(batches: Any) -> None:
 
 def _asked_order(samples: int) -> Any:
     """An order of FFCV's that is whatever was asked for last, so that one compiled Loader serves every read."""
+    beton.import_ffcv()
     from ffcv.traversal_order.base import TraversalOrder
 
     class Asked(TraversalOrder):

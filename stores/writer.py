@@ -184,6 +184,7 @@ def write_split(path: Location, content: dict[str, Any], arrays: dict[str, np.nd
             if not _holds_split(path, fingerprint):
                 _fill_split(path, content, arrays, fingerprint, still_held)
         return fingerprint
+    _remove_dead(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     aside.mkdir(parents=True)
     try:
@@ -192,6 +193,14 @@ def write_split(path: Location, content: dict[str, Any], arrays: dict[str, np.nd
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return fingerprint
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove what processes of this machine that were killed while writing this split have left beside its place."""
+    for aside in path.parent.glob(f".{path.name}.*.tmp"):
+        pid = aside.name.split(".")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(aside)
 
 
 def _holds_split(path: Location, fingerprint: str) -> bool:

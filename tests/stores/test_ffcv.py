@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -146,3 +148,13 @@ def test_a_store_without_the_files_says_how_to_get_them(tiny):
 
 def copy_of(stored, folder: Path) -> Path:
     return Path(shutil.copytree(stored.path, folder / "tiny"))
+
+
+def test_reading_leaves_torch_its_threads(tiny_ffcv):
+    """FFCV sets them to one when it is imported; in a process of its own, for here it is imported already."""
+    code = (
+        "import sys, torch\nfrom stores import open_store\ntorch.set_num_threads(3)\n"
+        "open_store(sys.argv[1]).copies.read()\nassert torch.get_num_threads() == 3, torch.get_num_threads()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tiny_ffcv)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
