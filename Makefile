@@ -15,7 +15,7 @@ test: $(DEV)          ## every test
 	$(BIN)/python -m pytest
 
 soak: $(DEV)           ## the long half of the fault injection: minutes to an hour; SOAK="--kills 100 --every 10" chooses
-	PYTHONPATH=tests $(BIN)/python -W error tests/soak/soak.py $(SOAK)
+	PYTHONPATH=tests:tests/pipeline $(BIN)/python -W error tests/soak/soak.py $(SOAK)
 
 bench-build: $(DEV)     ## speed and size of builds against other tools; IMAGES=stores/cifar10 takes a store's images
 	$(BIN)/python benchmarks/build.py $(if $(IMAGES),--images $(IMAGES))
