@@ -8,6 +8,7 @@ name among albumentations' own; nothing in it is ever imported or run, and no tr
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -28,6 +29,9 @@ SUFFIXES = (".yaml", ".yml", ".json")
 _OPEN_FILES = frozenset({"HistogramMatching", "FDA", "PixelDistributionAdaptation", "TextImage"})
 _DEEPEST, _LARGEST = 16, 65536  # of a pipeline's nesting, of its numbers: far above what any of them needs
 _LARGEST_OF = {"height": 2048, "width": 2048, "size": 2048, "shape": 2048, "pad": 2048, "px": 2048, "scale": 64}
+_SIDES = ("height", "width", "size", "shape", "pad", "px")  # fields in pixels
+_FACTORS = ("scale", "percent", "zoom")  # fields in shares of the image
+_MOST_PIXELS, _MOST_GROWTH = 2048, 4.0  # of all transforms of a pipeline together: what one adds, the next may multiply
 _HINT = "write it with albumentations.save(pipeline, 'my.yaml', data_format='yaml')"
 
 
@@ -150,6 +154,10 @@ def _build(name: str, serialised: dict) -> Any:
     A = _albumentations()
     _check_names(name, serialised.get("transform"))
     _check_values(name, serialised["transform"])
+    added, growth = _growth(serialised["transform"])
+    if added > _MOST_PIXELS or growth > _MOST_GROWTH:
+        why = f"together its transforms may add {added:.0f} pixels to a side and make it {growth:.3g} times as long"
+        raise UsageError(f"the recipe '{name}' would make images too large", why, _HINT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
@@ -170,6 +178,27 @@ def _check_values(name: str, value: Any, depth: int = 0, most: int = _LARGEST) -
             _check_values(name, inner, depth + 1, bound)
     for inner in value if isinstance(value, list) else ():
         _check_values(name, inner, depth + 1, most)
+
+
+def _growth(value: Any, field: str = "") -> tuple[float, float]:
+    """At most so many pixels added to a side, and so many times as long, by all the transforms of a pipeline."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if any(word in field for word in _FACTORS):
+            offset = "limit" in field or "percent" in field  # 0 leaves the image as it is, on both of its sides
+            return 0.0, 1 + 2 * abs(value) if offset else max(1.0, abs(value))
+        return (abs(value) if any(word in field for word in _SIDES) else 0.0), 1.0
+    if isinstance(value, list) and not any(isinstance(inner, dict | list) for inner in value):
+        grown = [_growth(inner, field) for inner in value]  # a range, or height and width: the larger one counts
+        return max((a for a, _ in grown), default=0.0), max((g for _, g in grown), default=1.0)
+    inners = (
+        value.items()
+        if isinstance(value, dict)
+        else ((field, inner) for inner in value)
+        if isinstance(value, list)
+        else ()
+    )
+    grown = [_growth(inner, name) for name, inner in inners]
+    return sum(a for a, _ in grown), math.prod(g for _, g in grown)
 
 
 def _check_names(name: str, transform: Any, depth: int = 0) -> None:

@@ -153,3 +153,21 @@ def test_another_version_of_albumentations_is_refused() -> None:
     spec = load_recipe("color", WEAK, SIZE).spec | {"albumentations": "1.0.0"}
     with pytest.raises(StoreError, match=r"pip install albumentations==1\.0\.0"):
         from_spec(spec)
+
+
+@pytest.mark.parametrize(
+    "grow",
+    [
+        lambda A: [A.RandomScale((1, 1)), A.RandomScale((1, 1))],  # each doubles the sides
+        lambda A: [A.Pad(padding=700) for _ in range(4)],
+        lambda A: [A.CropAndPad(percent=2.0, keep_size=False)],
+        lambda A: [A.PadIfNeeded(1500, 1500), A.Resize(900, 900)],
+    ],
+)
+def test_transforms_that_together_make_huge_images_are_refused(grow, tmp_path) -> None:
+    file = tmp_path / "grow.json"
+    A.save(A.Compose([*grow(A), A.Resize(8, 8)]), file, data_format="json")
+    with pytest.raises(UsageError, match="too large"):
+        load_recipe(str(file), {"flip": True, "shift": 1}, (8, 8))
+    A.save(A.Compose([A.RandomScale((-0.2, 0.2)), A.Pad(padding=4), A.Resize(8, 8)]), file, data_format="json")
+    assert load_recipe(str(file), {"flip": True, "shift": 1}, (8, 8)).name == "grow"
