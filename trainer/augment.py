@@ -29,14 +29,19 @@ def draw_weak(rng: np.random.Generator, n: int, flip: bool, shift: int) -> np.nd
 
 
 def weak(images: Tensor, draws: Tensor) -> Tensor:
-    """Augment and scale.
+    """Augment and scale: `scale(move(images, draws))`, float32 [n, 3, H, W] in [−1, 1]."""
+    return scale(move(images, draws))
+
+
+def move(images: Tensor, draws: Tensor) -> Tensor:
+    """Flip and shift.
 
     Args:
-        images: uint8 [n, H, W, 3].
+        images: uint8 [n, H, W, C].
         draws: int64 [n, 3] of `draw_weak`, on the same device.
 
     Returns:
-        float32 [n, 3, H, W] in [−1, 1], in channels_last memory.
+        uint8 [n, H, W, C].
     """
     n, height, width, channels = images.shape
     flipped, down, right = draws.unsqueeze(-1).unbind(1)  # [n, 1] each
@@ -45,8 +50,7 @@ def weak(images: Tensor, draws: Tensor) -> Tensor:
     column = torch.where(flipped > 0, width - 1 - column, column)  # the crop is taken from the flipped image
     first = torch.arange(n, device=images.device).unsqueeze(1) * height
     pixel = (first + row).unsqueeze(2) * width + column.unsqueeze(1)
-    moved = images.reshape(-1, channels).index_select(0, pixel.flatten()).view(n, height, width, channels)
-    return scale(moved)
+    return images.reshape(-1, channels).index_select(0, pixel.flatten()).view(n, height, width, channels)
 
 
 def scale(images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from stores.errors import IntegrityError, RealMixError, StoreError
 from trainer.ema import Ema
 from trainer.telemetry import Telemetry
 
-FORMAT = 1
+FORMAT = 2
 FILE = "checkpoint.pt"
 
 
@@ -30,6 +30,7 @@ class State:
     """All that a step or an evaluation changes.
 
     Attributes:
+        method: the method's own tensors, on the device.
         step: updates done.
         seconds: of training and evaluation, over all resumptions.
         history: one {"step", "test_error", "valid_error"} per evaluation.
@@ -40,6 +41,7 @@ class State:
     optimizer: torch.optim.Optimizer
     ema: Ema
     telemetry: Telemetry
+    method: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -55,7 +57,8 @@ def save(folder: Path, state: State, identity: dict[str, Any]) -> None:
     Raises:
         RealMixError: a weight is not finite; the old checkpoint stays.
     """
-    norms = torch.stack(torch._foreach_norm([*state.model.state_dict().values(), *state.ema.shadow]))
+    floats = [*state.model.state_dict().values(), *state.ema.shadow, *state.method.values()]
+    norms = torch.stack(torch._foreach_norm([tensor for tensor in floats if tensor.is_floating_point()]))
     if not torch.isfinite(norms).all():
         raise RealMixError(
             f"a weight became non-finite by step {state.step}",
@@ -73,6 +76,7 @@ def save(folder: Path, state: State, identity: dict[str, Any]) -> None:
         "ema": state.ema.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "telemetry": state.telemetry.state_dict(),
+        "method": state.method,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -107,6 +111,8 @@ def load(folder: Path, state: State, identity: dict[str, Any], device: torch.dev
     state.ema.load_state_dict(content["ema"])
     state.optimizer.load_state_dict(content["optimizer"])
     state.telemetry.load_state_dict(content["telemetry"], device)
+    for name, tensor in state.method.items():
+        tensor.copy_(content["method"][name])
     state.step, state.seconds = content["step"], content["seconds"]
     state.history = content["history"]
     state.confusion = None if content["confusion"] is None else content["confusion"].cpu()

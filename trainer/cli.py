@@ -22,7 +22,7 @@ app = typer.Typer(
     epilog="Example: `realmix-train --store stores/cifar10_250 --method realmix --seed 1`",
 )  # fmt: skip
 
-KEPT_ON_RESUME = ("method", "steps", "seed", "model", "device", "feed", "copies", "batch", "threads",
+KEPT_ON_RESUME = ("method", "steps", "seed", "model", "device", "feed", "copies", "batch", "engine", "threads",
                   "eval_every", "checkpoint_every")  # fmt: skip
 
 
@@ -61,6 +61,7 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_defa
 Feed = Annotated[
     str | None, typer.Option(help="Home of the images: auto, device, host or mapped.", show_default="auto")
 ]
+Engine = Annotated[str | None, typer.Option(help="auto, eager or compiled.", show_default="auto")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice")]
 EvalEvery = Annotated[int | None, typer.Option(help="Steps between evaluations.", show_default="100 to 1024")]
 CheckpointEvery = Annotated[
@@ -89,6 +90,7 @@ def train(
     batch: Batch = None,
     device: Device = None,
     feed: Feed = None,
+    engine: Engine = None,
     threads: Threads = None,
     eval_every: EvalEvery = None,
     checkpoint_every: CheckpointEvery = None,
@@ -119,6 +121,8 @@ def train(
         path, result = launch.resume(resume, store, quiet)
     else:
         path, result = launch.start(assignments or [], {**flags, "store": store}, runs, name, quiet)
+    if not result:  # one of several processes, and not the one that writes
+        return
     show_result(last_line(path, result), json.dumps({"run": str(path), **result}) if as_json else None)
 
 

@@ -38,13 +38,23 @@ class RunConfig:
     steps: int = _option(PAPER_STEPS, "length of the run in updates", min=1)
     seed: int = _option(1, "of the initial weights, the order and every draw", min=0)
     batch: int = _option(64, "labelled images a step", min=2)
-    lr: float = _option(0.002, "Adam's constant learning rate", above=0)
-    weight_decay: float = _option(0.02, "kernels shrink by 1 − weight_decay·lr a step", min=0)
+    optimizer: Literal["adam", "sgd"] = _option(
+        "adam", "Adam with decoupled decay, or SGD with Nesterov momentum and L2"
+    )
+    lr: float = _option(0.002, "learning rate", above=0)
+    lr_schedule: Literal["constant", "cosine"] = _option("constant", "cosine: lr·cos(7πk/16K), as FixMatch")
+    momentum: float = _option(0.9, "of SGD", min=0, below=1)
+    weight_decay: float = _option(0.02, "adam: kernels shrink by 1 − weight_decay·lr a step; sgd: L2 of the kernels",
+                                  min=0)  # fmt: skip
     ema_decay: float | None = _option(None, "of the evaluated weights' average; None: 0.999, faster below 20,000 steps",
                                       min=0, below=1)  # fmt: skip
     bn_momentum: float | None = _option(None, "share of the new batch in BatchNorm's running statistics; None: 0.001, "
                                         "faster below 20,000 steps", above=0, max=1)  # fmt: skip
     precision: Literal["auto", "fp32", "bf16"] = _option("auto", "arithmetic of convolutions; losses stay in fp32")
+    engine: Literal["auto", "eager", "compiled"] = _option(
+        "auto", "compiled fuses the step's operations; takes a minute to start"
+    )
+    cuda_graph: bool = _option(True, "a compiled step on one GPU is recorded once and replayed")
     copies: int | None = _option(None, "train on the first K stored copies; None: all", min=1)
     flip: bool | None = _option(None, "weak views flip horizontally, p = 1/2; None: as the store says")
     shift: int | None = _option(None, "largest shift of weak views in pixels; None: as the store says", min=0)
@@ -80,8 +90,11 @@ def build(
     Raises:
         UsageError: an unknown key, a value of another type or out of range.
     """
-    preset = dict(method.PRESETS.get(family or "", {}))
-    run_values: dict[str, Any] = dict(preset.pop("run", {}))
+    preset: dict[str, Any] = {}
+    run_values: dict[str, Any] = {}
+    for values in (method.PRESETS.get("any", {}), method.PRESETS.get(family or "", {})):
+        preset |= {name: value for name, value in values.items() if name != "run"}
+        run_values |= values.get("run", {})
     settings_values: dict[str, Any] = preset
     run_types, settings_types = types_of(RunConfig), types_of(method.Settings)
     assert not run_types.keys() & settings_types.keys(), f"{method.NAME} repeats a field of RunConfig"

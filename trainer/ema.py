@@ -7,6 +7,8 @@ stale statistics is a known way to miss published results.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +46,18 @@ class Ema:
         torch._foreach_copy_(parameters, self.shadow)
         if buffers:
             torch._foreach_copy_(buffers, live_buffers)
+
+    def teacher(self) -> nn.Module:
+        """A network whose parameters are the shadow itself and whose buffers are the live ones: nothing to copy.
+
+        It is in training mode, as the live one is; whoever calls it says which statistics normalise.
+        """
+        network = copy.deepcopy(self.model).requires_grad_(False)
+        for parameter, shadow in zip(network.parameters(), self.shadow, strict=True):
+            parameter.data = shadow
+        for module, live in zip(network.modules(), self.model.modules(), strict=True):
+            module._buffers.update(live._buffers)
+        return network
 
     def state_dict(self) -> dict[str, Tensor]:
         """The shadow by parameter name; tensors are not copied."""

@@ -19,10 +19,11 @@ from torch import Tensor
 from stores import SplitStore
 from stores.draws import generator, shuffled
 from stores.errors import StoreError, UsageError
-from trainer import augment
+from trainer import augment, distributed, schedules
 from trainer.config import RunConfig
-from trainer.methods.contract import Batch, Method, Sizes, Views
+from trainer.methods.contract import Kind, Method, Sizes, Views
 from trainer.pool import MARGIN, Pool, free_memory, require_memory
+from trainer.views import Raw
 
 BLOCK = 64  # steps whose order is computed at once: permuting is dear per call, cheap per element
 DEVICE_SHARE = 0.6  # of the GPU's free memory that a pool may take unasked
@@ -34,20 +35,21 @@ class HostWork:
 
     Attributes:
         x, u: images uint8 [n, H, W, 3] from a pool on the host, or samples int64 [n] of a pool on the device.
-        y: int64 [B].
-        weak: draws of the weak views, of x and then of each view of u.
-        draws: the method's.
-        schedule: float32 [number of entries], in the order of the names in `Feed.schedule_names`.
-        ood: bool [U], samples of no training class; None unless the store is a mismatch store.
+        y, views, draws, schedule, ood: as in `trainer.views.Raw`.
+        x_rows, u_rows: int64 [B] and [U], the dataset store's rows of the samples; u_copies: int64 [U], which copy of
+            the row each is (−1 = the image itself).
     """
 
     x: Tensor
     y: Tensor
     u: Tensor | None
-    weak: list[Tensor]
+    views: tuple[dict[str, Tensor], ...]
     draws: dict[str, Tensor]
     schedule: Tensor
     ood: Tensor | None
+    x_rows: np.ndarray
+    u_rows: np.ndarray
+    u_copies: np.ndarray
 
 
 class Feed:
@@ -64,8 +66,10 @@ class Feed:
         self.views = method.views(settings)
         rows = pool_rows(store, self.views)
         self.copies = _num_copies(store, self.views, run.copies)
-        unlabeled = run.batch * self.views.ratio if self.views.unlabeled != "none" else 0
+        unlabeled = run.batch * self.views.ratio if self.views.unlabeled else 0
         self.sizes = Sizes(run.batch, unlabeled, store.num_classes)
+        for count, what in ((run.batch, "labelled images"), (unlabeled, "unlabelled images")):
+            distributed.require_divisible(count, what)
         self.num_unlabeled = len(rows) if unlabeled else 0
         images = len(store.labeled) + self.num_unlabeled * (self.copies or 1)
         size = images * int(np.prod(store.dataset.image_size)) * 3
@@ -81,53 +85,57 @@ class Feed:
             array = dataset.copies if self.copies else dataset.train_images
             assert array is not None
             self._unlabeled = Pool(array, rows, self.copies, self.home, self.scratch)
+        self._rows = rows
         self._is_ood = store.train_labels[rows] < 0 if store.protocol == "mismatch" and unlabeled else None
         self._block = -1  # whose order is in _order_x and _order_u
-        self.schedule_names = list(method.schedule(0, run.steps, store.num_classes, settings))
+        self.schedule_names = tuple(method.schedule(0, run.steps, store.num_classes, settings))
 
     @property
     def images_per_step(self) -> int:
-        """Images that a step learns from: labelled ones and every view of the unlabelled ones."""
-        return self.sizes.labeled + self.views.weak_u * self.sizes.unlabeled
+        """Images that a step learns from: every view of the labelled and of the unlabelled ones."""
+        learnt = [kind for kind in self.views.labeled if kind != "probe"]
+        return len(learnt) * self.sizes.labeled + len(self.views.unlabeled) * self.sizes.unlabeled
 
     def prepare(self, step: int) -> HostWork:
         """The host's work for a step: its samples, its random numbers and, from a pool on the host, its pixels."""
         run, sizes = self._run, self.sizes
         labeled, unlabeled = self.samples(step)
-        rng_x, rng_u = generator(run.seed, "weak labeled", step), generator(run.seed, "weak unlabeled", step)
-        weak = [self._draw_weak(rng_x, sizes.labeled)]
-        weak += [self._draw_weak(rng_u, sizes.unlabeled) for _ in range(self.views.weak_u if sizes.unlabeled else 0)]
+        rng_x, rng_u = generator(run.seed, "views labeled", step), generator(run.seed, "views unlabeled", step)
+        views = [self._draw_view(rng_x, kind, sizes.labeled) for kind in self.views.labeled]
+        views += [self._draw_view(rng_u, kind, sizes.unlabeled) for kind in self.views.unlabeled]
         draws = self._method.draw(generator(run.seed, "method", step), sizes, self._settings)
         schedule = self._method.schedule(step, run.steps, sizes.num_classes, self._settings)
+        lr = schedules.learning_rate(run.lr_schedule, run.lr, step, run.steps)
         u = ood = None
+        image, copy = np.divmod(unlabeled, self.copies or 1)
         if self._unlabeled is not None:
             u = self._gather(self._unlabeled, unlabeled)
             if self._is_ood is not None:
-                ood = self._host(self._is_ood[unlabeled // (self.copies or 1)])
+                ood = self._host(self._is_ood[image])
         return HostWork(
             x=self._gather(self._labeled, labeled),
             y=self._host(self._labels[labeled]),
             u=u,
-            weak=[self._host(view) for view in weak],
+            views=tuple({name: self._host(values) for name, values in view.items()} for view in views),
             draws={name: self._host(values) for name, values in draws.items()},
-            schedule=self._host(np.array([schedule[name] for name in self.schedule_names], np.float32)),
+            schedule=self._host(np.array([*(schedule[name] for name in self.schedule_names), lr], np.float32)),
             ood=ood,
+            x_rows=self._store.labeled[labeled],
+            u_rows=self._rows[image],
+            u_copies=copy if self.copies else np.full_like(copy, -1),
         )
 
-    def batch(self, work: HostWork) -> tuple[Batch, Tensor | None]:
-        """The device's work for a step: pixels and numbers moved there, weak views made; and which samples are OOD."""
-        weak = [self._move(view) for view in work.weak]
-        x = self._pixels(self._labeled, work.x)
-        u = self._pixels(self._unlabeled, work.u) if self._unlabeled is not None and work.u is not None else None
-        schedule = self._move(work.schedule)
-        batch = Batch(
-            x=augment.weak(x, weak[0]),
+    def batch(self, work: HostWork) -> Raw:
+        """The device's work for a step: its images and numbers there."""
+        return Raw(
+            x=self._pixels(self._labeled, work.x),
             y=self._move(work.y),
-            u=tuple(augment.weak(u, view) for view in weak[1:]) if u is not None else (),
+            u=self._pixels(self._unlabeled, work.u) if self._unlabeled is not None and work.u is not None else None,
+            views=tuple({name: self._move(values) for name, values in view.items()} for view in work.views),
             draws={name: self._move(values) for name, values in work.draws.items()},
-            schedule={name: schedule[i] for i, name in enumerate(self.schedule_names)},
+            schedule=self._move(work.schedule),
+            ood=None if work.ood is None else self._move(work.ood),
         )
-        return batch, None if work.ood is None else self._move(work.ood)
 
     def samples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples of a step: int64 [B] of `store.labeled`, int64 [U] of the pool's (image, copy) pairs.
@@ -147,10 +155,11 @@ class Feed:
         positions = np.arange(block * BLOCK * size, (block + 1) * BLOCK * size)
         return shuffled(positions, max(pool, 1), self._run.seed, purpose).reshape(BLOCK, size)
 
-    def _draw_weak(self, rng: np.random.Generator, count: int) -> np.ndarray:
+    def _draw_view(self, rng: np.random.Generator, kind: Kind, count: int) -> dict[str, np.ndarray]:
+        """What one view of `count` samples draws."""
         assert self._run.flip is not None, "a resolved configuration"
         assert self._run.shift is not None
-        return augment.draw_weak(rng, count, self._run.flip, self._run.shift)
+        return {"weak": augment.draw_weak(rng, count, self._run.flip, self._run.shift)}
 
     def _gather(self, pool: Pool, samples: np.ndarray) -> Tensor:
         if pool.home.type != "cpu":
@@ -173,7 +182,7 @@ def pool_rows(store: SplitStore, views: Views) -> np.ndarray:
 
     MixMatch and RealMix leave the labelled images out; ReMixMatch and FixMatch use them unlabelled as well.
     """
-    if views.unlabeled == "none":
+    if not views.unlabeled:
         return np.empty(0, np.int64)
     rows = np.union1d(store.unlabeled, store.labeled) if views.labeled_in_unlabeled else np.sort(store.unlabeled)
     if not len(rows):
@@ -195,7 +204,7 @@ def choose_home(feed: str, device: torch.device, size: int) -> tuple[torch.devic
 
 
 def _num_copies(store: SplitStore, views: Views, asked: int | None) -> int | None:
-    if views.unlabeled != "copies":
+    if not views.unlabeled or views.source == "base":
         return None
     stored = store.dataset.num_copies
     if not stored:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import platform
+import shutil
+from typing import Literal
 
 import torch
 
 from stores.errors import UsageError
+from trainer import distributed
 from trainer.config import RunConfig
+
+COMPILED_FROM = {"cpu": 5000, "cuda": 500}  # steps
 
 
 def resolve(run: RunConfig) -> RunConfig:
@@ -21,16 +27,38 @@ def resolve(run: RunConfig) -> RunConfig:
     Raises:
         UsageError: --device cuda on a machine without.
     """
-    cuda = torch.cuda.is_available()
-    if run.device == "cuda" and not cuda:
+    if run.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             "no CUDA device is usable", "torch.cuda.is_available() is false", "--device cpu trains on the CPU"
         )
-    device = run.device if run.device != "auto" else "cuda" if cuda else "cpu"
+    device = kind(run.device)
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     precision = run.precision if run.precision != "auto" else "bf16" if multiplies_bf16(device) else "fp32"
-    return dataclasses.replace(run, device=device, threads=torch.get_num_threads(), precision=precision)
+    engine = run.engine if run.engine != "auto" else "compiled" if compiling_pays(device, run.steps) else "eager"
+    graph = run.cuda_graph and device == "cuda" and engine == "compiled" and distributed.world() == 1
+    return dataclasses.replace(
+        run, device=device, threads=torch.get_num_threads(), precision=precision, engine=engine, cuda_graph=graph
+    )
+
+
+def kind(asked: str) -> Literal["cpu", "cuda"]:
+    """ "cpu" or "cuda", for "auto" whichever is there."""
+    return "cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def device(run: RunConfig) -> torch.device:
+    """The device of this process: each of several on one machine has a GPU of its own."""
+    if run.device == "cpu":
+        return torch.device("cpu")
+    torch.cuda.set_device(distributed.local_rank())
+    return torch.device("cuda", distributed.local_rank())
+
+
+def compiling_pays(device: str, steps: int) -> bool:
+    """Whether the compiler is there, and the run long enough to earn back the minute that it takes."""
+    compiler = importlib.util.find_spec("triton") if device == "cuda" else shutil.which("g++")
+    return compiler is not None and steps >= COMPILED_FROM[device]
 
 
 def multiplies_bf16(device: str) -> bool:

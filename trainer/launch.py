@@ -19,9 +19,9 @@ import zarr
 
 import stores
 from stores import SplitStore, manifest, open_store
-from stores.errors import Interrupted, ResourceError, StoreError, UsageError
+from stores.errors import Interrupted, RealMixError, ResourceError, StoreError, UsageError
 from stores.storage import Location, stores_in
-from trainer import checkpoint, config, hardware, loop, weights
+from trainer import checkpoint, config, distributed, engine, hardware, loop, weights
 from trainer import run as rundir
 from trainer.checkpoint import State
 from trainer.config import RunConfig
@@ -48,6 +48,7 @@ def start(
     Returns:
         the run's directory and its result.
     """
+    distributed.join(hardware.kind(flags.get("device") or RunConfig.device))
     method = load_method(flags.get("method") or RunConfig.method)
     store = open_split(flags["store"])
     run, settings = config.build(method, family(store), assignments, flags)
@@ -58,7 +59,7 @@ def start(
         raise UsageError(
             f"'{name}' is no name of a run", "it becomes a folder in --runs", "use letters, digits, _ and -"
         )
-    rundir.refuse_existing(path)
+    distributed.by_first(lambda: rundir.refuse_existing(path))
     record = {
         "command": sys.argv,
         "run": dataclasses.asdict(run),
@@ -85,6 +86,7 @@ def resume(path: Path, store_path: str | Path | None = None, quiet: bool = False
     run: RunConfig = config.load(RunConfig, folder.config["run"], where)
     settings = config.load(load_method(run.method).Settings, folder.config["settings"], where)
     run = dataclasses.replace(run, store=str(store_path or run.store))
+    distributed.join(run.device)
     store = open_split(run.store)
     expected = folder.config["store"]["fingerprint"]
     if store.fingerprint != expected:
@@ -108,24 +110,32 @@ def _execute(
     """Build the parts, make the directory unless it exists, train, write the result."""
     assert run.bn_momentum is not None, "a resolved configuration"
     assert run.ema_decay is not None
-    method, device = load_method(run.method), torch.device(run.device)
+    method, device = load_method(run.method), hardware.device(run)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     torch.manual_seed(run.seed)
-    model = build_model(run.model, store.num_classes, run.bn_momentum).to(device)
+    model = build_model(run.model, store.num_classes, run.bn_momentum, method.views(settings).rotation).to(device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    state = State(model, loop.optimizer(model, run.lr), Ema(model, run.ema_decay), Telemetry(run.log_every))
+    state = State(
+        model, engine.build_optimizer(model, run), Ema(model, run.ema_decay), Telemetry(run.log_every),
+        {name: tensor.to(device) for name, tensor in method.init_state(store.num_classes, settings).items()},
+    )  # fmt: skip
     identity = {"store": store.fingerprint, "run": _what(run), "settings": dataclasses.asdict(settings)}
     if folder is not None:
         checkpoint.load(path, state, identity, device)
     feed = Feed(store, method, settings, run, device)
+    first = distributed.rank() == 0
     evaluator = Evaluator(store, model, device, run.precision == "bf16")
-    if folder is None:
-        folder = rundir.create(path, record, lambda aside: checkpoint.save(aside, state, identity))
-    else:
+
+    def open_folder() -> Run:
+        if folder is None:
+            return rundir.create(path, record, lambda aside: checkpoint.save(aside, state, identity))
         folder.cut_back(state.step)
-    curves = Curves(path / "tensorboard", state.step) if run.tensorboard else None
+        return folder
+
+    folder = distributed.by_first(open_folder) or Run(path, record)
+    curves = Curves(path / "tensorboard", state.step) if run.tensorboard and first else None
     again = f"continue with `realmix-train --resume {path}`"
-    with Console(run.steps, state.step, feed.images_per_step, quiet) as console:
+    with Console(run.steps, state.step, feed.images_per_step, quiet or not first) as console:
         for line in header(store, run, config.changed(settings), feed, record["deviations"]):
             console.say(line)
         console.say(f"run in  {path}" + (f", continued at step {state.step:,}" if state.step else ""))
@@ -139,10 +149,19 @@ def _execute(
             raise ResourceError(
                 f"the disk that holds '{path}' is full", hint=f"free some space, then {again}"
             ) from None
+        except RuntimeError as error:
+            if not distributed.is_lost_process(error):
+                raise
+            raise RealMixError(
+                f"another process of this run ended by step {state.step}", "the processes cannot go on without it",
+                f"{again}, under torchrun as before",
+            ) from None  # fmt: skip
         finally:
             folder.close()
             if curves is not None:
                 curves.close()
+    if not first:
+        return {}
     state.ema.apply_to(evaluator.model)
     weights.export(path, evaluator.model, run.model, store.class_names)
     result = outcome(state, store, run)

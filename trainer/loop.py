@@ -1,7 +1,7 @@
-"""The training loop: batch, losses, Adam, kernel decay, average; lines, evaluations and checkpoints when they are due.
+"""The training loop: batch, step; lines, evaluations and checkpoints when they are due.
 
-It never waits for the device between two log lines. The order within a step is fixed: BatchNorm's running statistics
-move in the forward pass, then Adam, then the decay of the kernels, then the average.
+It never waits for the device between two log lines. Of several processes, the first one evaluates and writes; all stop
+at the same step.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from stores.errors import Interrupted, RealMixError
-from trainer import checkpoint
+from trainer import checkpoint, distributed, schedules
 from trainer.checkpoint import State
 from trainer.config import RunConfig
+from trainer.engine import build_step
 from trainer.evaluate import Evaluator
 from trainer.feed import Feed
 from trainer.log import Console, Curves
-from trainer.methods.contract import Batch, Losses, Method
-from trainer.models import kernels
+from trainer.methods.contract import Method
 from trainer.prefetch import Prefetch
 from trainer.run import Run
+
+AGREE_EVERY = 10  # steps between two questions whether any process was told to stop
 
 
 def train(
@@ -41,20 +40,24 @@ def train(
     """
     assert run.eval_every is not None, "a resolved configuration"
     assert run.checkpoint_every is not None
-    update = updater(state, method, settings, run)
+    step = build_step(state, method, settings, run, feed.schedule_names)
     clock = _Clock(state.seconds)
+    first = distributed.rank() == 0
 
     def due(every: int) -> bool:
         return state.step % every == 0 or state.step == run.steps
 
     def note(record: dict[str, Any]) -> None:
+        if not first:
+            return
         folder.write_line(record)
         if curves is not None:
             curves.add(record)
 
     def log(waited: float) -> None:
-        steps, record = state.telemetry.pending, {"kind": "train", "step": state.step, "lr": run.lr}
-        record |= state.telemetry.flush()
+        steps = state.telemetry.pending
+        lr = schedules.learning_rate(run.lr_schedule, run.lr, state.step - 1, run.steps)
+        record = {"kind": "train", "step": state.step, "lr": lr, **state.telemetry.flush()}
         seconds, wait = clock.lap(waited)
         record |= {
             "images_per_s": steps * feed.images_per_step / seconds,
@@ -79,52 +82,24 @@ def train(
 
     with Prefetch(feed.prepare, range(state.step, run.steps)) as ahead, _until_stopped() as stopped:
         while state.step < run.steps:
-            batch, ood = feed.batch(ahead.take())
-            state.telemetry.add(update(batch), ood)
+            raw = feed.batch(ahead.take())
+            state.telemetry.add(step(raw), raw.ood)
             state.step += 1
             console.tick(state.step, ahead.waited)
-            stop = stopped()
+            # several processes ask one another only now and then: each question is a message to all
+            stop = stopped() if distributed.world() == 1 else due(AGREE_EVERY) and distributed.agree(stopped())
             if due(run.log_every) or due(run.eval_every) or due(run.checkpoint_every) or stop:
                 refuse_non_finite(state, run, folder)
             if due(run.log_every):
                 log(ahead.waited)
-            if due(run.eval_every):
+            if first and due(run.eval_every):
                 evaluate()
-            if due(run.checkpoint_every) or stop:
+            if first and (due(run.checkpoint_every) or stop):
                 save()
             if stop and state.step < run.steps:
                 raise Interrupted(
                     f"interrupted at step {state.step}", hint=f"continue with `realmix-train --resume {folder.path}`"
                 )
-
-
-def updater(state: State, method: Method, settings: Any, run: RunConfig) -> Callable[[Batch], Losses]:
-    """The function that makes one update of `state`'s network from a batch."""
-    decayed = kernels(state.model)
-    shrink = 1 - run.weight_decay * run.lr
-
-    def update(batch: Batch) -> Losses:
-        with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=run.precision == "bf16"):
-            losses = method.loss(state.model, batch, settings)
-        state.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        state.optimizer.step()
-        decay(decayed, shrink)
-        state.ema.update()
-        return losses
-
-    return update
-
-
-@torch.no_grad()
-def decay(weights: list[Tensor], factor: float) -> None:
-    """Decoupled weight decay of the MixMatch family: kernels alone, by a factor that does not pass through Adam."""
-    torch._foreach_mul_(weights, factor)
-
-
-def optimizer(model: nn.Module, lr: float) -> torch.optim.Adam:
-    """Adam as the papers run it, constant learning rate, no weight decay of its own."""
-    return torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
 def refuse_non_finite(state: State, run: RunConfig, folder: Run) -> None:

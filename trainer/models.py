@@ -1,4 +1,4 @@
-"""Wide residual networks as the original MixMatch and RealMix code builds them, and the switch of their BatchNorm.
+"""Wide residual networks as the original MixMatch and RealMix code builds them, with BatchNorm over groups of rows.
 
 Where it differs from the usual PyTorch WRN: the first activation is shared by the residual branch and its shortcut, and
 in every block conv1 reads the activated input, so that every parameter gets a gradient; LeakyReLU .1, BatchNorm ε 1e-3
@@ -9,25 +9,28 @@ with running momentum .001, fan-out initialisation. Fully convolutional up to th
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stores.errors import UsageError
-from trainer.ops import wide
+from trainer import distributed
+from trainer.ops import wide, widen
 
 SLOPE = 0.1
 EPS = 1e-3
 
 
-def build_model(name: str, num_classes: int, bn_momentum: float = 0.001) -> WideResNet:
+def build_model(name: str, num_classes: int, bn_momentum: float = 0.001, rotation: bool = False) -> WideResNet:
     """A network by name: float32 or lower [n, 3, H, W] in [−1, 1] to logits float32 [n, num_classes].
 
     Args:
         name: `wrn-{depth}-{width}`. depth = 6n+4: three groups of n blocks, widths 16w·(1, 2, 4); depth = 8n+5: four
             groups, widths 16w·(1, 2, 4, 8). WRN-28-2 is the paper's, WRN-37-2 the one for 96×96 images.
         bn_momentum: share of the newest batch in the running statistics (PyTorch's sense).
+        rotation: with a second head, which tells four rotations apart (ReMixMatch).
 
     Raises:
         UsageError: no network has this name.
@@ -37,7 +40,7 @@ def build_model(name: str, num_classes: int, bn_momentum: float = 0.001) -> Wide
     for groups in (3, 4):
         blocks, rest = divmod(depth - groups - 1, 2 * groups)
         if rest == 0 and blocks > 0 and width > 0:
-            return WideResNet(groups, blocks, width, num_classes, bn_momentum)
+            return WideResNet(groups, blocks, width, num_classes, bn_momentum, rotation)
     raise UsageError(
         f"unknown model '{name}'",
         "a name is wrn-{depth}-{width} with depth 6n+4 (three groups of blocks) or 8n+5 (four)",
@@ -46,9 +49,11 @@ def build_model(name: str, num_classes: int, bn_momentum: float = 0.001) -> Wide
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm2d whose training mode can leave the running statistics alone, see `batch_stats_only`.
+    """BatchNorm2d over groups of rows: each normalised by its own statistics, at most one moving the running ones.
 
-    Statistics are float32 also under autocast. The running variance takes the unbiased batch variance.
+    In training mode `forward(x, groups, update)` gives what `groups` separate passes would; the methods' rule is one
+    updating group a step. Statistics are float32 also under autocast; the running variance takes the unbiased batch
+    variance. In evaluation mode, or with `running`, it normalises by the running statistics.
     """
 
     running_mean: Tensor
@@ -57,41 +62,44 @@ class BatchNorm(nn.Module):
     def __init__(self, features: int, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
-        self.update = True
         self.weight = nn.Parameter(torch.ones(features))
         self.bias = nn.Parameter(torch.zeros(features))
         self.register_buffer("running_mean", torch.zeros(features))
         self.register_buffer("running_var", torch.ones(features))
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and not self.update:
-            return F.batch_norm(x, None, None, self.weight, self.bias, True, self.momentum, EPS)
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, EPS
-        )
+    def forward(self, x: Tensor, groups: int = 1, update: int | None = None, running: bool = False) -> Tensor:
+        if running or not self.training:
+            return self._normalise(x, update=True, training=False)
+        if torch.compiler.is_compiling() or distributed.world() > 1:
+            return self._jointly(x, groups, update)
+        parts = [self._normalise(part, i == update, training=True) for i, part in enumerate(x.chunk(groups))]
+        return parts[0] if groups == 1 else torch.cat(parts)
+
+    def _normalise(self, x: Tensor, update: bool, training: bool) -> Tensor:
+        mean, var = (self.running_mean, self.running_var) if update else (None, None)
+        return F.batch_norm(x, mean, var, self.weight, self.bias, training, self.momentum, EPS)
+
+    def _jointly(self, x: Tensor, groups: int, update: int | None) -> Tensor:
+        """All groups in one pass: a reduction and a map that the compiler fuses with its neighbours.
+
+        With several processes the statistics are those of all processes' rows.
+        """
+        grouped = x.view(groups, -1, *x.shape[1:])
+        wide_rows = widen(grouped)
+        var, mean = torch.var_mean(wide_rows, dim=(1, 3, 4), correction=0)  # [groups, C]
+        mean, var = distributed.pooled(mean, var)
+        if update is not None:
+            count = grouped[0].numel() // x.shape[1] * distributed.world()
+            with torch.no_grad():
+                self.running_mean.lerp_(mean[update].to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_((var[update] * (count / (count - 1))).to(self.running_var.dtype), self.momentum)
+        scale = self.weight * torch.rsqrt(var + EPS)
+        shift = self.bias - mean * scale
+        y = wide_rows * scale[:, None, :, None, None] + shift[:, None, :, None, None]
+        return y.to(x.dtype).view_as(x)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, momentum={self.momentum}"
-
-
-class batch_stats_only:
-    """Context: training-mode BatchNorm normalises by the batch's own statistics and does not update the running ones.
-
-    The methods' rule is one updating forward a step; every other forward runs in here. In evaluation mode no effect.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        norms = getattr(model, "norms", None)  # found once, when the network was built; a foreign one is searched
-        self.norms = tuple(m for m in model.modules() if isinstance(m, BatchNorm)) if norms is None else norms
-        self.before = [norm.update for norm in self.norms]
-
-    def __enter__(self) -> None:
-        for norm in self.norms:
-            norm.update = False
-
-    def __exit__(self, *error: object) -> None:
-        for norm, update in zip(self.norms, self.before, strict=True):
-            norm.update = update
 
 
 class Block(nn.Module):
@@ -106,20 +114,25 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        a = activate(self.bn1(x))
-        h = self.conv2(activate(self.bn2(self.conv1(a))))
+    def forward(self, x: Tensor, groups: int = 1, update: int | None = None, running: bool = False) -> Tensor:
+        a = activate(self.bn1(x, groups, update, running))
+        h = self.conv2(activate(self.bn2(self.conv1(a), groups, update, running)))
         return h + self.shortcut(a if self.shared else x)
 
 
 class WideResNet(nn.Module):
     """WRN (Zagoruyko & Komodakis 2016). `embed` gives the pooled features, `head` the logits of them.
 
-    `norms` are its BatchNorm layers.
+    Attributes:
+        joint: groups of rows go through the convolutions together, which is what a compiler and a GPU like, or (False)
+            one after the other, which is faster where they are larger than the cache.
     """
 
-    def __init__(self, groups: int, blocks: int, width: int, num_classes: int, bn_momentum: float) -> None:
+    def __init__(
+        self, groups: int, blocks: int, width: int, num_classes: int, bn_momentum: float, rotation: bool
+    ) -> None:
         super().__init__()
+        self.joint = False
         widths = [16 * width * 2**group for group in range(groups)]
         self.stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         layers: list[nn.Module] = []
@@ -129,26 +142,48 @@ class WideResNet(nn.Module):
                 stride = 2 if group > 0 and block == 0 else 1
                 layers.append(Block(inputs, outputs, stride, shared=group == block == 0, momentum=bn_momentum))
                 inputs = outputs
-        self.blocks = nn.Sequential(*layers)
+        self.blocks = nn.ModuleList(layers)
         self.bn = BatchNorm(inputs, bn_momentum)
         self.head = nn.Linear(inputs, num_classes)
-        self.norms = tuple(m for m in self.modules() if isinstance(m, BatchNorm))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # std √(2 / (k²·outputs))
         nn.init.xavier_normal_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        if rotation:  # drawn last, so that the other weights are the same with it and without
+            self.rotation = nn.Linear(inputs, 4)
+            nn.init.xavier_normal_(self.rotation.weight)
+            nn.init.zeros_(self.rotation.bias)
 
-    def embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor, groups: int = 1, update: int | None = None, running: bool = False) -> Tensor:
         """Images [n, 3, H, W] to features [n, 16·width·2^(groups−1)], float32 also under autocast."""
-        x = activate(self.bn(self.blocks(self.stem(x))))
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x, groups, update, running)
+        x = activate(self.bn(x, groups, update, running))
         return x.mean((2, 3), dtype=wide(x.dtype))
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.embed(x)
+    def forward(
+        self, rows: Tensor, groups: int = 1, update: int | None = None, *, running: bool = False,
+        head: Literal["classes", "rotation"] = "classes",
+    ) -> Tensor:  # fmt: skip
+        """Logits of images, float32 also under autocast.
+
+        Args:
+            rows: float32 or lower [n, 3, H, W] in [−1, 1], `groups` batches of equal size one after the other.
+            groups: each is normalised by its own statistics, as if it went through the network alone.
+            update: the group whose statistics move BatchNorm's running ones; None: none does.
+            running: normalise by the running statistics, as in evaluation mode.
+            head: "classes" gives [n, num_classes]; "rotation" [n, 4], of a network built with that head.
+        """
+        if self.joint or groups == 1:
+            features = self.embed(rows, groups, update, running)
+        else:
+            parts = enumerate(rows.chunk(groups))
+            features = torch.cat([self.embed(part, 1, 0 if i == update else None, running) for i, part in parts])
         # In bf16 the logits would keep three digits, too few for sharpening and for ranking by confidence.
         with torch.autocast(features.device.type, enabled=False):
-            return self.head(features)
+            return (self.head if head == "classes" else self.rotation)(features)
 
 
 def activate(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 TSA = Literal["none", "linear", "log", "exp"]
+LearningRate = Literal["constant", "cosine"]
 
 
 def linear_ramp(step: float, length: float) -> float:
@@ -29,3 +30,8 @@ def tsa_threshold(kind: TSA, step: int, steps: int, num_classes: int) -> float:
         case "exp":
             growth = math.exp(5 * (progress - 1))
     return growth * (1 - 1 / num_classes) + 1 / num_classes
+
+
+def learning_rate(kind: LearningRate, base: float, step: int, steps: int) -> float:
+    """Learning rate of a step: "constant", or "cosine", lr·cos(7πk/16K), which ends at a fifth (FixMatch §2.4)."""
+    return base if kind == "constant" else base * math.cos(7 * math.pi * step / (16 * steps))

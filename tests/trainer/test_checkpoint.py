@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from stores.errors import IntegrityError, RealMixError, StoreError
-from trainer import checkpoint, loop
+from trainer import checkpoint
 from trainer.checkpoint import State
+from trainer.config import RunConfig
 from trainer.ema import Ema
+from trainer.engine import build_optimizer
 from trainer.methods.contract import Losses
 from trainer.models import build_model
 from trainer.telemetry import Telemetry
@@ -23,24 +25,26 @@ IDENTITY = {"store": "abc", "run": {"steps": 3}}
 def make_state(seed: int = 0) -> State:
     torch.manual_seed(seed)
     model = build_model("wrn-10-1", 3).to(memory_format=torch.channels_last)
-    return State(model, loop.optimizer(model, 0.01), Ema(model, 0.9), Telemetry(5))
+    optimizer = build_optimizer(model, RunConfig(lr=0.01))
+    return State(model, optimizer, Ema(model, 0.9), Telemetry(5), {"ages": torch.zeros(3)})
 
 
 def advance(state: State, steps: int) -> None:
     for _ in range(steps):
         x = torch.full((4, 3, 8, 8), 0.1 * (state.step + 1)) + torch.linspace(-1, 1, 8)
-        loss = state.model(x).square().mean()
+        loss = state.model(x, update=0).square().mean()
         state.optimizer.zero_grad()
         loss.backward()
         state.optimizer.step()
         state.ema.update()
         state.telemetry.add(Losses(loss, {"loss_x": loss.detach()}), None)
+        state.method["ages"] += 1
         state.step += 1
 
 
 def tensors(state: State) -> list[torch.Tensor]:
     moments = [value for entry in state.optimizer.state.values() for value in entry.values()]
-    return [*state.model.state_dict().values(), *state.ema.shadow, *moments]
+    return [*state.model.state_dict().values(), *state.ema.shadow, *moments, *state.method.values()]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from trainer.config import RunConfig
 from trainer.feed import Feed
 from trainer.methods.contract import Views
 from trainer.prefetch import Prefetch
+from trainer.views import make_batch
 
 CPU = torch.device("cpu")
 STILL = RunConfig(batch=4, steps=100, flip=False, shift=0)
@@ -26,7 +27,7 @@ STILL = RunConfig(batch=4, steps=100, flip=False, shift=0)
 
 def method(**views):
     """A method that asks for these views and draws one number a step."""
-    declared = Views(**({"unlabeled": "copies", "weak_u": 2, "labeled_in_unlabeled": False} | views))
+    declared = Views(**({"unlabeled": ("weak", "weak"), "source": "copies"} | views))
     return SimpleNamespace(
         NAME="stub",
         views=lambda settings: declared,
@@ -46,7 +47,9 @@ def who(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def step_of(feed: Feed, step: int):
-    return feed.batch(feed.prepare(step))
+    """The batch that a method would see, and which of its samples are OOD."""
+    raw = feed.batch(feed.prepare(step))
+    return make_batch(raw, feed.views, feed.schedule_names, {}), raw.ood
 
 
 def test_a_batch_has_labelled_images_with_their_labels_and_two_views_of_one_copy(store):
@@ -133,7 +136,7 @@ def test_ood_flags_are_the_samples_of_other_classes(make_store):
 
 
 def test_base_images_serve_methods_that_augment_themselves(no_copies):
-    feed = make(no_copies, unlabeled="base", weak_u=1)
+    feed = make(no_copies, unlabeled=("weak",), source="base")
     rows, copies = who(step_of(feed, 3)[0].u[0])
     assert set(rows) <= set(no_copies.unlabeled)
     assert (copies == -1).all()
@@ -141,14 +144,14 @@ def test_base_images_serve_methods_that_augment_themselves(no_copies):
 
 
 def test_the_pool_may_hold_the_labelled_images_too(store):
-    feed = make(store, unlabeled="base", weak_u=1, labeled_in_unlabeled=True)
+    feed = make(store, unlabeled=("weak",), source="base", labeled_in_unlabeled=True)
     seen = np.concatenate([who(step_of(feed, step)[0].u[0])[0] for step in range(17)])  # two epochs of 34
     assert (np.bincount(seen) == 2).all()
     assert set(seen) == set(store.labeled) | set(store.unlabeled)
 
 
 def test_a_supervised_method_loads_no_pool(no_copies):
-    feed = make(no_copies, unlabeled="none", weak_u=0)
+    feed = make(no_copies, unlabeled=())
     batch, ood = step_of(feed, 0)
     assert batch.u == ()
     assert ood is None

@@ -14,14 +14,15 @@ from torch import nn
 
 from stores import manifest
 from stores.errors import Interrupted, RealMixError, ResourceError
-from trainer import config, launch, loop
+from trainer import config, engine, launch
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.methods import load_method
-from trainer.methods.contract import Batch, Losses
+from trainer.methods.contract import Losses, Views
 from trainer.run import open_run
 from trainer.telemetry import Telemetry, mask_quality
+from trainer.views import Raw
 
 SUPERVISED = load_method("supervised")
 
@@ -30,7 +31,7 @@ def run_of(**changes) -> RunConfig:
     asked = RunConfig(
         **({"method": "supervised", "model": "wrn-10-1", "batch": 4, "steps": 6, "log_every": 4} | changes)
     )
-    return dataclasses.replace(asked, device="cpu", precision="fp32", threads=1, tensorboard=False)
+    return dataclasses.replace(asked, device="cpu", precision="fp32", engine="eager", threads=1, tensorboard=False)
 
 
 def execute(path, store, run, folder=None, method=SUPERVISED):
@@ -50,13 +51,18 @@ def test_one_update_is_adam_then_kernel_decay_then_the_average():
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[0.5, -2.0]]))
         model.bias.fill_(3.0)
-    state = State(model, loop.optimizer(model, 0.1), Ema(model, 0.9), Telemetry(1))
+    run = run_of(lr=0.1, weight_decay=0.5)
+    state = State(model, engine.build_optimizer(model, run), Ema(model, 0.9), Telemetry(1))
     gradient = torch.tensor([[4.0, -0.01]], dtype=torch.float64)
     method = SimpleNamespace(
-        loss=lambda net, batch, settings: Losses((net.weight * gradient).sum() + 7 * net.bias.sum(), {})
+        views=lambda settings: Views(),
+        loss=lambda learner, batch, settings: Losses(
+            (learner.model.weight * gradient).sum() + 7 * learner.model.bias.sum(), {}
+        ),
     )
-    run = run_of(lr=0.1, weight_decay=0.5)
-    loop.updater(state, method, None, run)(Batch(x=torch.zeros(1), y=torch.zeros(1)))
+    none = torch.zeros((1, 1, 1, 3), dtype=torch.uint8)
+    drawn = {"weak": torch.zeros((1, 3), dtype=torch.int64)}
+    engine.build_step(state, method, None, run, ())(Raw(none, torch.zeros(1), None, (drawn,), {}, torch.tensor([0.1])))
     weight = torch.tensor([[0.5 - 0.1, -2.0 + 0.1]], dtype=torch.float64) * (1 - 0.5 * 0.1)
     bias = torch.tensor([3.0 - 0.1], dtype=torch.float64)
     torch.testing.assert_close(model.weight.detach(), weight, rtol=0, atol=1e-6)
@@ -70,7 +76,7 @@ def test_one_update_is_adam_then_kernel_decay_then_the_average():
 def test_kernel_decay_of_the_papers_over_1000_steps():
     weights = [torch.ones(3, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)]
     for _ in range(1000):
-        loop.decay(weights, 1 - 0.02 * 0.002)
+        engine.decay(weights, 1 - 0.02 * 0.002)
     for weight in weights:
         torch.testing.assert_close(weight, torch.full_like(weight, 0.960789), rtol=0, atol=1e-6)
 

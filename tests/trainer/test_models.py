@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import cast
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stores.errors import UsageError
-from trainer.models import BatchNorm, Block, batch_stats_only, build_model, kernels
+from trainer.models import BatchNorm, Block, build_model, kernels
 
 
 def count(model: nn.Module) -> int:
@@ -115,7 +116,7 @@ def running(model: nn.Module) -> list[Tensor]:
 def test_one_update_of_the_running_statistics() -> None:
     norm = BatchNorm(1, momentum=0.001)
     x = torch.tensor([0.0, 0.0, 2.0, 4.0, 4.0]).view(5, 1, 1, 1)  # mean 2, unbiased variance 4
-    norm(x)
+    norm(x, update=0)
     torch.testing.assert_close(norm.running_mean, torch.tensor([0.002]))
     torch.testing.assert_close(norm.running_var, torch.tensor([1.003]))
 
@@ -125,53 +126,72 @@ def test_batchnorm_is_that_of_torch() -> None:
     ours, theirs = BatchNorm(4, momentum=0.001), nn.BatchNorm2d(4, eps=1e-3, momentum=0.001)
     for _ in range(3):
         x = torch.randn(6, 4, 5, 5) * 3 + 1
-        torch.testing.assert_close(ours(x), theirs(x))
+        torch.testing.assert_close(ours(x, update=0), theirs(x))
     ours.eval()
     theirs.eval()
     torch.testing.assert_close(ours(x), theirs(x))
     torch.testing.assert_close(ours.running_var, theirs.running_var)
 
 
-def test_batch_stats_only_normalises_by_the_batch_and_updates_nothing() -> None:
+def test_without_an_updating_group_the_batch_normalises_and_nothing_moves() -> None:
     torch.manual_seed(0)
     model = build_model("wrn-10-1", 10, bn_momentum=0.1)
     x = torch.randn(8, 3, 8, 8)
     before = running(model)
-    with batch_stats_only(model):
-        inside = model(x)
+    still = model(x)
     assert all(torch.equal(a, b) for a, b in zip(before, running(model), strict=True))
-    outside = model(x)
-    torch.testing.assert_close(inside, outside)
+    moving = model(x, update=0)
+    torch.testing.assert_close(still, moving)
     assert not any(torch.equal(a, b) for a, b in zip(before, running(model), strict=True))
-    model.eval()
-    assert not torch.allclose(model(x), outside)
+    statistics = model(x, running=True)
+    assert not torch.allclose(statistics, moving)
+    torch.testing.assert_close(model.eval()(x), statistics)
 
 
-def test_batch_stats_only_nests_and_ends_with_an_error() -> None:
-    model = build_model("wrn-10-1", 10)
-    with batch_stats_only(model):
-        with batch_stats_only(model):
-            pass
-        assert not any(norm.update for norm in model.norms)
-    with pytest.raises(ZeroDivisionError), batch_stats_only(model):
-        _ = 1 / 0
-    assert all(norm.update for norm in model.norms)
+FORMS = ["separately", "jointly", "compiled"]
 
 
-def test_batch_stats_only_finds_the_layers_of_a_wrapped_network() -> None:
-    model = build_model("wrn-10-1", 10)
-    for wrapped in (nn.Sequential(model), cast("nn.Module", torch.compile(model, backend="eager"))):
-        with batch_stats_only(wrapped):
-            assert not any(norm.update for norm in model.norms)
-        assert all(norm.update for norm in model.norms)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("groups", "update"), [(3, 0), (3, 2), (2, None)])
+def test_groups_are_what_separate_passes_give(form: str, groups: int, update: int | None) -> None:
+    """Logits, gradients and running statistics, in float64, against one forward pass a group."""
+    torch.manual_seed(0)
+    plain = build_model("wrn-10-1", 5, bn_momentum=0.1).double()
+    model = copy.deepcopy(plain)
+    model.joint = form != "separately"
+    call = torch.compile(model, backend="eager", fullgraph=True) if form == "compiled" else model
+    rows = torch.randn(4 * groups, 3, 8, 8, dtype=torch.float64)
+    rows[4:] *= 3  # groups that differ
+    expected = torch.cat([plain(x, update=0 if i == update else None) for i, x in enumerate(rows.chunk(groups))])
+    logits = call(rows, groups, update)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-12)
+    weight = torch.randn_like(expected)
+    (expected * weight).sum().backward()
+    (logits * weight).sum().backward()
+    for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12, msg=name)
+    for ours, theirs in zip(model.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    moved = not torch.equal(model.blocks[0].bn1.running_mean, torch.zeros(16, dtype=torch.float64))
+    assert moved == (update is not None)
+
+
+def test_the_rotation_head_changes_no_other_weight() -> None:
+    torch.manual_seed(0)
+    plain = build_model("wrn-10-1", 5)
+    torch.manual_seed(0)
+    model = build_model("wrn-10-1", 5, rotation=True)
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.equal(model(x), plain(x))
+    assert model(x, head="rotation").shape == (4, 4)
+    assert len(kernels(model)) == len(kernels(plain)) + 1, "its kernel decays too"
 
 
 def test_scale_of_the_input_is_normalised_away() -> None:
     torch.manual_seed(0)
     norm = BatchNorm(3, momentum=0.1)
     x = torch.randn(64, 3, 4, 4)
-    with batch_stats_only(norm):
-        torch.testing.assert_close(norm(2 * x), norm(x), atol=2e-3, rtol=0)
+    torch.testing.assert_close(norm(2 * x), norm(x), atol=2e-3, rtol=0)
 
 
 def test_autocast_keeps_statistics_and_logits_in_float32() -> None:
@@ -179,11 +199,11 @@ def test_autocast_keeps_statistics_and_logits_in_float32() -> None:
     model = build_model("wrn-10-1", 10, bn_momentum=0.1)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(16, 3, 8, 8).to(memory_format=torch.channels_last)
-    exact = model(x)
+    exact = model(x, update=0)
     statistics = running(model)
     model.load_state_dict({**model.state_dict(), **fresh(model)})
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model(x)
+        logits = model(x, update=0)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, exact, atol=0.1, rtol=0.05)
     for low, high in zip(model.buffers(), statistics, strict=True):

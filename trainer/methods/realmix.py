@@ -12,11 +12,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from trainer import masks, ops, schedules
-from trainer.methods.contract import Batch, Losses, Sizes, Views, require
-from trainer.models import batch_stats_only
+from trainer.methods.contract import Batch, Learner, Losses, Sizes, Views, require
 
 NAME = "realmix"
 SUMMARY = "MixMatch on stored copies, with training-signal annealing and an out-of-distribution mask"
@@ -70,7 +69,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def views(settings: Settings) -> Views:
     """Two weak views of one stored copy; labelled images are not in the unlabelled pool."""
-    return Views(unlabeled="copies", weak_u=VIEWS, labeled_in_unlabeled=False)
+    return Views(unlabeled=("weak", "weak"), source="copies")
+
+
+def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
+    """None."""
+    return {}
 
 
 def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
@@ -88,14 +92,14 @@ def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dic
     }
 
 
-def loss(model: nn.Module, batch: Batch, settings: Settings) -> Losses:
+def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     """One step of RealMix, as many unlabelled as labelled samples (RealMix algorithm 1)."""
     assert settings.gamma is not None, "gamma is resolved from the store before training"
     assert all(view.shape == batch.x.shape for view in batch.u), "interleaving exchanges batches of one size"
 
-    # Guess from the live weights: one sharpened label for both views.
-    with torch.no_grad(), batch_stats_only(model):
-        q = ops.guess([model(view) for view in batch.u], settings.temperature)
+    # Guess from the live weights, each view by its own statistics: one sharpened label for both.
+    with torch.no_grad():
+        q = ops.guess(learner.model(torch.cat(batch.u), groups=VIEWS).chunk(VIEWS), settings.temperature)
 
     # Mix labelled and unlabelled rows with one another.
     lam, partner = batch.draws["lam"], batch.draws["partner"]
@@ -104,11 +108,9 @@ def loss(model: nn.Module, batch: Batch, settings: Settings) -> Losses:
     y_x, y_u = y.split([len(batch.y), VIEWS * len(q)])
 
     # Predict: BatchNorm's running statistics follow the first batch alone, which interleaving made a mixture of all.
-    first, *others = ops.interleave(x.split(len(batch.x)))
-    logits = [model(first)]
-    with batch_stats_only(model):
-        logits += [model(other) for other in others]
-    z_x, *z_views = ops.interleave(logits)
+    batches = ops.interleave(x.split(len(batch.x)))
+    logits = learner.model(torch.cat(batches), groups=len(batches), update=0)
+    z_x, *z_views = ops.interleave(logits.split(len(batch.x)))
     z_u = torch.cat(z_views)
 
     # Labelled loss over the rows that are not yet learnt.

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from trainer import ops
-from trainer.methods.contract import Batch, Losses, Sizes, Views, require
+from trainer.methods.contract import Batch, Learner, Losses, Sizes, Views, require
 
 NAME = "supervised"
 SUMMARY = "labelled images only; with or without MixUp"
@@ -46,7 +46,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def views(settings: Settings) -> Views:
     """No unlabelled images."""
-    return Views(unlabeled="none", weak_u=0, labeled_in_unlabeled=False)
+    return Views()
+
+
+def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
+    """None."""
+    return {}
 
 
 def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
@@ -62,14 +67,14 @@ def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dic
     return {}
 
 
-def loss(model: nn.Module, batch: Batch, settings: Settings) -> Losses:
+def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     """Mean cross-entropy of one forward pass."""
     if settings.mixup:
         lam, partner = batch.draws["lam"], torch.arange(len(batch.y), device=batch.y.device).flip(0)
-        logits = model(ops.mixup(batch.x, lam, partner))
+        logits = learner.model(ops.mixup(batch.x, lam, partner), update=0)
         targets = ops.mixup(ops.one_hot(batch.y, logits.shape[1]), lam, partner)
     else:
-        logits = model(batch.x)
+        logits = learner.model(batch.x, update=0)
         targets = ops.smooth(ops.one_hot(batch.y, logits.shape[1]), settings.smoothing)
     loss_x = ops.cross_entropy(logits, targets).mean()
     return Losses(loss_x, {"loss_x": loss_x.detach()})

@@ -1,0 +1,172 @@
+"""Several processes of one run (torchrun): each sends its share of the rows through the network, all see every row.
+
+The batch is fixed and global. Every process prepares the same pixels, draws and targets from (seed, step), so MixUp,
+guesses, masks and losses are those of one process; only the network's rows are divided. BatchNorm pools its statistics
+over the processes and the logits are gathered, so the number of processes changes nothing but rounding.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from stores.errors import RealMixError, UsageError
+
+T = TypeVar("T")
+
+_world, _rank = 1, 0  # plain numbers: the compiler takes them for constants
+
+
+def world() -> int:
+    """How many processes share the run."""
+    return _world
+
+
+def rank() -> int:
+    """Which of them this is; 0 is the one that writes."""
+    return _rank
+
+
+def local_rank() -> int:
+    """Which of the processes on this machine this is."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if _world > 1 else 0
+
+
+def join(device: str) -> None:
+    """Join the processes that torchrun started, if it did.
+
+    Args:
+        device: "cuda" or "cpu".
+
+    Raises:
+        UsageError: more processes than GPUs on this machine.
+    """
+    global _world, _rank
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or _world > 1:
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    if device == "cuda" and local >= torch.cuda.device_count():
+        raise UsageError(
+            f"process {local} of this machine has no GPU", f"there are {torch.cuda.device_count()}",
+            f"torchrun --nproc-per-node {torch.cuda.device_count()} starts one for each",
+        )  # fmt: skip
+    # one backend for tensors on each kind of device; gloo also carries what the host has to say
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
+    _world, _rank = dist.get_world_size(), dist.get_rank()
+
+
+def leave() -> None:
+    """Leave the process group."""
+    global _world, _rank
+    if _world > 1:
+        dist.destroy_process_group()
+        _world, _rank = 1, 0
+
+
+def agree(stop: bool) -> bool:
+    """Whether any process wants to stop: all of them hear the same answer."""
+    if _world == 1:
+        return stop
+    wish = torch.tensor([float(stop)])
+    dist.all_reduce(wish, dist.ReduceOp.MAX)
+    return bool(wish.item())
+
+
+def by_first(work: Callable[[], T]) -> T | None:
+    """What process 0 does for all; the others wait for it and get None, or end quietly with its error's exit code."""
+    if _world == 1:
+        return work()
+    failed: list[int] = [0]
+    result, error = None, None
+    if _rank == 0:
+        try:
+            result = work()
+        except RealMixError as caught:
+            error, failed = caught, [caught.exit_code]
+    dist.broadcast_object_list(failed, src=0)
+    if error is not None:
+        raise error
+    if failed[0]:
+        raise SystemExit(failed[0])
+    return result
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether a message to another process failed: it has ended."""
+    return _world > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
+
+
+def require_divisible(rows: int, what: str) -> None:
+    """Raises UsageError unless every process gets as many of the rows."""
+    if rows % _world:
+        raise UsageError(
+            f"{rows} {what} cannot be divided among {_world} processes", "the batch of a step is fixed and shared",
+            f"--batch a multiple of {_world}",
+        )  # fmt: skip
+
+
+def pooled(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance over the rows of all processes, each having as many; differentiable."""
+    if _world == 1:
+        return mean, var
+    mean, square = (_sum_over_processes(torch.stack([mean, var + mean.square()])) / _world).unbind()
+    return mean, square - mean.square()
+
+
+class Divided(nn.Module):
+    """A network whose rows are divided among the processes: called with all rows, it returns all logits.
+
+    `network` is DistributedDataParallel around the trained one, or a teacher. A gradient through the gathered logits
+    reaches this process's rows alone, times the number of processes, because DistributedDataParallel averages.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, rows: Tensor, groups: int = 1, update: int | None = None, **options: Any) -> Tensor:
+        shares = rows.unflatten(0, (groups, _world, -1))  # every group's rows, one share a process
+        logits = self.network(shares[:, _rank].flatten(0, 1), groups, update, **options)
+        everyone = _from_all_processes(logits).unflatten(1, (groups, -1))  # [processes, groups, rows of a share, K]
+        return everyone.transpose(0, 1).flatten(0, 2)
+
+
+# Operators of their own, so that the compiler takes them as they are.
+
+
+@torch.library.custom_op("realmix::sum_over_processes", mutates_args=())
+def _sum_over_processes(x: Tensor) -> Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+@_sum_over_processes.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+_sum_over_processes.register_autograd(lambda context, gradient: _sum_over_processes(gradient))
+
+
+@torch.library.custom_op("realmix::from_all_processes", mutates_args=())
+def _from_all_processes(x: Tensor) -> Tensor:
+    """[n, …] to [processes, n, …]"""
+    gathered = x.new_empty((_world, *x.shape))
+    dist.all_gather_into_tensor(gathered, x.contiguous())
+    return gathered
+
+
+@_from_all_processes.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((_world, *x.shape))
+
+
+_from_all_processes.register_autograd(lambda context, gradient: gradient[_rank] * _world)
