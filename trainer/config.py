@@ -59,6 +59,7 @@ class RunConfig:
     flip: bool | None = _option(None, "weak views flip horizontally, p = 1/2; None: as the store says")
     shift: int | None = _option(None, "largest shift of weak views in pixels; None: as the store says", min=0)
     eval_every: int | None = _option(None, "steps between evaluations; None: a 25th of the run, 100 to 1024", min=1)
+    eval_raw: bool = _option(False, "evaluate the live weights beside the averaged ones each time, not only at the end")
     checkpoint_every: int | None = _option(None, "steps between checkpoints; None: as eval_every", min=1)
     log_every: int = _option(50, "steps between lines in metrics.jsonl", min=1)
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "where the network runs")

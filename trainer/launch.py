@@ -21,7 +21,7 @@ import stores
 from stores import SplitStore, manifest, open_store
 from stores.errors import Interrupted, RealMixError, ResourceError, StoreError, UsageError
 from stores.storage import Location, stores_in
-from trainer import checkpoint, config, distributed, engine, hardware, loop, weights
+from trainer import assess, checkpoint, config, distributed, engine, hardware, loop, weights
 from trainer import run as rundir
 from trainer.checkpoint import State
 from trainer.config import RunConfig
@@ -163,14 +163,14 @@ def _execute(
     if not first:
         return {}
     state.ema.apply_to(evaluator.model)
-    weights.export(path, evaluator.model, run.model, store.class_names)
-    result = outcome(state, store, run)
+    weights.export(path, evaluator.model, run.model, store.class_names, store.dataset.image_size)
+    result = outcome(state, store, run, assess.assess(evaluator, store))
     folder.write_result(result)
     return result
 
 
-def outcome(state: State, store: SplitStore, run: RunConfig) -> dict[str, Any]:
-    """Content of result.json. Errors in per cent."""
+def outcome(state: State, store: SplitStore, run: RunConfig, assessment: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of result.json. Errors in per cent; for the assessment see `assess`."""
     assert state.confusion is not None, "the last step is always evaluated"
     return {
         "method": run.method,
@@ -185,6 +185,8 @@ def outcome(state: State, store: SplitStore, run: RunConfig) -> dict[str, Any]:
         "per_class_error": per_class_error(state.confusion, store.class_names),
         "confusion": state.confusion.tolist(),
         "ood": {**state.telemetry.counts, **mask_quality(state.telemetry.counts)} or None,
+        "calibration": assessment["calibration"],
+        "detection": assessment["detection"],
         "history": state.history,
     }
 
@@ -229,6 +231,8 @@ def describe(store: SplitStore) -> dict[str, Any]:
         "protocol": store.protocol,
         "split_seed": store.seed,
         "class_names": store.class_names,
+        "image_size": list(store.dataset.image_size),
+        "gamma": store.gamma,
         "counts": {name: len(getattr(store, name)) for name in ("labeled", "unlabeled", "valid", "test")},
         "num_copies": store.dataset.num_copies,
     }

@@ -69,7 +69,7 @@ def train(
 
     def evaluate() -> None:
         with clock.aside():
-            errors, state.confusion = evaluator.run(state.ema)
+            errors, state.confusion = evaluator.run(state.ema, raw=run.eval_raw or state.step == run.steps)
         state.history.append({"step": state.step, **errors})
         record = {"kind": "eval", **state.history[-1], "seconds": clock.total}
         note(record)

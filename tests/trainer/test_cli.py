@@ -23,19 +23,9 @@ def split(tiny):
     return tiny.with_name("tiny_20")
 
 
-@pytest.fixture
-def command(monkeypatch, capfd, tmp_path):
-    """Run `realmix-train` in an empty folder: exit code, stdout, stderr."""
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["realmix-train", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capfd.readouterr()
-        return left.value.code or 0, out, err
-
-    return run
 
 
 def test_a_run_from_a_real_store_ends_in_a_line_that_names_it_and_its_error(command, split, tmp_path):
