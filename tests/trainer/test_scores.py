@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -32,6 +32,7 @@ def test_a_sure_network_that_is_always_right_has_no_calibration_error():
     assert np.isfinite(wrong["nll"])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(2, 6), st.integers(0, 2**32 - 1))
 def test_calibration_is_what_a_loop_says(n, classes, seed):
     rng = np.random.default_rng(seed)
@@ -49,6 +50,7 @@ def test_calibration_is_what_a_loop_says(n, classes, seed):
     assert sum(one["count"] for one in found["bins"]) == n
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
 def test_auroc_is_scikit_learns(pairs):
     values, positive = np.array([v for v, _ in pairs], float), np.array([p for _, p in pairs])
