@@ -141,6 +141,10 @@ def _execute(
         console.say(f"run in  {path}" + (f", continued at step {state.step:,}" if state.step else ""))
         try:
             loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves)
+        except Interrupted as stopped:
+            if not first:  # the first process says it for all
+                raise SystemExit(stopped.exit_code) from None
+            raise
         except KeyboardInterrupt:
             raise Interrupted("interrupted", hint=again) from None
         except OSError as error:
