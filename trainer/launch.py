@@ -112,6 +112,7 @@ def _execute(
     assert run.ema_decay is not None
     method, device = load_method(run.method), hardware.device(run)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: VAT's direction is a small difference of two predictions
     torch.manual_seed(run.seed)
     model = build_model(run.model, store.num_classes, run.bn_momentum, method.views(settings).rotation).to(device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
