@@ -2,10 +2,10 @@
 
     python benchmarks/gpu.py                          # WRN-28-2, synthetic images
     python benchmarks/gpu.py --store stores/cifar10_250
-    python benchmarks/gpu.py --tiny                   # the same on a CPU in a minute: shows that it works, not how fast
+    python benchmarks/gpu.py --tiny                   # the same on a CPU, small: shows that it works, not how fast
 
-Every measurement has a process of its own. "bare" is the limit: the same calls of the same network, forward and backward,
-without views, losses, optimizer, average and feed. Waiting for data is measured while the real feed runs.
+Every measurement has a process of its own. "bare" is the limit: the same calls of the same network, forward and
+backward, without views, losses, optimizer, average and feed. Waiting for data is measured while the real feed runs.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
     bare = measure_bare(method, settings, run, state, feed, device, options, wait)
     middle = statistics.median(seconds)
     return {
-        "steps_per_s": 1 / middle, "range": [1 / max(seconds), 1 / min(seconds)], "first_s": first, "data_wait": waited / middle,
-        "memory_gib": memory, "bare_steps_per_s": 1 / bare, "outside": 1 - bare / middle, "precision": run.precision,
+        "steps_per_s": 1 / middle, "range": [1 / max(seconds), 1 / min(seconds)], "first_s": first,
+        "data_wait": waited / middle, "memory_gib": memory, "bare_steps_per_s": 1 / bare, "outside": 1 - bare / middle, "precision": run.precision,
         "engine": run.engine + (" + CUDA graph" if run.cuda_graph else ""), "top": top,
     }  # fmt: skip
 
@@ -203,9 +203,7 @@ def measure_feed(options: argparse.Namespace) -> dict[str, Any]:
 
 def in_a_process(*words: object) -> dict[str, Any]:
     """Run this script once more for one measurement."""
-    done = subprocess.run(
-        [sys.executable, __file__, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    done = subprocess.run([sys.executable, __file__, *map(str, words)], capture_output=True, text=True, check=False)
     if done.returncode:
         return {"failed": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}"}
     return json.loads(done.stdout.splitlines()[-1])
@@ -242,10 +240,8 @@ def main() -> None:
     )
     common = ["--store", options.store, "--model", options.model, "--batch", options.batch, "--steps", options.steps]
     common += ["--tiny"] * options.tiny
-    print(
-        "| | precision | steps/s, median [min–max] | bare network | outside it | data wait | GPU memory | first step |"
-    )
-    print("|---" * 8 + "|", flush=True)
+    columns = "precision", "steps/s, median [min–max]", "bare", "outside it", "data wait", "GPU memory", "first step"
+    print("| | " + " | ".join(columns) + " |\n" + "|---" * 8 + "|", flush=True)
     tops = {}
     for method in METHODS:
         for engine in ENGINES:
@@ -254,7 +250,8 @@ def main() -> None:
                 print(f"| {method}, {engine} | {said['failed']} |" + " |" * 6, flush=True)
                 continue
             low, high = said["range"]
-            print(f"| {method}, {said['engine']} | {said['precision']} | {said['steps_per_s']:.1f} [{low:.1f}–{high:.1f}] "
+            rate = f"{said['steps_per_s']:.1f} [{low:.1f}–{high:.1f}]"
+            print(f"| {method}, {said['engine']} | {said['precision']} | {rate} "
                   f"| {said['bare_steps_per_s']:.1f} | {100 * said['outside']:.0f} % | {100 * said['data_wait']:.1f} % "
                   f"| {said['memory_gib']:.2f} GiB | {said['first_s']:.1f} s |", flush=True)  # fmt: skip
             tops[method, engine] = said["top"]
