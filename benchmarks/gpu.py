@@ -121,10 +121,17 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
     bare = measure_bare(method, settings, run, state, feed, device, options, wait)
     middle = statistics.median(seconds)
     return {
-        "steps_per_s": 1 / middle, "range": [1 / max(seconds), 1 / min(seconds)], "first_s": first,
-        "data_wait": waited / middle, "memory_gib": memory, "bare_steps_per_s": 1 / bare, "outside": 1 - bare / middle, "precision": run.precision,
-        "engine": run.engine + (" + CUDA graph" if run.cuda_graph else ""), "top": top,
-    }  # fmt: skip
+        "precision": run.precision,
+        "engine": run.engine + (" + CUDA graph" if run.cuda_graph else ""),
+        "steps_per_s": 1 / middle,
+        "range": [1 / max(seconds), 1 / min(seconds)],
+        "bare_steps_per_s": 1 / bare,
+        "outside": 1 - bare / middle,
+        "data_wait": waited / middle,
+        "memory_gib": memory,
+        "first_s": first,
+        "top": top,
+    }
 
 
 def measure_bare(
