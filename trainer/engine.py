@@ -133,7 +133,8 @@ class Recorded:
             _copy(self._raw, raw)
             torch.cuda.synchronize()
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # thread_local: the feed's thread may take memory meanwhile
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._losses = self._step(self._raw)
         else:
             _copy(self._raw, raw)

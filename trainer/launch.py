@@ -27,7 +27,7 @@ from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.evaluate import Evaluator, per_class_error, summary
-from trainer.feed import Feed
+from trainer.feed import Feed, settle
 from trainer.log import Console, Curves, header
 from trainer.methods import load_method
 from trainer.models import build_model
@@ -54,6 +54,7 @@ def start(
     run, settings = config.build(method, family(store), assignments, flags)
     run, settings, deviations = config.resolve(run, settings, store)
     run = dataclasses.replace(hardware.resolve(run), store=str(store.path.resolve()))
+    run = settle(store, method.views(settings), run, hardware.device(run))
     path = runs / (name or f"{store.name}_{run.method}_s{run.seed}")
     if path.parent != runs or path.name.startswith("."):
         raise UsageError(

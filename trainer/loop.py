@@ -80,7 +80,7 @@ def train(
             state.seconds = clock.total
             checkpoint.save(folder.path, state, identity)
 
-    with Prefetch(feed.prepare, range(state.step, run.steps)) as ahead, _until_stopped() as stopped:
+    with feed, Prefetch(feed.prepare, range(state.step, run.steps)) as ahead, _until_stopped() as stopped:
         while state.step < run.steps:
             raw = feed.batch(ahead.take())
             state.telemetry.add(step(raw), raw.ood)
