@@ -23,8 +23,8 @@ app = typer.Typer(
     epilog="Example: `realmix-train --store stores/cifar10_250 --method realmix --seed 1`",
 )  # fmt: skip
 
-KEPT_ON_RESUME = ("method", "steps", "seed", "model", "device", "feed", "copies", "batch", "engine", "threads",
-                  "eval_every", "checkpoint_every")  # fmt: skip
+KEPT_ON_RESUME = ("method", "steps", "seed", "model", "device", "feed", "window", "copies", "batch", "engine",
+                  "threads", "eval_every", "checkpoint_every")  # fmt: skip
 
 
 def main() -> None:
@@ -53,7 +53,13 @@ Set = Annotated[
 Copies = Annotated[int | None, typer.Option(help="Train on the first K stored copies.", show_default="all")]
 Batch = Annotated[int | None, typer.Option(help="Labelled images a step.", show_default="64")]
 Feed = Annotated[
-    str | None, typer.Option(help="Home of the images: auto, device, host or mapped.", show_default="auto")
+    str | None,
+    typer.Option(
+        help="Home of the unlabelled images: auto, resident (device, host or mapped) or stream.", show_default="auto"
+    ),
+]
+Window = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Memory that a stream may take, like 1GiB.", show_default="512MiB")
 ]
 Engine = Annotated[str | None, typer.Option(help="auto, eager or compiled.", show_default="auto")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice")]
@@ -83,6 +89,7 @@ def train(
     batch: Batch = None,
     device: Device = None,
     feed: Feed = None,
+    window: Window = None,
     engine: Engine = None,
     threads: Threads = None,
     eval_every: EvalEvery = None,

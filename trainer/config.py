@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,12 +64,22 @@ class RunConfig:
     checkpoint_every: int | None = _option(None, "steps between checkpoints; None: as eval_every", min=1)
     log_every: int = _option(50, "steps between lines in metrics.jsonl", min=1)
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "where the network runs")
-    feed: Literal["auto", "device", "host", "mapped"] = _option(
-        "auto", "where the pool lives: GPU, memory, scratch file"
+    feed: Literal["auto", "resident", "device", "host", "mapped", "stream"] = _option(
+        "auto",
+        "where the unlabelled images live: on the GPU, in memory, in a scratch file (resident: whichever of the "
+        "three fits), or streamed from the store; resident homes have one order, a stream has another",
     )
+    pool: Literal["auto", "stored", "drawn"] = _option(
+        "auto",
+        "drawn: copies are drawn from images when a batch is taken, the same pixels; auto: where the recipe allows",
+    )
+    window: str = _option("512MiB", "memory that a stream may take")
     scratch: str | None = _option(None, "folder of a mapped pool's file, gone after the run; None: the system's")
     threads: int | None = _option(None, "CPU threads of torch; None: torch's choice", min=1)
     tensorboard: bool = _option(True, "write TensorBoard events beside metrics.jsonl")
+
+    def __post_init__(self) -> None:
+        parse_size(self.window)
 
 
 FROM_FLAGS = ("store", "method")  # the settings' very meaning depends on these, so `--set` does not reach them
@@ -208,6 +219,22 @@ def parse(name: str, text: str, kind: Any) -> Any:
     if str in kinds:
         return text
     raise UsageError(f"'{name}={text}' is no valid setting", f"'{name}' takes {_describe(kind)}")
+
+
+def parse_size(text: str) -> int:
+    """Bytes that a size like "512MiB", "1.5 GB" or "1073741824" means.
+
+    >>> parse_size("1GiB"), parse_size("0.5 kB")
+    (1073741824, 500)
+
+    Raises:
+        UsageError: it means none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(text).lower())
+    if not found:
+        raise UsageError(f"'{text}' is no size", hint="a size is a number of bytes, or like 512MiB or 2GB")
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
 
 
 def check(settings: Any) -> None:

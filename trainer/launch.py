@@ -27,7 +27,7 @@ from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.evaluate import Evaluator, per_class_error, summary
-from trainer.feed import Feed
+from trainer.feed import Feed, settle
 from trainer.log import Console, Curves, header
 from trainer.methods import load_method
 from trainer.models import build_model
@@ -54,6 +54,7 @@ def start(
     run, settings = config.build(method, family(store), assignments, flags)
     run, settings, deviations = config.resolve(run, settings, store)
     run = dataclasses.replace(hardware.resolve(run), store=str(store.path.resolve()))
+    run = settle(store, method.views(settings), run, hardware.device(run))
     path = runs / (name or f"{store.name}_{run.method}_s{run.seed}")
     if path.parent != runs or path.name.startswith("."):
         raise UsageError(
@@ -112,6 +113,7 @@ def _execute(
     assert run.ema_decay is not None
     method, device = load_method(run.method), hardware.device(run)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: VAT's direction is a small difference of two predictions
     torch.manual_seed(run.seed)
     model = build_model(run.model, store.num_classes, run.bn_momentum, method.views(settings).rotation).to(device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
@@ -141,6 +143,10 @@ def _execute(
         console.say(f"run in  {path}" + (f", continued at step {state.step:,}" if state.step else ""))
         try:
             loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves)
+        except Interrupted as stopped:
+            if not first:  # the first process says it for all
+                raise SystemExit(stopped.exit_code) from None
+            raise
         except KeyboardInterrupt:
             raise Interrupted("interrupted", hint=again) from None
         except OSError as error:

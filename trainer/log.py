@@ -112,7 +112,7 @@ def header(store: Any, run: Any, changed: Mapping[str, Any], feed: Any, deviatio
     """What a run is, in a few lines: store, data, method and what differs from its defaults or the papers."""
     views = feed.views
     pool = f"{feed.num_unlabeled:,} unlabelled" + (f" × {feed.copies} copies" if feed.copies else "")
-    if views.unlabeled == "none":
+    if not views.unlabeled:
         pool = "no unlabelled images"
     elif views.labeled_in_unlabeled:
         pool += " (labelled ones among them)"
@@ -122,13 +122,7 @@ def header(store: Any, run: Any, changed: Mapping[str, Any], feed: Any, deviatio
     lines = [
         f"store   {store.path}  {store.fingerprint[:12]}  protocol {store.protocol}, {store.num_classes} classes",
         f"data    {len(store.labeled):,} labelled, {pool}, {len(store.test):,} test, {len(store.valid):,} validation; "
-        + (
-            "mapped from a scratch file"
-            if feed.scratch
-            else "in GPU memory"
-            if feed.home.type == "cuda"
-            else "in memory"
-        ),
+        + str(feed.home),
         f"method  {run.method}: {settings}",
         f"run     {run.model}, {run.steps:,} steps of {run.batch}, seed {run.seed}, {run.device} {run.precision}"
         + (f", {run.threads} threads" if run.device == "cpu" else ""),

@@ -80,7 +80,7 @@ def train(
             state.seconds = clock.total
             checkpoint.save(folder.path, state, identity)
 
-    with Prefetch(feed.prepare, range(state.step, run.steps)) as ahead, _until_stopped() as stopped:
+    with feed, Prefetch(feed.prepare, range(state.step, run.steps)) as ahead, _until_stopped() as stopped:
         while state.step < run.steps:
             raw = feed.batch(ahead.take())
             state.telemetry.add(step(raw), raw.ood)
@@ -144,19 +144,22 @@ class _Clock:
 
 @contextlib.contextmanager
 def _until_stopped() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C only sets a flag, so that the step ends and is saved; the second one interrupts."""
+    """Within, the first Ctrl-C or SIGTERM sets a flag, so that the step ends and is saved; a second one interrupts."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # no signals there
         yield asked.is_set
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(*_: object) -> None:
         asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in before:
+            signal.signal(number, signal.default_int_handler)
 
-    signal.signal(signal.SIGINT, ask)
+    for number in before:
+        signal.signal(number, ask)
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

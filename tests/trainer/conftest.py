@@ -19,12 +19,15 @@ SIDE, CLASSES, IMAGES, TESTS, COPIES = 8, 3, 40, 30, 4
 class FakeArray:
     """ImageArray's surface over an array in memory."""
 
+    block = 8
+
     def __init__(self, values: np.ndarray) -> None:
         self.values, self.shape, self.dtype = values, values.shape, values.dtype
 
     def read(
-        self, rows: np.ndarray | None = None, copies: int | None = None, out: np.ndarray | None = None
-    ) -> np.ndarray:
+        self, rows: np.ndarray | None = None, copies: int | None = None, out: np.ndarray | None = None,
+        workers: int | None = None,
+    ) -> np.ndarray:  # fmt: skip
         chosen = self.values if rows is None else self.values[rows]
         chosen = chosen if copies is None else chosen[:, :copies]
         if out is None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from stores.errors import ResourceError
-from trainer import cli, log, pool
+from trainer import cli, log, memory
 
 SMALL = ["--model", "wrn-10-1", "--batch", "4", "--steps", "3", "--device", "cpu", "--threads", "1"]
 SMALL += ["--eval-every", "2", "--set", "precision=fp32", "--set", "tensorboard=false"]
@@ -81,6 +81,10 @@ MISTAKES = [
     (["--copies", "0"], 2, ["'copies' must be at least 1"]),
     (["--copies", "6"], 2, ["--copies 6", "holds 5"]),
     (["--device", "tpu"], 2, ["auto or cpu or cuda"]),
+    (["--feed", "disk"], 2, ["auto or resident or device or host or mapped or stream"]),
+    (["--window", "much"], 2, ["'much' is no size", "512MiB"]),
+    (["--feed", "stream", "--window", "1kB"], 2, ["a window of 0.0 MiB is too small", "--window takes more"]),
+    (["--feed", "stream", "--set", "pool=drawn"], 2, ["takes copies as they were stored"]),
     (["--name", "../elsewhere"], 2, ["../elsewhere"]),
     (["--set", "shift=12"], 2, ["shift"]),
     (["--no-such-flag"], 2, ["--no-such-flag"]),
@@ -116,8 +120,8 @@ def test_cuda_without_a_gpu_is_refused(command, split, monkeypatch):
 
 
 def test_too_little_memory_is_exit_code_5(command, split, monkeypatch, tmp_path):
-    monkeypatch.setattr(pool, "free_memory", lambda home: 1000)
-    code, _, err = command("--store", split, *SMALL)
+    monkeypatch.setattr(memory, "free_memory", lambda home: 1000)
+    code, _, err = command("--store", split, *SMALL, "--feed", "host")
     assert (code, "--copies" in err) == (ResourceError.exit_code, True)
     assert list(tmp_path.iterdir()) == []
 
