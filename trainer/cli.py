@@ -24,7 +24,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 KEPT_ON_RESUME = ("method", "steps", "seed", "model", "device", "feed", "window", "copies", "batch", "engine",
-                  "threads", "eval_every", "checkpoint_every")  # fmt: skip
+                  "threads", "eval_every", "checkpoint_every", "wandb")  # fmt: skip
 
 
 def main() -> None:
@@ -70,6 +70,10 @@ CheckpointEvery = Annotated[
 Resume = Annotated[
     Path | None, typer.Option(metavar="RUN", help="Continue this run, with its own settings.", show_default=False)
 ]
+Wandb = Annotated[
+    bool | None,
+    typer.Option("--wandb", help="Send curves to Weights & Biases too (extra `wandb`).", show_default=False),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the last line.")]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)]
 
@@ -94,6 +98,7 @@ def train(
     threads: Threads = None,
     eval_every: EvalEvery = None,
     checkpoint_every: CheckpointEvery = None,
+    wandb: Wandb = None,
     resume: Resume = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -77,6 +77,7 @@ class RunConfig:
     scratch: str | None = _option(None, "folder of a mapped pool's file, gone after the run; None: the system's")
     threads: int | None = _option(None, "CPU threads of torch; None: torch's choice", min=1)
     tensorboard: bool = _option(True, "write TensorBoard events beside metrics.jsonl")
+    wandb: bool = _option(False, "send curves and pictures to Weights & Biases too; needs the extra `wandb`")
 
     def __post_init__(self) -> None:
         parse_size(self.window)

@@ -65,18 +65,19 @@ def devices() -> list[dict[str, Any]]:
     """The CPU and every GPU: kind, name, memory_bytes, what convolutions are computed in."""
     import torch
 
-    from trainer import hardware, pool
+    from trainer import hardware
+    from trainer.memory import free_memory
 
     cpu = torch.device("cpu")
     found: list[dict[str, Any]] = [{
         "kind": "cpu", "name": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(), "free_bytes": pool.free_memory(cpu),
+        "threads": torch.get_num_threads(), "free_bytes": free_memory(cpu),
         "precision": "bf16" if hardware.multiplies_bf16("cpu") else "fp32",
     }]  # fmt: skip
     for i in range(torch.cuda.device_count()):
         found.append({
             "kind": "cuda", "name": torch.cuda.get_device_name(i),
-            "free_bytes": pool.free_memory(torch.device("cuda", i)),
+            "free_bytes": free_memory(torch.device("cuda", i)),
             "precision": "bf16" if hardware.multiplies_bf16("cuda") else "fp32",
         })  # fmt: skip
     return found

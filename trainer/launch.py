@@ -21,14 +21,15 @@ import stores
 from stores import SplitStore, manifest, open_store
 from stores.errors import Interrupted, RealMixError, ResourceError, StoreError, UsageError
 from stores.storage import Location, stores_in
-from trainer import assess, checkpoint, config, distributed, engine, hardware, loop, weights
+from trainer import assess, boards, checkpoint, config, distributed, engine, hardware, loop, weights
 from trainer import run as rundir
+from trainer.boards import Curves
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.evaluate import Evaluator, per_class_error, summary
 from trainer.feed import Feed, settle
-from trainer.log import Console, Curves, header
+from trainer.log import Console, header
 from trainer.methods import load_method
 from trainer.models import build_model
 from trainer.run import Run
@@ -60,6 +61,7 @@ def start(
         raise UsageError(
             f"'{name}' is no name of a run", "it becomes a folder in --runs", "use letters, digits, _ and -"
         )
+    boards.require(run)
     distributed.by_first(lambda: rundir.refuse_existing(path))
     record = {
         "command": sys.argv,
@@ -135,7 +137,7 @@ def _execute(
         return folder
 
     folder = distributed.by_first(open_folder) or Run(path, record)
-    curves = Curves(path / "tensorboard", state.step) if run.tensorboard and first else None
+    curves = Curves(path, state.step, run, record) if first and (run.tensorboard or run.wandb) else None
     again = f"continue with `realmix-train --resume {path}`"
     with Console(run.steps, state.step, feed.images_per_step, quiet or not first) as console:
         for line in header(store, run, config.changed(settings), feed, record["deviations"]):

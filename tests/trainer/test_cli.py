@@ -68,6 +68,11 @@ def test_tensorboard_holds_the_curves(command, split, tmp_path):
     events.Reload()
     assert [event.step for event in events.Scalars("eval/test_error")] == [2, 3]
     assert {"train/loss", "train/loss_u", "train/weight_u"} <= set(events.Tags()["scalars"])
+    assert set(events.Tags()["images"]) == {"batch/labeled", "batch/unlabeled", "eval/confusion"}
+    assert [event.step for event in events.Images("batch/unlabeled")] == [1, 3]
+    assert [event.step for event in events.Images("eval/confusion")] == [2, 3]
+    shown = events.Images("batch/unlabeled")[0]
+    assert (shown.width, shown.height) == (4 * 62 + 2, 2 * 62 + 2)  # four samples, two views, 12 pixels five-fold
 
 
 MISTAKES = [

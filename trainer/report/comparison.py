@@ -139,10 +139,11 @@ def _runs(groups: Sequence[Group], names: Sequence[str]) -> Markup:
     for one, label in zip(groups, names, strict=True):
         for record in one.records:
             state = "finished" if record.result is not None else f"at {record.step:,} of {record.run['steps']:,}"
-            rows.append((el("a", record.name, href=f"#{anchor(record)}"), label, state, record.run["seed"],
-                         record.store["split_seed"], sections.percent(record.score("error_last")),
-                         sections.percent(record.score("error_median20"))))  # fmt: skip
-    return table(("run", "", "state", "seed", "split seed", "last", "median of 20"), rows, numbers_from=3)
+            numbers = [sections.percent(record.score(name)) for name in ("error_last", "error_median20")]
+            seeds = (record.run["seed"], record.store["split_seed"])
+            rows.append((el("a", record.name, href=f"#{anchor(record)}"), *numbers, *seeds, state, label))
+    head = ("run", "last", "median of 20", "seed", "split seed", "state", "")
+    return table(head, rows, numbers=slice(1, 5))
 
 
 def anchor(record: Record) -> str:

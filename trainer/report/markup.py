@@ -41,15 +41,15 @@ def join(children: Child) -> Markup:
 
 
 def table(
-    head: Sequence[Child], rows: Iterable[Sequence[Child]], numbers_from: int = 1, class_: str | None = None
+    head: Sequence[Child], rows: Iterable[Sequence[Child]], numbers: slice = slice(1, None), class_: str | None = None
 ) -> Markup:
-    """A table that scrolls sideways where it is too wide; columns from `numbers_from` on are numbers, right-aligned.
+    """A table that scrolls sideways where it is too wide; `numbers` are the columns that hold some, right-aligned.
 
     The first cell of each row is its heading.
     """
 
     def kind(column: int) -> str | None:
-        return "num" if column >= numbers_from else None
+        return "num" if column in range(len(head))[numbers] else None
 
     top = el("tr", [el("th", cell, scope="col", class_=kind(i)) for i, cell in enumerate(head)])
     body = [

@@ -13,8 +13,10 @@ from stores.errors import IntegrityError
 from trainer.run import open_run
 
 # what may differ between two seeds of one experiment
-INCIDENTAL = ("seed", "store", "device", "threads", "feed", "scratch", "tensorboard", "wandb", "engine", "precision",
-              "cuda_graph", "log_every", "eval_every", "eval_raw", "checkpoint_every")  # fmt: skip
+INCIDENTAL = (
+    "seed", "store", "device", "threads", "feed", "window", "scratch", "tensorboard", "wandb", "engine", "precision",
+    "cuda_graph", "log_every", "eval_every", "eval_raw", "checkpoint_every",
+)  # fmt: skip
 
 
 @dataclass

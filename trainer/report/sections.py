@@ -218,7 +218,7 @@ def _confusions(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Mar
         (names[i], names[j], f"{n:,}", percent(100 * n / total, 1))
         for n, i, j, total in sorted(found, key=lambda one: (-one[0], one[1], one[2]))[:MANY]
     ]
-    return table(("true", "taken for", "images", "share"), rows, numbers_from=2)
+    return table(("true", "taken for", "images", "share"), rows, numbers=slice(2, None))
 
 
 def _calibration(record: Record) -> Markup | None:
@@ -292,7 +292,7 @@ def _settings(record: Record) -> Markup:
                    "dataset_fingerprint": record.store["dataset_fingerprint"]}),
     ]  # fmt: skip
     blocks = [
-        el("div", el("h4", title), table(("setting", "value"), [(k, _value(v)) for k, v in rows.items()], 2))
+        el("div", el("h4", title), table(("setting", "value"), [(k, _value(v)) for k, v in rows.items()], slice(0)))
         for title, rows in tables
         if rows
     ]
