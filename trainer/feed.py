@@ -21,7 +21,8 @@ from stores.draws import generator, shuffled
 from stores.errors import StoreError, UsageError
 from trainer import augment, distributed, schedules
 from trainer.config import RunConfig
-from trainer.methods.contract import Kind, Method, Sizes, Views
+from trainer.methods.contract import Kind, Method, Policy, Sizes, Views
+from trainer.policies import ctaugment, randaugment
 from trainer.pool import MARGIN, Pool, free_memory, require_memory
 from trainer.views import Raw
 
@@ -159,7 +160,8 @@ class Feed:
         """What one view of `count` samples draws."""
         assert self._run.flip is not None, "a resolved configuration"
         assert self._run.shift is not None
-        return {"weak": augment.draw_weak(rng, count, self._run.flip, self._run.shift)}
+        weak = {"weak": augment.draw_weak(rng, count, self._run.flip, self._run.shift)}
+        return weak | draw_policy(rng, kind, self.views.policy, count, self._store.dataset.image_size)
 
     def _gather(self, pool: Pool, samples: np.ndarray) -> Tensor:
         if pool.home.type != "cpu":
@@ -188,6 +190,19 @@ def pool_rows(store: SplitStore, views: Views) -> np.ndarray:
     if not len(rows):
         raise StoreError(f"'{store.path}' has no unlabelled images", hint="--method supervised trains without any")
     return rows
+
+
+def draw_policy(
+    rng: np.random.Generator, kind: Kind, policy: Policy | None, count: int, size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """What a view of images of this height and width draws beyond its flip and shift."""
+    if kind == "weak":
+        return {}
+    if kind == "probe":
+        return ctaugment.draw_probe(rng, count, size)
+    if policy == "ctaugment":
+        return ctaugment.draw(rng, count, size)
+    return randaugment.draw(rng, count, size, "uda" if policy == "uda" else "fixmatch")
 
 
 def choose_home(feed: str, device: torch.device, size: int) -> tuple[torch.device, bool]:

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from trainer.methods.contract import Method
 
 METHODS: dict[str, str] = {
+    "fixmatch": "trainer.methods.fixmatch",
     "realmix": "trainer.methods.realmix",
+    "remixmatch": "trainer.methods.remixmatch",
     "supervised": "trainer.methods.supervised",
+    "uda": "trainer.methods.uda",
 }
 
 
