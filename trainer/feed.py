@@ -68,7 +68,7 @@ class Feed:
         rows = pool_rows(store, self.views)
         self.copies = _num_copies(store, self.views, run.copies)
         unlabeled = run.batch * self.views.ratio if self.views.unlabeled else 0
-        self.sizes = Sizes(run.batch, unlabeled, store.num_classes)
+        self.sizes = Sizes(run.batch, unlabeled, store.num_classes, store.dataset.image_size)
         for count, what in ((run.batch, "labelled images"), (unlabeled, "unlabelled images")):
             distributed.require_divisible(count, what)
         self.num_unlabeled = len(rows) if unlabeled else 0

@@ -3,6 +3,11 @@
 What it adds to MixMatch (Berthelot et al. 2019): the unlabelled images come from the store's copies (`views`), labelled
 rows that are already learnt do not count (training-signal annealing), and neither do the unlabelled rows with the least
 confidence (the mask). Without copies, TSA and γ it is MixMatch.
+
+Differs from the official code:
+- annealing compares predictions with labels; there logits, so that it hardly ever acts (`tsa_legacy`);
+- the mask drops exactly ⌊γn⌋ rows; there one more, and ties (`ood_strict`);
+- every copy is augmented by itself; there one draw is shared by all of them.
 """
 
 from __future__ import annotations
@@ -80,8 +85,7 @@ def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
 def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
     """MixUp over all n = B + 2U rows: `lam` float32 [n] = max(λ, 1 − λ), `partner` int64 [n], a permutation."""
     rows = sizes.labeled + VIEWS * sizes.unlabeled
-    lam = rng.beta(settings.alpha, settings.alpha, rows)
-    return {"lam": np.maximum(lam, 1 - lam).astype(np.float32), "partner": rng.permutation(rows)}
+    return {"lam": ops.mixing_weights(rng, settings.alpha, rows), "partner": rng.permutation(rows)}
 
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
@@ -97,23 +101,23 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     assert settings.gamma is not None, "gamma is resolved from the store before training"
     assert all(view.shape == batch.x.shape for view in batch.u), "interleaving exchanges batches of one size"
 
-    # Guess from the live weights, each view by its own statistics: one sharpened label for both.
+    # As MixMatch guesses, from the live weights, each view by its own statistics: one sharpened label for both.
     with torch.no_grad():
         q = ops.guess(learner.model(torch.cat(batch.u), groups=VIEWS).chunk(VIEWS), settings.temperature)
 
-    # Mix labelled and unlabelled rows with one another.
+    # As MixMatch mixes: labelled and unlabelled rows with one another.
     lam, partner = batch.draws["lam"], batch.draws["partner"]
     x = ops.mixup(torch.cat([batch.x, *batch.u]), lam, partner)
     y = ops.mixup(torch.cat([ops.one_hot(batch.y, q.shape[1]), *[q] * VIEWS]), lam, partner)
     y_x, y_u = y.split([len(batch.y), VIEWS * len(q)])
 
-    # Predict: BatchNorm's running statistics follow the first batch alone, which interleaving made a mixture of all.
+    # As MixMatch predicts: BatchNorm's running statistics follow the first, interleaved batch alone.
     batches = ops.interleave(x.split(len(batch.x)))
     logits = learner.model(torch.cat(batches), groups=len(batches), update=0)
     z_x, *z_views = ops.interleave(logits.split(len(batch.x)))
     z_u = torch.cat(z_views)
 
-    # Labelled loss over the rows that are not yet learnt.
+    # RealMix: labelled loss over the rows that are not yet learnt.
     errors_x = ops.cross_entropy(z_x, y_x)
     if settings.tsa == "none":
         keep_x = torch.ones_like(errors_x)
@@ -121,7 +125,7 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
         keep_x = masks.tsa_mask(z_x, y_x, batch.schedule["tsa_threshold"], settings.tsa_legacy)
     loss_x = masks.kept_mean(errors_x, keep_x)
 
-    # Unlabelled loss over the rows that look in-distribution.
+    # RealMix: unlabelled loss over the rows that look in-distribution.
     confidence = (ops.softmax(z_u.detach()) if settings.ood_confidence == "mixed" else torch.cat([q] * VIEWS)).amax(1)
     keep_u = masks.ood_mask(confidence, settings.gamma, settings.ood_strict)
     loss_u = masks.kept_mean(ops.squared_error(z_u, y_u), keep_u)

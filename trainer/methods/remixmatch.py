@@ -99,8 +99,7 @@ def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
 def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
     """MixUp over all n = B + (K+1)·U rows: `lam` float32 [n] = max(λ, 1 − λ), `partner` int64 [n], a permutation."""
     rows = sizes.labeled + (1 + settings.strong_views) * sizes.unlabeled
-    lam = rng.beta(settings.alpha, settings.alpha, rows)
-    return {"lam": np.maximum(lam, 1 - lam).astype(np.float32), "partner": rng.permutation(rows)}
+    return {"lam": ops.mixing_weights(rng, settings.alpha, rows), "partner": rng.permutation(rows)}
 
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:

@@ -15,7 +15,6 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trainer import masks, ops, schedules
@@ -86,13 +85,10 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     loss_x = masks.kept_mean(ops.cross_entropy(z_x, y), keep_x)
 
     # Divergence of the strong view's prediction from the weak one's, where that is confident.
-    z_weak = ops.widen(z_weak.detach())
+    z_weak = z_weak.detach()
     confidence = ops.softmax(z_weak).amax(1)
     keep_u = (confidence > settings.threshold).to(confidence.dtype)
-    log_q = F.log_softmax(z_weak / settings.temperature, dim=1)
-    log_p = F.log_softmax(ops.widen(z_strong), dim=1)
-    divergence = (log_q.exp() * (log_q - log_p)).sum(1)
-    loss_u = (keep_u * divergence).mean()  # over all rows
+    loss_u = (keep_u * ops.kl_divergence(z_weak / settings.temperature, z_strong)).mean()  # over all rows
 
     metrics = {
         "loss_x": loss_x.detach(),
