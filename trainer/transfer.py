@@ -1,7 +1,7 @@
 """Transfer learning: a new run that starts from a trained network, all but its heads.
 
 What is taken over are a finished run's averaged weights and its BatchNorm statistics, that is, what was evaluated.
-Heads, optimizer and step counter start anew, and the new run's average starts from the loaded weights, so any method can
+Heads, optimizer and step counter start anew, and the new run's average starts from the loaded weights: any method can
 follow any other, on other classes. A run that is resumed never reads the file again.
 """
 

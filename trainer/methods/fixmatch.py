@@ -2,8 +2,9 @@
 
 Strong views come from RandAugment or CTAugment, which learns its magnitudes from a probe of the labelled images.
 
-Differs from the official code: CTAugment's weights follow each step at once, not four batches later; its translations
-and rescalings are shares of the side.
+Differs from the official code:
+- CTAugment's weights follow each step at once; there about four batches late;
+- its translations are shares of the side; there of a pixel, which changes nothing.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str
 
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
-    """No ramp: the threshold is one."""
-    return {}
+    """`weight_u` = λ_u, without a ramp: the threshold is one."""
+    return {"weight_u": settings.lambda_u}
 
 
 def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
@@ -97,4 +98,4 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
         "kept": keep.mean(),
         "confidence": confidence.mean(),
     }
-    return Losses(loss_x + settings.lambda_u * loss_u, metrics)
+    return Losses(loss_x + batch.schedule["weight_u"] * loss_u, metrics)

@@ -1,14 +1,17 @@
 """ReMixMatch (Berthelot et al. 2020): MixMatch with aligned guesses, anchored to strong views, and rotations to tell.
 
 The guess for a weak view, corrected so that the network predicts each class as often as the labels have it, is the
-target of K strong views. CTAugment learns how strong from a probe of the labelled images. Settings switch each part off:
-strong_views=1, align=false, lambda_pre=0, lambda_rotation=0, policy=none, unlabeled_loss=squared_error.
+target of K strong views. CTAugment learns how strong from a probe of the labelled images. Settings that switch parts
+off: strong_views=1, align=false, lambda_pre=0, lambda_rotation=0, policy=none, unlabeled_loss=squared_error.
 
 With 40 labels the paper takes strong_views=1 and, for CIFAR-10, lambda_rotation=2 rampup_steps=131072; for SVHN
 lambda_rotation=3.
 
-Differs from the official code: CTAugment draws single bins, as FixMatch's code does, its translations and rescalings
-are shares of the side, and its weights follow each step at once. Unlabelled images of STL-10 get the store's weak view.
+Differs from the official code:
+- CTAugment draws single bins, as FixMatch's code does; there a segment between two;
+- its translations and rescalings are shares of the side; there of a pixel, which changes nothing;
+- its weights follow each step at once; there about four batches late;
+- unlabelled images of STL-10 get the store's weak view; there none.
 """
 
 from __future__ import annotations
@@ -103,8 +106,9 @@ def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str
 
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
-    """`ramp` of the unlabelled losses, 0 to 1."""
-    return {"ramp": schedules.linear_ramp(step, settings.rampup_steps)}
+    """`weight_u` and `weight_pre`: λ_u and λ_pre times their ramp."""
+    ramp = schedules.linear_ramp(step, settings.rampup_steps)
+    return {"weight_u": settings.lambda_u * ramp, "weight_pre": settings.lambda_pre * ramp}
 
 
 def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
@@ -141,12 +145,17 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     loss_x = ops.cross_entropy(z_x, y_x).mean()
     error = ops.cross_entropy if settings.unlabeled_loss == "cross_entropy" else ops.squared_error
     loss_u = error(z_u, y_u).mean()
-    ramp = batch.schedule["ramp"]
-    total = loss_x + settings.lambda_u * ramp * loss_u
-    metrics = {"loss_x": loss_x.detach(), "loss_u": loss_u.detach(), "ramp": ramp, "confidence": p.amax(1).mean()}
+    weight_u = batch.schedule["weight_u"]
+    total = loss_x + weight_u * loss_u
+    metrics = {
+        "loss_x": loss_x.detach(),
+        "loss_u": loss_u.detach(),
+        "weight_u": weight_u,
+        "confidence": p.amax(1).mean(),
+    }
     if settings.lambda_pre > 0:
         loss_pre = ops.cross_entropy(logits[0], q).mean()
-        total = total + settings.lambda_pre * ramp * loss_pre
+        total = total + batch.schedule["weight_pre"] * loss_pre
         metrics["loss_pre"] = loss_pre.detach()
     if settings.lambda_rotation > 0:
         images, turned = rotate(strong[0])
@@ -164,7 +173,7 @@ def aligned(p: Tensor, y: Tensor, state: dict[str, Tensor]) -> Tensor:
     Both frequencies are those before this step; then its labels and predictions count too.
     """
     q = align(p, state["p_data"], state["p_model"].mean(0))
-    state["p_data"].lerp_(y.mean(0), 1 - DATA_DECAY)
+    state["p_data"].mul_(DATA_DECAY).add_((1 - DATA_DECAY) * y.mean(0))
     state["p_model"].copy_(torch.cat([state["p_model"][1:], p.mean(0, keepdim=True)]))
     return q
 
