@@ -118,6 +118,7 @@ def _execute(
     assert run.ema_decay is not None
     method, device = load_method(run.method), hardware.device(run)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: VAT's direction is a small difference of two predictions
     torch.manual_seed(run.seed)
     declared = method.views(settings)
     views.check(declared, run.batch, store.dataset.image_size)

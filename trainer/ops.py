@@ -1,8 +1,8 @@
 """The tensor operations that the methods share: sharpen, guess, mixup, interleave, and losses of single rows.
 
-Pure functions without randomness of their own, without waiting for the device and without shapes that depend on data, so
-that they can be compiled. They compute in float32 under autocast (float64 stays float64) and never reduce over rows: which rows
-count, and by what they are divided, is the method's decision.
+Pure functions without randomness of their own, without waiting for the device and without shapes that depend on data:
+they can be compiled. They compute in float32 under autocast (float64 stays float64) and never reduce over rows: which
+rows count, and by what they are divided, is the method's decision.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 The guess is the average prediction for several views, sharpened. The settings reach the paper's ablations:
 `temperature=1` (no sharpening), `num_views`, `mixup`, `guess_ema`.
 
-Differs from the official code: in nothing that is known. Like the code, and unlike the paper, weight decay takes .02 · lr
-of a kernel at each update.
+Differs from the official code: in nothing that is known.
 """
 
 from __future__ import annotations
