@@ -13,7 +13,7 @@ import torch
 from test_resume import SETTINGS, assert_equal
 from torch import Tensor
 
-from stores.errors import StoreError, UsageError
+from stores.errors import Interrupted, StoreError, UsageError
 from trainer import checkpoint, launch, transfer, weights
 from trainer.config import RunConfig
 from trainer.models import WideResNet, build_model
@@ -111,9 +111,10 @@ def test_a_folder_and_its_file_are_one_and_a_resumed_run_needs_neither(
         if next(saved) == 1:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(Exception, match="interrupted"):
-        patch.setattr(checkpoint, "save", interrupt)
+    monkeypatch.setattr(checkpoint, "save", interrupt)
+    with pytest.raises(Interrupted):
         start(split, tmp_path / "cut", "run", steps=12, init=str(copy / weights.FILE))
+    monkeypatch.undo()
     (copy / weights.FILE).unlink()
     path, result = launch.resume(tmp_path / "cut" / "run", quiet=True)
     assert result["steps"] == 12
