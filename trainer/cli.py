@@ -23,7 +23,7 @@ app = typer.Typer(
     epilog="Example: `realmix-train --store stores/cifar10_250 --method realmix --seed 1`",
 )  # fmt: skip
 
-KEPT_ON_RESUME = ("method", "steps", "seed", "model", "device", "feed", "window", "copies", "batch", "engine",
+KEPT_ON_RESUME = ("method", "steps", "seed", "model", "init", "device", "feed", "window", "copies", "batch", "engine",
                   "threads", "eval_every", "checkpoint_every", "wandb")  # fmt: skip
 
 
@@ -45,6 +45,10 @@ Method = Annotated[str | None, typer.Option(help="Training method, see `methods`
 Steps = Annotated[int | None, typer.Option(help="Updates.", show_default="500000, the paper's")]
 Seed = Annotated[int | None, typer.Option(help="Of weights, order and draws.", show_default="1")]
 Model = Annotated[str | None, typer.Option(help="Network; wrn-10-1 suits a CPU.", show_default="wrn-28-2, the paper's")]
+Init = Annotated[
+    str | None,
+    typer.Option(metavar="RUN", help="Train this run's network further, with new heads.", show_default=False),
+]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
 Name = Annotated[str | None, typer.Option(help="Folder of this run.", show_default="STORE_METHOD_sSEED")]
 Set = Annotated[
@@ -86,6 +90,7 @@ def train(
     steps: Steps = None,
     seed: Seed = None,
     model: Model = None,
+    init: Init = None,
     runs: Runs = Path("runs"),
     name: Name = None,
     assignments: Set = None,

@@ -56,6 +56,7 @@ class RunConfig:
         "auto", "compiled fuses the step's operations; takes a minute to start"
     )
     cuda_graph: bool = _option(True, "a compiled step on one GPU is recorded once and replayed")
+    init: str | None = _option(None, "run or .safetensors file whose network is trained further, with new heads")
     copies: int | None = _option(None, "train on the first K stored copies; None: all", min=1)
     flip: bool | None = _option(None, "weak views flip horizontally, p = 1/2; None: as the store says")
     shift: int | None = _option(None, "largest shift of weak views in pixels; None: as the store says", min=0)
@@ -109,6 +110,7 @@ def build(
         preset |= {name: value for name, value in values.items() if name != "run"}
         run_values |= values.get("run", {})
     settings_values: dict[str, Any] = preset
+    published = run_values.pop("ema_decay", 0.0)
     run_types, settings_types = types_of(RunConfig), types_of(method.Settings)
     assert not run_types.keys() & settings_types.keys(), f"{method.NAME} repeats a field of RunConfig"
     for assignment in assignments:
@@ -127,6 +129,8 @@ def build(
             hint = f"`realmix-train methods {method.NAME}` lists the settings of {method.NAME}"
             raise UsageError(f"unknown setting '{name}'", suggest(name, known), hint)
     run_values |= {name: value for name, value in flags.items() if value is not None}
+    if published and run_values.get("steps", RunConfig.steps) * (1 - published) >= 20:  # else automatic, see `resolve`
+        run_values.setdefault("ema_decay", published)
     run, settings = RunConfig(**run_values), method.Settings(**settings_values)
     check(run)
     check(settings)

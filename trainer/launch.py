@@ -21,7 +21,7 @@ import stores
 from stores import SplitStore, manifest, open_store
 from stores.errors import Interrupted, RealMixError, ResourceError, StoreError, UsageError
 from stores.storage import Location, stores_in
-from trainer import assess, boards, checkpoint, config, distributed, engine, hardware, loop, weights
+from trainer import assess, boards, checkpoint, config, distributed, engine, hardware, loop, transfer, views, weights
 from trainer import run as rundir
 from trainer.boards import Curves
 from trainer.checkpoint import State
@@ -63,16 +63,21 @@ def start(
         )
     boards.require(run)
     distributed.by_first(lambda: rundir.refuse_existing(path))
+    backbone = None
+    if run.init is not None:
+        backbone = transfer.read(run.init, run.model)
+        run = dataclasses.replace(run, init=str(backbone.path))
     record = {
         "command": sys.argv,
         "run": dataclasses.asdict(run),
         "settings": dataclasses.asdict(settings),
         "deviations": deviations,
+        "init": None if backbone is None else backbone.describe(),
         "store": describe(store),
         "device": hardware.describe(run),
         "versions": versions(),
     }
-    return path, _execute(path, None, record, store, run, settings, quiet)
+    return path, _execute(path, None, record, store, run, settings, quiet, backbone)
 
 
 def resume(path: Path, store_path: str | Path | None = None, quiet: bool = False) -> tuple[Path, dict[str, Any]]:
@@ -109,6 +114,7 @@ def _execute(
     run: RunConfig,
     settings: Any,
     quiet: bool,
+    backbone: transfer.Backbone | None = None,
 ) -> dict[str, Any]:
     """Build the parts, make the directory unless it exists, train, write the result."""
     assert run.bn_momentum is not None, "a resolved configuration"
@@ -117,8 +123,12 @@ def _execute(
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: VAT's direction is a small difference of two predictions
     torch.manual_seed(run.seed)
-    model = build_model(run.model, store.num_classes, run.bn_momentum, method.views(settings).rotation).to(device)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    declared = method.views(settings)
+    views.check(declared, run.batch, store.dataset.image_size)
+    model = build_model(run.model, store.num_classes, run.bn_momentum, declared.rotation)
+    if backbone is not None:
+        transfer.load_into(model, backbone)
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     state = State(
         model, engine.build_optimizer(model, run), Ema(model, run.ema_decay), Telemetry(run.log_every),
         {name: tensor.to(device) for name, tensor in method.init_state(store.num_classes, settings).items()},
@@ -142,6 +152,8 @@ def _execute(
     with Console(run.steps, state.step, feed.images_per_step, quiet or not first) as console:
         for line in header(store, run, config.changed(settings), feed, record["deviations"]):
             console.say(line)
+        if run.init is not None:
+            console.say(f"init    {run.init}")
         console.say(f"run in  {path}" + (f", continued at step {state.step:,}" if state.step else ""))
         try:
             loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves)

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from stores import manifest
 from stores.errors import IntegrityError, StoreError
 from trainer import checkpoint
-from trainer.models import build_model
+from trainer.models import HEADS, build_model
 from trainer.run import Run, open_run
 
 FILE = "model.safetensors"
+ONLY_TRAINED = HEADS[1:]  # what a network has beside its classes' head
 INPUT = "uint8 RGB × 2/255 − 1, NCHW"
-ONLY_TRAINED = "rotation."  # ReMixMatch's second head
 
 
 @dataclass
@@ -139,7 +139,7 @@ def _trained(
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the names that torch.compile adds, and without what only training needs."""
     plain = {key.replace("_orig_mod.", ""): value for key, value in tensors.items()}
-    return {key: value for key, value in plain.items() if not key.startswith(ONLY_TRAINED)}
+    return {key: value for key, value in plain.items() if key.split(".")[0] not in ONLY_TRAINED}
 
 
 def _in_order(data: bytes) -> bytes:

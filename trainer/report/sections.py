@@ -108,6 +108,8 @@ def _facts(record: Record) -> Markup | None:
         ("Images", sizes),
         ("Machine", _machine(record)),
     ]
+    if run.get("init"):
+        rows.insert(1, ("Started from", run["init"]))
     rows += [("Differs from the paper", text) for text in record.config.get("deviations", [])]
     body = el("dl", [[el("dt", name), el("dd", value)] for name, value in rows])
     return _section("What was run", body)
