@@ -161,6 +161,14 @@ def test_groups_differ_in_more_than_seeds_and_machines(runs, tmp_path):
     assert comparison.labels(groups) == [
         f"realmix lr=0.002 gamma={own:g}", "realmix lr=0.002 gamma=0.25", f"realmix lr=0.01 gamma={own:g}"
     ]  # fmt: skip
+    plain = records.read(runs / "plain")
+    long = changed(runs / "plain", tmp_path / "d", steps=12)
+    after = changed(runs / "plain", tmp_path / "e", init="/runs/source/model.safetensors")
+    groups = records.group([first, plain, long, after])
+    assert comparison.labels(groups) == [
+        "realmix steps=6", "supervised steps=6", "supervised steps=12", "supervised steps=6 after source"
+    ]  # fmt: skip
+    groups = records.group([first, seed, gamma])
     mean, spread, count = groups[0].mean("error_last")
     assert (mean, spread, count) == (first.score("error_last"), 0, 2)
     assert groups[1].mean("error_last")[1] is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from trainer.report import charts, sections
@@ -36,14 +37,22 @@ def compare(groups: Sequence[Group]) -> list[Child]:
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
-    """A short name for each: its method, the settings that differ between groups, the store where they differ."""
-    changing = differing(groups)
+    """A short name for each: its method, the settings that tell it from its method's others, the store if they differ.
+
+    Model and length are named wherever any two groups differ in them.
+    """
+    everywhere = [name for name in differing(groups) if name in ("model", "steps")]
     stores = {_store(one) for one in groups}
     found = []
     for one in groups:
         settings = one.first.settings
+        rivals = [other for other in groups if other.first.settings["method"] == settings["method"]]
         words = [str(settings["method"])]
-        words += [f"{name}={_brief(settings[name])}" for name in changing if name in settings]
+        for name in dict.fromkeys((*everywhere, *differing(rivals))):
+            if name == "init":
+                words += [f"after {Path(settings[name]).parent.name}"] if settings[name] else []
+            elif name in settings:
+                words.append(f"{name}={_brief(settings[name])}")
         if len(stores) > 1:
             words.append(f"on {_store(one)}")
         found.append(" ".join(words))
