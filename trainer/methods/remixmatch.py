@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from trainer import ops, schedules
-from trainer.methods.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.methods.contract import Batch, Kind, Learner, Losses, Sizes, Views, require
 from trainer.policies import ctaugment
 
 NAME = "remixmatch"
@@ -76,13 +76,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def views(settings: Settings) -> Views:
     """A weak view and K strong ones of all training images; a strong view of the labelled ones, and the probe."""
+    weak: tuple[Kind, ...] = ("weak",)
+    strong: tuple[Kind, ...] = ("strong",)
     rotation = settings.lambda_rotation > 0
     if settings.policy == "none":
-        weak = ("weak",) * (1 + settings.strong_views)
-        return Views(unlabeled=weak, labeled_in_unlabeled=True, rotation=rotation)
+        copies = weak * (1 + settings.strong_views)
+        return Views(unlabeled=copies, labeled_in_unlabeled=True, rotation=rotation)
     return Views(
-        labeled=("strong", "probe"), unlabeled=("weak", *("strong",) * settings.strong_views),
-        labeled_in_unlabeled=True, policy="ctaugment", teacher=True, rotation=rotation,
+        labeled=("strong", "probe"), unlabeled=weak + strong * settings.strong_views, labeled_in_unlabeled=True,
+        policy="ctaugment", teacher=True, rotation=rotation,
     )  # fmt: skip
 
 
