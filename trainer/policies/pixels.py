@@ -31,7 +31,7 @@ def planes(images: Tensor) -> Tensor:
 
 
 def scaled(pixels: Tensor, shown: Tensor | None = None) -> Tensor:
-    """Pixels to float32 [n, 3, H, W] in [−1, 1], in channels_last memory; 0 where `shown`, bool [n, 1, H, W], is not."""
+    """Pixels to float32 [n, 3, H, W] in [−1, 1], in channels_last memory; 0 where not `shown`, bool [n, 1, H, W]."""
     values = (pixels * (2 / 255)).sub_(1)
     if shown is not None:
         values.mul_(shown.to(torch.float32))
