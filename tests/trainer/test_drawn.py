@@ -84,7 +84,9 @@ def test_boxes_are_those_of_a_loop_on_numpy_and_on_torch(data):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (count, height, width * 3), dtype=np.uint8)
     box = np.int32 if width > 255 else np.uint8
-    boxes = np.concatenate([np.sort(rng.integers(0, n + 1, (count, 2)), axis=1) for n in (height, width)], 1).astype(box)
+    boxes = np.concatenate([np.sort(rng.integers(0, n + 1, (count, 2)), axis=1) for n in (height, width)], 1).astype(
+        box
+    )
     values = rng.integers(0, 256, (count, 1), dtype=np.uint8)
     expected = images.copy()
     for image, (top, bottom, left, right), value in zip(expected, boxes, values, strict=True):
