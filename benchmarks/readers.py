@@ -76,16 +76,21 @@ def memcpy(corpus: Corpus) -> Epochs:
     return epoch
 
 
-def gather(corpus: Corpus) -> Epochs:
-    """An array in memory, one permutation an epoch, one gather a batch into the same memory."""
-    images = torch.from_numpy(corpus.resident())
-    flat, out = images.view(len(images), -1), torch.empty((corpus.batch, images[0].numel()), dtype=torch.uint8)
+def gather(corpus: Corpus, threads: int) -> Epochs:
+    """An array in memory, one permutation an epoch, one gather a batch into the same memory; NumPy has one thread."""
+    images = corpus.resident()
+    out = np.empty((corpus.batch, *images.shape[1:]), np.uint8)
+    table, place = (torch.from_numpy(array.reshape(len(array), -1)) for array in (images, out))
 
     def epoch(number: int) -> Batches:
-        order = torch.from_numpy(np.random.default_rng(number).permutation(len(flat)))
-        for samples in order.split(corpus.batch)[: len(order) // corpus.batch]:
-            torch.index_select(flat, 0, samples, out=out)
-            yield out.view(-1, *images.shape[1:]), samples // corpus.copies
+        order = np.random.default_rng(number).permutation(len(images))
+        for start in range(0, len(order) - corpus.batch + 1, corpus.batch):
+            samples = order[start : start + corpus.batch]
+            if threads > 1:
+                torch.index_select(table, 0, torch.from_numpy(samples), out=place)
+            else:
+                np.take(images, samples, axis=0, out=out, mode="clip")
+            yield out, samples // corpus.copies
 
     return epoch
 
@@ -383,7 +388,8 @@ FFCV = ("ffcv.loader", "ffcv.fields.decoders")
 REFERENCE = "FFCV RANDOM"
 READERS: dict[str, Reader] = {
     "memcpy in order (limit)": Reader(memcpy),
-    "gather from memory (limit)": Reader(gather),
+    "gather from memory, one thread (limit)": Reader(functools.partial(gather, threads=1)),
+    "gather from memory, torch's threads (limit)": Reader(functools.partial(gather, threads=2)),
     "realmix, host": Reader(functools.partial(ours_pool, mapped=False), OURS),
     "realmix, mapped": Reader(functools.partial(ours_pool, mapped=True), OURS),
     REFERENCE: Reader(functools.partial(ffcv, order="RANDOM"), FFCV, prepare_ffcv),
@@ -391,12 +397,12 @@ READERS: dict[str, Reader] = {
     "DataLoader, a batch at a time": Reader(data_loader_at_once),
     "DataLoader, item by item": Reader(functools.partial(data_loader, workers=False), batches=500),
     "DataLoader, item by item, workers": Reader(functools.partial(data_loader, workers=True), batches=500),
-    "DataLoader + torchvision crop and flip, workers": Reader(data_loader_augmented, ("torchvision",), batches=100),
+    "DataLoader + torchvision crop and flip, workers": Reader(data_loader_augmented, ("torchvision",), batches=40),
     "ImageFolder (PNG) + crop and flip, workers": Reader(
         image_folder, ("torchvision", "PIL.Image"), prepare_png, share=0.02
     ),
-    "zarr-python, random samples": Reader(zarr_samples, ("zarr",), batches=10),
+    "zarr-python, random samples": Reader(zarr_samples, ("zarr",), batches=4),
     "zarr-python, random chunks": Reader(zarr_chunks, ("zarr",)),
-    "WebDataset (npy), workers": Reader(webdataset_, ("webdataset",), prepare_webdataset, share=0.1),
-    "MosaicML Streaming (raw), workers": Reader(streaming_, ("streaming",), prepare_streaming, share=0.1),
+    "WebDataset (npy), workers": Reader(webdataset_, ("webdataset",), prepare_webdataset, share=0.1, batches=100),
+    "MosaicML Streaming (raw), workers": Reader(streaming_, ("streaming",), prepare_streaming, share=0.1, batches=100),
 }

@@ -30,6 +30,7 @@ from build import load
 from readers import READERS, REFERENCE, Corpus, prepare_arrays
 
 GROUP, RUN = 64, 4096  # samples in which siblings are counted; samples in a row in which different images are
+LOOK, GROUPS = 5, 4096  # seconds, or groups of samples, of which the shuffle is measured
 BYTES = 1e6
 
 
@@ -50,7 +51,7 @@ def measure(name: str, corpus: Corpus, epochs: int) -> rounds.Result:
         firsts.append(first)
         rates.append(count * corpus.batch / seconds)
     with contextlib.closing(epoch(epochs + 1)) as batches:
-        rows, peak, anonymous = look(itertools.islice(batches, max(2 * RUN // corpus.batch, 1)))
+        rows, peak, anonymous = look(itertools.islice(batches, reader.batches))
     rate, count = statistics.median(rates), len(np.load(corpus.folder / "copies.npy", mmap_mode="r"))
     return {
         "rate": rate, "images": int(rows_of(reader.share, count // corpus.copies) * corpus.copies),
@@ -72,13 +73,15 @@ def read(batches: Iterator[Any], shape: tuple[int, ...], began: float | None = N
 
 
 def look(batches: Iterator[Any]) -> tuple[np.ndarray, float, float]:
-    """The rows of some batches in a row, and the memory in MB in the middle of an epoch."""
-    rows = []
+    """The rows of some batches in a row, of a few seconds; and the memory in MB in the middle of an epoch."""
+    rows, ends = [], time.perf_counter() + LOOK
     for images, of in batches:
         rows.append(np.array(of, np.int64))
         del images
-        if len(rows) == 2:
+        if len(rows) == 1:
             peak, anonymous = memory()
+        if time.perf_counter() > ends or sum(map(len, rows)) > GROUPS * GROUP:
+            break
     return np.concatenate(rows), peak, anonymous
 
 
@@ -143,7 +146,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="threads or processes of each contestant")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of a round")
-    parser.add_argument("--readers", help="names of contestants, or parts of them, with commas; default: all installed")
+    parser.add_argument("--readers", nargs="+", default=[""], help="contestants, or parts of their names")
     parser.add_argument("--cache", type=Path, help="empty folder for the files that are read; default: temporary")
     parser.add_argument("--only", help="run one contestant once, from a prepared --cache, and print JSON")
     parser.add_argument("--prepare", help="write one contestant's files into a --cache that has the arrays")
@@ -161,8 +164,7 @@ def main() -> None:
 
 def compare(corpus: Corpus, options: argparse.Namespace) -> None:
     """Prepare everything, run the rounds, print the table."""
-    asked = options.readers.split(",") if options.readers else [""]
-    names = [name for name in READERS if any(part.strip() in name for part in asked)]
+    names = [name for name in READERS if any(part in name for part in options.readers)]
     missing = {name: [m for m in READERS[name].needs if importlib.util.find_spec(m.split(".")[0]) is None]
                for name in names}  # fmt: skip
     for name, modules in missing.items():
@@ -171,9 +173,7 @@ def compare(corpus: Corpus, options: argparse.Namespace) -> None:
     names = [name for name in names if not missing[name]]
     if not (corpus.folder / "copies.npy").exists():
         prepare_arrays(load(options.images), corpus)
-    words = ["--cache", str(corpus.folder)]
-    for key in ("copies", "batch", "workers", "epochs"):
-        words += [f"--{key}", str(getattr(options, key))]
+    words = ["--cache", str(corpus.folder), *rounds.words(options, "copies", "batch", "workers", "epochs")]
     for name in (name for name in names if READERS[name].prepare):
         rounds.say(f"prepared in {rounds.ask(__file__, ['--prepare', name, *words])['seconds']:.0f} s: {name}")
     results = rounds.run(__file__, names, options.rounds, words)

@@ -5,6 +5,7 @@ A contestant prints one JSON object as its last line. Ratios are taken within a 
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
@@ -30,6 +31,12 @@ def run(script: str, names: Iterable[str], rounds: int, words: list[str]) -> dic
     return results
 
 
+def words(options: argparse.Namespace, *keys: str) -> list[str]:
+    """The options of these names as a command line, without those that are None."""
+    given = {key: getattr(options, key) for key in keys}
+    return [word for key, value in given.items() if value is not None for word in (f"--{key}", str(value))]
+
+
 def say(text: str) -> None:
     """Progress, beside the table."""
     print(text, file=sys.stderr, flush=True)
@@ -41,14 +48,14 @@ def ask(script: str, words: list[str]) -> Result:
     Raises:
         SystemExit: it failed; what it wrote is shown.
     """
-    done = subprocess.run([sys.executable, script, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} failed:\n{done.stdout}{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def spread(values: Iterable[float], digits: int = 0) -> str:
-    """"median [min–max]"."""
+    """Median [min–max]."""
     values = list(values)
     numbers = (statistics.median(values), min(values), max(values))
     middle, low, high = (f"{number:,.{digits}f}" for number in numbers)
@@ -59,7 +66,8 @@ def ratio(runs: list[Result], others: list[Result] | None, key: str) -> str:
     """How many times as large the one's `key` is as the other's, within a round, over the rounds."""
     if not others:
         return "–"
-    return spread([run[key] / other[key] for run, other in zip(runs, others, strict=True)], 2)
+    values = [run[key] / other[key] for run, other in zip(runs, others, strict=True)]
+    return spread(values, 2 if max(values) >= 0.1 else 4)
 
 
 def machine(packages: Iterable[str]) -> str:
