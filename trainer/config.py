@@ -61,6 +61,7 @@ class RunConfig:
     flip: bool | None = _option(None, "weak views flip horizontally, p = 1/2; None: as the store says")
     shift: int | None = _option(None, "largest shift of weak views in pixels; None: as the store says", min=0)
     eval_every: int | None = _option(None, "steps between evaluations; None: a 25th of the run, 100 to 1024", min=1)
+    eval_raw: bool = _option(False, "evaluate the live weights beside the averaged ones each time, not only at the end")
     checkpoint_every: int | None = _option(None, "steps between checkpoints; None: as eval_every", min=1)
     log_every: int = _option(50, "steps between lines in metrics.jsonl", min=1)
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "where the network runs")
@@ -77,6 +78,7 @@ class RunConfig:
     scratch: str | None = _option(None, "folder of a mapped pool's file, gone after the run; None: the system's")
     threads: int | None = _option(None, "CPU threads of torch; None: torch's choice", min=1)
     tensorboard: bool = _option(True, "write TensorBoard events beside metrics.jsonl")
+    wandb: bool = _option(False, "send curves and pictures to Weights & Biases too; needs the extra `wandb`")
 
     def __post_init__(self) -> None:
         parse_size(self.window)

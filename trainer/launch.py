@@ -21,14 +21,15 @@ import stores
 from stores import SplitStore, manifest, open_store
 from stores.errors import Interrupted, RealMixError, ResourceError, StoreError, UsageError
 from stores.storage import Location, stores_in
-from trainer import checkpoint, config, distributed, engine, hardware, loop, transfer, views, weights
+from trainer import assess, boards, checkpoint, config, distributed, engine, hardware, loop, transfer, views, weights
 from trainer import run as rundir
+from trainer.boards import Curves
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.evaluate import Evaluator, per_class_error, summary
 from trainer.feed import Feed, settle
-from trainer.log import Console, Curves, header
+from trainer.log import Console, header
 from trainer.methods import load_method
 from trainer.models import build_model
 from trainer.run import Run
@@ -60,6 +61,7 @@ def start(
         raise UsageError(
             f"'{name}' is no name of a run", "it becomes a folder in --runs", "use letters, digits, _ and -"
         )
+    boards.require(run)
     distributed.by_first(lambda: rundir.refuse_existing(path))
     backbone = None
     if run.init is not None:
@@ -145,7 +147,7 @@ def _execute(
         return folder
 
     folder = distributed.by_first(open_folder) or Run(path, record)
-    curves = Curves(path / "tensorboard", state.step) if run.tensorboard and first else None
+    curves = Curves(path, state.step, run, record) if first and (run.tensorboard or run.wandb) else None
     again = f"continue with `realmix-train --resume {path}`"
     with Console(run.steps, state.step, feed.images_per_step, quiet or not first) as console:
         for line in header(store, run, config.changed(settings), feed, record["deviations"]):
@@ -181,14 +183,14 @@ def _execute(
     if not first:
         return {}
     state.ema.apply_to(evaluator.model)
-    weights.export(path, evaluator.model, run.model, store.class_names)
-    result = outcome(state, store, run)
+    weights.export(path, evaluator.model, run.model, store.class_names, store.dataset.image_size)
+    result = outcome(state, store, run, assess.assess(evaluator, store))
     folder.write_result(result)
     return result
 
 
-def outcome(state: State, store: SplitStore, run: RunConfig) -> dict[str, Any]:
-    """Content of result.json. Errors in per cent."""
+def outcome(state: State, store: SplitStore, run: RunConfig, assessment: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of result.json. Errors in per cent; for the assessment see `assess`."""
     assert state.confusion is not None, "the last step is always evaluated"
     return {
         "method": run.method,
@@ -203,6 +205,8 @@ def outcome(state: State, store: SplitStore, run: RunConfig) -> dict[str, Any]:
         "per_class_error": per_class_error(state.confusion, store.class_names),
         "confusion": state.confusion.tolist(),
         "ood": {**state.telemetry.counts, **mask_quality(state.telemetry.counts)} or None,
+        "calibration": assessment["calibration"],
+        "detection": assessment["detection"],
         "history": state.history,
     }
 
@@ -247,6 +251,8 @@ def describe(store: SplitStore) -> dict[str, Any]:
         "protocol": store.protocol,
         "split_seed": store.seed,
         "class_names": store.class_names,
+        "image_size": list(store.dataset.image_size),
+        "gamma": store.gamma,
         "counts": {name: len(getattr(store, name)) for name in ("labeled", "unlabeled", "valid", "test")},
         "num_copies": store.dataset.num_copies,
     }
