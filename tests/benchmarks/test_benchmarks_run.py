@@ -35,7 +35,14 @@ def number(cell: str) -> float:
 
 
 def test_reading(images):
-    readers = ["memcpy", "realmix, host", "realmix, mapped", "FFCV RANDOM", "a batch at a time", "zarr-python, random c"]
+    readers = [
+        "memcpy",
+        "realmix, host",
+        "realmix, mapped",
+        "FFCV RANDOM",
+        "a batch at a time",
+        "zarr-python, random c",
+    ]
     words = ["--images", images, "--copies", 2, "--batch", 32, "--workers", 1, "--epochs", 1]
     rows = table("reading.py", *words, "--readers", *readers)
     assert len(rows) == len(readers)
