@@ -200,7 +200,7 @@ def test_a_recorded_step_is_warmed_up_recorded_once_and_replayed(monkeypatch: py
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, value in {
-        "CUDAGraph": Graph, "graph": lambda graph: Recording(), "synchronize": lambda: None,
+        "CUDAGraph": Graph, "graph": lambda graph, **how: Recording(), "synchronize": lambda: None,
         "Stream": lambda: stream, "current_stream": lambda: stream, "stream": lambda s: Recording.__new__(_Nothing),
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)

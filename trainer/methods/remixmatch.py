@@ -76,14 +76,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def views(settings: Settings) -> Views:
     """A weak view and K strong ones of all training images; a strong view of the labelled ones, and the probe."""
+    weak: tuple[Kind, ...] = ("weak",)
+    strong: tuple[Kind, ...] = ("strong",)
     rotation = settings.lambda_rotation > 0
     if settings.policy == "none":
-        weak: tuple[Kind, ...] = ("weak",)
-        return Views(unlabeled=weak * (1 + settings.strong_views), labeled_in_unlabeled=True, rotation=rotation)
-    strong: tuple[Kind, ...] = ("strong",)
+        copies = weak * (1 + settings.strong_views)
+        return Views(unlabeled=copies, labeled_in_unlabeled=True, rotation=rotation)
     return Views(
-        labeled=("strong", "probe"), unlabeled=("weak", *strong * settings.strong_views),
-        labeled_in_unlabeled=True, policy="ctaugment", teacher=True, rotation=rotation,
+        labeled=("strong", "probe"), unlabeled=weak + strong * settings.strong_views, labeled_in_unlabeled=True,
+        policy="ctaugment", teacher=True, rotation=rotation,
     )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 """Strong augmentation policies, batched: RandAugment and CTAugment, each sample with its own operations.
 
     operations   their codes, and what an amount of each means
+    pixels       what they work on; cutout
     warp         rotate, shear, translate
     tone         look-up tables, enhancers, filters
     rescale      zoom into the middle
-    layer        one operation on every image: the four above and cutout
     randaugment  uniform operations and magnitudes (FixMatch, UDA)
     ctaugment    magnitudes learned while training (ReMixMatch, FixMatch)
 

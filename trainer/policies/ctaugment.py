@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from trainer.ops import one_hot
-from trainer.policies import layer
 from trainer.policies import operations as ops
+from trainer.policies import warp
+from trainer.policies.pixels import box, in_parts, paint, planes, scaled
 from trainer.policies.rescale import FILTERS, LARGEST, matrices, rescale
+from trainer.policies.tone import adjust
 
 DEPTH = 2
 BINS, POSTERIZE_BINS = 17, 8
@@ -192,14 +194,15 @@ def _view(images: Tensor, draws: Mapping[str, Tensor], cutout: bool, legacy: boo
         amount = amounts(op, level[..., 0], size, legacy)
         margin, half = (torch.where(op == code, amount, 0) for code in (ops.RESCALE, ops.CUTOUT))
         method = (level[..., 1] * (len(FILTERS) - 0.01)).to(torch.int64)
-        pixels = layer.planes(images)
+        pixels = planes(images)
         for i in range(DEPTH):
-            pixels, _ = layer.apply(pixels, None, op[:, i], amount[:, i], KINDS)
+            place = warp.sources(op[:, i], amount[:, i], size)
+            pixels = adjust(warp.move(pixels, *place), op[:, i], amount[:, i], KINDS)
             pixels = rescale(pixels, margin[:, i], method[:, i], down, across)
-            pixels = layer.paint(pixels, layer.box(centre[:, i], half[:, i], size), GREY)
+            pixels = paint(pixels, box(centre[:, i], half[:, i], size), GREY)
         if cutout:
             last = (1 + int(min(size) * 0.499)) // 2
-            pixels = layer.paint(pixels, layer.box(centre[:, DEPTH], last, size), GREY)
-        return layer.scaled(pixels)
+            pixels = paint(pixels, box(centre[:, DEPTH], last, size), GREY)
+        return scaled(pixels)
 
-    return layer.in_parts(part, images, draws)
+    return in_parts(part, images, draws)

@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from trainer.policies import layer
 from trainer.policies import operations as ops
+from trainer.policies import warp
+from trainer.policies.pixels import box, in_parts, paint, planes, scaled
+from trainer.policies.tone import adjust
 
 Variant = Literal["fixmatch", "uda"]
 DEPTH, MAGNITUDES = 2, 9
@@ -81,20 +84,23 @@ def apply(images: Tensor, draws: Mapping[str, Tensor], variant: Variant) -> Tens
     Returns:
         float32 [n, 3, H, W] in [−1, 1], in channels_last memory.
     """
-    return layer.in_parts(lambda images, draws: _view(images, draws, variant), images, draws)
+    return in_parts(lambda images, draws: _view(images, draws, variant), images, draws)
 
 
 def _view(images: Tensor, draws: Mapping[str, Tensor], variant: Variant) -> Tensor:
-    size = (images.shape[1], images.shape[2])
-    op, amount, centre = draws["op"], draws["amount"], draws["centre"]
-    pixels = layer.planes(images)
-    hidden = layer.box(centre[:, DEPTH], 0, size)  # none yet
+    kinds, size = KINDS[variant], (images.shape[1], images.shape[2])
+    pixels = planes(images)
+    # what is not shown is 0 in the end, but black, or the cutout's colour, to the operations that follow
+    shown = torch.ones_like(pixels[:, :1], dtype=torch.bool)
     for i in range(DEPTH):
-        moved, hidden_now = layer.apply(pixels, hidden, op[:, i], amount[:, i], KINDS[variant])
-        assert hidden_now is not None
-        pixels, hidden = moved, hidden_now
-        if ops.CUTOUT in KINDS[variant]:
-            cut = layer.box(centre[:, i], amount[:, i] * (op[:, i] == ops.CUTOUT), size)
-            pixels, hidden = layer.paint(pixels, cut, CUTOUT_COLOUR), hidden | cut
-    hidden = hidden | layer.box(centre[:, DEPTH], min(size) // 4, size)
-    return layer.scaled(pixels, hidden)
+        op, amount, centre = draws["op"][:, i], draws["amount"][:, i], draws["centre"][:, i]
+        place = warp.sources(op, amount, size)
+        pixels = adjust(warp.move(pixels, *place), op, amount, kinds)
+        # the papers' code makes these operations on an image without transparency, and so shows everything
+        opaque = ops.between(op, ops.AUTOCONTRAST, ops.SOLARIZE).view(-1, 1, 1, 1)
+        shown = warp.move(shown, *place) | opaque
+        if ops.CUTOUT in kinds:
+            cut = box(centre, torch.where(op == ops.CUTOUT, amount, 0), size)
+            pixels, shown = paint(pixels, cut, CUTOUT_COLOUR), shown & ~cut
+    shown &= ~box(draws["centre"][:, DEPTH], min(size) // 4, size)
+    return scaled(pixels, shown)

@@ -4,8 +4,6 @@ All are one blend, first + α·(second − first), truncated to grey levels as P
 other what its row's operation makes of it: a table of its own channels' levels (autocontrast, equalize, invert,
 posterize, solarize; black for brightness, mean grey for contrast), its grey version (color) or its filtered version
 (sharpness, smooth, blur). Enhancers start from the other, so that a factor of 1 gives the image.
-
-Whole grey levels in float32 are exact, and several times as fast as bytes on a CPU.
 """
 
 from __future__ import annotations

@@ -35,13 +35,14 @@ def sources(op: Tensor, amount: Tensor, size: tuple[int, int]) -> tuple[Tensor, 
     return (inside_y * width + inside_x).flatten(1), (x == inside_x) & (y == inside_y)
 
 
-def move(planes: Tensor, source: Tensor) -> Tensor:
-    """Gather [n, C, H, W] by the first result of `sources`."""
+def move(planes: Tensor, source: Tensor, inside: Tensor) -> Tensor:
+    """Gather [n, C, H, W], numbers or bools, by the results of `sources`; 0 where there is no source."""
     n, channels, height, width = planes.shape
     area = height * width
     assert planes.numel() < 2**31, "pixels are numbered in 32 bits"
     first = torch.arange(0, n * channels * area, area, dtype=torch.int32, device=planes.device).view(n, channels, 1)
-    return planes.flatten().index_select(0, (first + source.unsqueeze(1)).flatten()).view_as(planes)
+    moved = planes.flatten().index_select(0, (first + source.unsqueeze(1)).flatten()).view_as(planes)
+    return moved.mul_(inside.unsqueeze(1).to(planes.dtype))
 
 
 def _coefficients(op: Tensor, amount: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:

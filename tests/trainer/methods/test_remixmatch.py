@@ -101,7 +101,7 @@ def test_a_step_is_that_of_the_paper(options: dict[str, Any]) -> None:
     settings = Settings(rampup_steps=8, **options)
     batch = make_batch(remixmatch, settings, SMALL, dtype=torch.float64)
     model = TwoHeads()
-    learner = make_learner(remixmatch, settings, model)
+    learner = make_learner(remixmatch, settings, lambda: model)
     rng = np.random.default_rng(3)
     data, history = rng.dirichlet(np.ones(4)), rng.dirichlet(np.ones(4), 128)
     if settings.align:
