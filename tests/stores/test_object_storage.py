@@ -147,9 +147,8 @@ def test_a_stream_outlives_connections_that_are_cut_and_ends_with_the_server(tin
     assert proxy.cuts == 2
     far.close()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(StorageError, match="tiny/copies/images/c/0.* could not be reached"):
-        for step in range(100):
-            far.take(step)
+    with pytest.raises(StorageError, match=r"tiny/copies/images/c/0.* could not be reached"):
+        [far.take(step) for step in range(100)]
     for each in (near, far):
         each.close()
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("stream")]
