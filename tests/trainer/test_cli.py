@@ -33,6 +33,7 @@ def test_a_run_from_a_real_store_ends_in_a_line_that_names_it_and_its_error(comm
     assert code == 0
     assert re.fullmatch(r"runs/tiny_20_realmix_s1: error \d+\.\d\d % \(median of last 2: \d+\.\d\d %, steps 3\)\n", out)
     assert "20 labelled, 130 unlabelled × 5 copies (without the labelled ones)" in err
+    assert "copies drawn from images in memory (0.1 MiB)" in err
     assert "differs ema_decay" in err
     run = tmp_path / "runs" / "tiny_20_realmix_s1"
     config = json.loads((run / "config.json").read_text())
