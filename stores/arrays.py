@@ -1,7 +1,8 @@
 """Arrays of a store, decoded in parallel straight into place.
 
-Whole chunks are decoded by threads (zstd frees the GIL). A missing, truncated or altered file is an `IntegrityError`
-that names it; a fill value is never returned for lost data. Nothing here writes.
+Whole chunks are decoded by threads (zstd frees the GIL), without a copy in between where all of a chunk is wanted. A
+missing, truncated or altered file is an `IntegrityError` that names it; a fill value is never returned for lost data.
+Nothing here writes.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ LARGE = 64 << 20  # bytes: before taking more, look whether the files can hold i
 
 
 class ImageArray:
-    """An array of a store whose first axis counts images; `shape`, `dtype`, and `read`."""
+    """An array of a store whose first axis counts images; `shape`, `dtype`, `block`, and `read`.
+
+    `block` rows, from a multiple of it on, are decoded together: reading fewer of them saves nothing.
+    """
 
     def __init__(self, store: Location, name: str, sha256: str | None = None) -> None:
-        self._store = store
+        self.store = store
         self.layout = layout.load(store, name, sha256)
         self._opened: dict[int, _ArrayFile] = {}  # of a bucket: an index is asked for once
         self.shape = self.layout.shape
         self.dtype = np.dtype(self.layout.dtype)
+        self.block = self.layout.chunk[0]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -43,7 +48,7 @@ class ImageArray:
             rows: int64 [n] in any order, repeats allowed; None for all.
             copies: for arrays [N, A, …], only the first `copies` of each image.
             out: where to put them, C-contiguous [n, (copies,) …] of the array's dtype.
-            workers: threads; as many as there are processors by default, more for a bucket.
+            workers: threads; as many as there are processors by default, more for a bucket; 1: the calling one.
 
         Returns:
             [n, …] or [n, copies, …] of the array's dtype.
@@ -56,7 +61,7 @@ class ImageArray:
         rows = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
         if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
             raise StoreError(
-                f"array '{self.layout.name}' of '{self._store}' has {len(self)} rows", "a row beyond it was asked for"
+                f"array '{self.layout.name}' of '{self.store}' has {len(self)} rows", "a row beyond it was asked for"
             )
         assert copies is None or 0 < copies <= self.shape[1]
         shape = (len(rows), *((copies,) if copies is not None else self.shape[1:2]), *self.shape[2:])
@@ -69,7 +74,12 @@ class ImageArray:
         block = self.layout.chunk[0]
         cuts = np.flatnonzero(np.diff(rows[in_order] // block)) + 1
         groups = np.split(in_order, cuts) if rows.size else []
-        with ThreadPoolExecutor(workers or parallel(self._store)) as pool:
+        workers = min(workers or parallel(self.store), len(groups))
+        if workers <= 1:
+            for group in groups:
+                self._read_block(rows, group, out)
+            return out
+        with ThreadPoolExecutor(workers) as pool:
             for future in [pool.submit(self._read_block, rows, group, out) for group in groups]:
                 future.result()
         return out
@@ -80,8 +90,13 @@ class ImageArray:
         block, start = divmod(int(rows[places[0]]) // array.chunk[0], array.chunk_grid[0])
         inside = rows[places] % array.chunk[0]
         wide = out.shape[1] if out.ndim > 1 else 1
+        consecutive = bool(np.all(np.diff(places) == 1))
         with self._open(block) as file:
             entries = file.entries[start]
+            whole = out[places[0] : places[-1] + 1]
+            if consecutive and whole.shape == array.chunk and np.array_equal(inside, np.arange(array.chunk[0])):
+                file.chunk(entries[0], whole)
+                return
             for i, entry in enumerate(entries):
                 first = i * array.chunk[1] if len(entries) > 1 else 0
                 if first >= wide:
@@ -91,7 +106,7 @@ class ImageArray:
                     out[places] = chunk[inside]
                     continue
                 last = min(first + array.chunk[1], wide)
-                if len(places) > 1 and np.all(np.diff(places) == 1):  # the usual case: one copy, no index arrays
+                if consecutive:  # the usual case: one copy, no index arrays
                     target = out[places[0] : places[-1] + 1, first:last]
                     if np.all(np.diff(inside) == 1):
                         target[...] = chunk[inside[0] : inside[-1] + 1, : last - first]
@@ -110,8 +125,8 @@ class ImageArray:
     def _open(self, index: int) -> _ArrayFile:
         file = self._opened.get(index)
         if file is None:
-            path = self._store / self.layout.key(index)
-            require_inside(self._store, path)
+            path = self.store / self.layout.key(index)
+            require_inside(self.store, path)
             file = _ArrayFile(self.layout, path)
             if isinstance(path, BucketPath):
                 self._opened[index] = file
@@ -148,13 +163,14 @@ class _ArrayFile:
         if raw > self._file.size * shards.EXPANSION:
             raise shards.damaged(self._path, f"its {self._file.size} bytes cannot hold the {raw} that they should")
 
-    def chunk(self, entry: np.ndarray) -> np.ndarray:
+    def chunk(self, entry: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Decode one chunk into `out`, C-contiguous and of a chunk's shape, or into a buffer of this thread's."""
         offset, length = int(entry[0]), int(entry[1])
         if offset == shards.MISSING:
             raise shards.damaged(self._path, "a chunk is missing")
         frame = self._file.read(offset, length)
         shards.check_frame(self._array, frame, self._path)  # before there is a buffer of the size that metadata claim
-        return shards.decode_chunk(self._array, frame, self._path, _scratch(self._array))
+        return shards.decode_chunk(self._array, frame, self._path, _scratch(self._array) if out is None else out)
 
 
 _THREAD = threading.local()

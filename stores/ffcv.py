@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import google_crc32c
 import numpy as np
 
-from stores import beton
+from stores import beton, layout
 from stores.beton import BASE, Beton
 from stores.errors import IntegrityError, RealMixError, StoreError
 from stores.storage import Location
@@ -29,12 +29,14 @@ Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # images uint8 [n, H, W, 3], 
 
 
 class BetonArray:
-    """The images or copies of a `.beton`: `shape`, `dtype` and `read`, as of `stores.ImageArray`."""
+    """The images or copies of a `.beton`: `shape`, `dtype`, `block` and `read`, as of `stores.ImageArray`."""
 
     def __init__(self, store: Location, file: Beton) -> None:
         self._path, self._file = beton.require_local(store) / file.name, file
         self.shape: tuple[int, ...] = (file.rows, *((file.copies,) if file.copies else ()), *file.image)
         self.dtype = np.dtype(np.uint8)
+        as_zarr = layout.copies("", *self.shape[:-1]) if file.copies else layout.images("", *self.shape[:-1])
+        self.block = as_zarr.chunk[0]  # what is streamed together; so either format has the same order
         self._order: Any = None
         self._loader: Any = None
         self._one_at_a_time = threading.Lock()

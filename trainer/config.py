@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,19 +56,32 @@ class RunConfig:
         "auto", "compiled fuses the step's operations; takes a minute to start"
     )
     cuda_graph: bool = _option(True, "a compiled step on one GPU is recorded once and replayed")
+    init: str | None = _option(None, "run or .safetensors file whose network is trained further, with new heads")
     copies: int | None = _option(None, "train on the first K stored copies; None: all", min=1)
     flip: bool | None = _option(None, "weak views flip horizontally, p = 1/2; None: as the store says")
     shift: int | None = _option(None, "largest shift of weak views in pixels; None: as the store says", min=0)
     eval_every: int | None = _option(None, "steps between evaluations; None: a 25th of the run, 100 to 1024", min=1)
+    eval_raw: bool = _option(False, "evaluate the live weights beside the averaged ones each time, not only at the end")
     checkpoint_every: int | None = _option(None, "steps between checkpoints; None: as eval_every", min=1)
     log_every: int = _option(50, "steps between lines in metrics.jsonl", min=1)
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "where the network runs")
-    feed: Literal["auto", "device", "host", "mapped"] = _option(
-        "auto", "where the pool lives: GPU, memory, scratch file"
+    feed: Literal["auto", "resident", "device", "host", "mapped", "stream"] = _option(
+        "auto",
+        "where the unlabelled images live: on the GPU, in memory, in a scratch file (resident: whichever of the "
+        "three fits), or streamed from the store; resident homes have one order, a stream has another",
     )
+    pool: Literal["auto", "stored", "drawn"] = _option(
+        "auto",
+        "drawn: copies are drawn from images when a batch is taken, the same pixels; auto: where the recipe allows",
+    )
+    window: str = _option("512MiB", "memory that a stream may take")
     scratch: str | None = _option(None, "folder of a mapped pool's file, gone after the run; None: the system's")
     threads: int | None = _option(None, "CPU threads of torch; None: torch's choice", min=1)
     tensorboard: bool = _option(True, "write TensorBoard events beside metrics.jsonl")
+    wandb: bool = _option(False, "send curves and pictures to Weights & Biases too; needs the extra `wandb`")
+
+    def __post_init__(self) -> None:
+        parse_size(self.window)
 
 
 FROM_FLAGS = ("store", "method")  # the settings' very meaning depends on these, so `--set` does not reach them
@@ -96,6 +110,7 @@ def build(
         preset |= {name: value for name, value in values.items() if name != "run"}
         run_values |= values.get("run", {})
     settings_values: dict[str, Any] = preset
+    published = run_values.pop("ema_decay", 0.0)
     run_types, settings_types = types_of(RunConfig), types_of(method.Settings)
     assert not run_types.keys() & settings_types.keys(), f"{method.NAME} repeats a field of RunConfig"
     for assignment in assignments:
@@ -114,6 +129,8 @@ def build(
             hint = f"`realmix-train methods {method.NAME}` lists the settings of {method.NAME}"
             raise UsageError(f"unknown setting '{name}'", suggest(name, known), hint)
     run_values |= {name: value for name, value in flags.items() if value is not None}
+    if published and run_values.get("steps", RunConfig.steps) * (1 - published) >= 20:  # else automatic, see `resolve`
+        run_values.setdefault("ema_decay", published)
     run, settings = RunConfig(**run_values), method.Settings(**settings_values)
     check(run)
     check(settings)
@@ -207,6 +224,22 @@ def parse(name: str, text: str, kind: Any) -> Any:
     if str in kinds:
         return text
     raise UsageError(f"'{name}={text}' is no valid setting", f"'{name}' takes {_describe(kind)}")
+
+
+def parse_size(text: str) -> int:
+    """Bytes that a size like "512MiB", "1.5 GB" or "1073741824" means.
+
+    >>> parse_size("1GiB"), parse_size("0.5 kB")
+    (1073741824, 500)
+
+    Raises:
+        UsageError: it means none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(text).lower())
+    if not found:
+        raise UsageError(f"'{text}' is no size", hint="a size is a number of bytes, or like 512MiB or 2GB")
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
 
 
 def check(settings: Any) -> None:

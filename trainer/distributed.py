@@ -8,6 +8,7 @@ over the processes and the logits are gathered, so the number of processes chang
 from __future__ import annotations
 
 import datetime
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from stores.errors import RealMixError, UsageError
 
 T = TypeVar("T")
+LOST = ("closed by peer", "reset by peer", "broken pipe", "remote process", "communicator was aborted")
 
 _world, _rank = 1, 0  # plain numbers: the compiler takes them for constants
 
@@ -99,8 +101,9 @@ def by_first(work: Callable[[], T]) -> T | None:
 
 
 def is_lost_process(error: RuntimeError) -> bool:
-    """Whether a message to another process failed: it has ended."""
-    return _world > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
+    """Whether a message to another process failed because that has ended; only the text tells."""
+    said = str(error).lower()
+    return _world > 1 and any(sign in said for sign in LOST)
 
 
 def require_divisible(rows: int, what: str) -> None:
@@ -118,6 +121,14 @@ def pooled(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         return mean, var
     mean, square = (_sum_over_processes(torch.stack([mean, var + mean.square()])) / _world).unbind()
     return mean, square - mean.square()
+
+
+def averaging(network: nn.Module) -> nn.Module:
+    """DistributedDataParallel: gradients are averaged over the processes. Buffers are equal already, see `pooled`."""
+    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    still = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name before 2.12
+    options: Any = {still: False}
+    return nn.parallel.DistributedDataParallel(network, **options)
 
 
 class Divided(nn.Module):
@@ -160,7 +171,7 @@ _sum_over_processes.register_autograd(lambda context, gradient: _sum_over_proces
 def _from_all_processes(x: Tensor) -> Tensor:
     """[n, …] to [processes, n, …]"""
     gathered = x.new_empty((_world, *x.shape))
-    dist.all_gather_into_tensor(gathered, x.contiguous())
+    dist.all_gather(list(gathered.unbind()), x.contiguous())
     return gathered
 
 

@@ -77,15 +77,20 @@ def build_optimizer(model: nn.Module, run: RunConfig) -> torch.optim.Optimizer:
     Its learning rate is a tensor on the device, so that a recorded step can follow a schedule.
     """
     device = next(model.parameters()).device
-    lr = torch.tensor(run.lr, dtype=torch.float32, device=device)
+    optimizer: torch.optim.Optimizer
     if run.optimizer == "adam":
-        capturable = {"capturable": True} if device.type == "cuda" else {}
-        return torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True, **capturable)
-    regular = kernels(model)
-    chosen = {id(weight) for weight in regular}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
-    groups = [{"params": regular, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=lr, momentum=run.momentum, nesterov=run.momentum > 0, fused=True)
+        optimizer = torch.optim.Adam(
+            model.parameters(), lr=run.lr, betas=(0.9, 0.999), eps=1e-8, fused=True, capturable=device.type == "cuda"
+        )
+    else:
+        regular = kernels(model)
+        chosen = {id(weight) for weight in regular}
+        others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+        groups = [{"params": regular, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.SGD(groups, lr=run.lr, momentum=run.momentum, nesterov=run.momentum > 0, fused=True)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(run.lr, dtype=torch.float32, device=device)
+    return optimizer
 
 
 def build_learner(state: State, declared: Views, compiled: bool) -> Learner:
@@ -101,7 +106,7 @@ def build_learner(state: State, declared: Views, compiled: bool) -> Learner:
         if distributed.world() == 1:
             return network
         if trained:
-            network = nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+            network = distributed.averaging(network)
         return distributed.Divided(network)
 
     teacher = prepared(state.ema.teacher(), trained=False) if declared.teacher else None
@@ -128,7 +133,8 @@ class Recorded:
             _copy(self._raw, raw)
             torch.cuda.synchronize()
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # thread_local: the feed's thread may take memory meanwhile
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._losses = self._step(self._raw)
         else:
             _copy(self._raw, raw)

@@ -1,15 +1,14 @@
 """Batches of a run: which images, which views, which random numbers — all of it a function of (seed, step).
 
 There is no generator and no position to save: step 1,000 of a resumed run is step 1,000 of an uninterrupted one,
-whichever home the images have. `prepare` is the host's work and runs in a thread ahead of the step; `batch` is the
-device's work and never waits for it.
+whichever home the images have. `prepare` runs in a thread ahead of the step and asks the device for what it needs on a
+stream of its own; `batch` only makes the step come after that. Neither ever waits for the device.
 """
 
 from __future__ import annotations
 
-import tempfile
+import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,78 +16,80 @@ import torch
 from torch import Tensor
 
 from stores import SplitStore
-from stores.draws import generator, shuffled
+from stores.draws import generator
 from stores.errors import StoreError, UsageError
 from trainer import augment, distributed, schedules
 from trainer.config import RunConfig
-from trainer.methods.contract import Kind, Method, Sizes, Views
-from trainer.pool import MARGIN, Pool, free_memory, require_memory
+from trainer.homes import Home, choose, open_images
+from trainer.memory import require_memory
+from trainer.methods.contract import Kind, Method, Policy, Sizes, Views
+from trainer.policies import ctaugment, randaugment
+from trainer.pool import Pool
+from trainer.shuffled import Shuffled
+from trainer.stream import Stream
+from trainer.to_device import Transfer
 from trainer.views import Raw
-
-BLOCK = 64  # steps whose order is computed at once: permuting is dear per call, cheap per element
-DEVICE_SHARE = 0.6  # of the GPU's free memory that a pool may take unasked
 
 
 @dataclass
-class HostWork:
-    """What the host prepares for one step; page-locked on the way to a GPU.
+class Prepared:
+    """One step's inputs, on their way to the training device, and whose images they are.
 
     Attributes:
-        x, u: images uint8 [n, H, W, 3] from a pool on the host, or samples int64 [n] of a pool on the device.
-        y, views, draws, schedule, ood: as in `trainer.views.Raw`.
+        raw: the inputs. ready: when they are there; None on a CPU.
         x_rows, u_rows: int64 [B] and [U], the dataset store's rows of the samples; u_copies: int64 [U], which copy of
             the row each is (−1 = the image itself).
     """
 
-    x: Tensor
-    y: Tensor
-    u: Tensor | None
-    views: tuple[dict[str, Tensor], ...]
-    draws: dict[str, Tensor]
-    schedule: Tensor
-    ood: Tensor | None
+    raw: Raw
+    ready: torch.cuda.Event | None
     x_rows: np.ndarray
     u_rows: np.ndarray
     u_copies: np.ndarray
 
 
 class Feed:
-    """The images of a run, in memory, and its batches.
+    """The images of a run, and its batches. A context: the threads of a stream end with it.
+
+    Attributes:
+        home: where the unlabelled images live, and the labelled ones unless those are streamed or mapped.
 
     Raises:
         StoreError: the method needs copies or unlabelled images that the store lacks.
-        UsageError: more copies asked for than stored.
+        UsageError: more copies asked for than stored; a home or a window that cannot be.
         ResourceError: the images do not fit into memory.
     """
 
     def __init__(self, store: SplitStore, method: Method, settings: Any, run: RunConfig, device: torch.device) -> None:
-        self._store, self._method, self._settings, self._run, self._device = store, method, settings, run, device
+        self._store, self._method, self._settings, self._run = store, method, settings, run
         self.views = method.views(settings)
-        rows = pool_rows(store, self.views)
-        self.copies = _num_copies(store, self.views, run.copies)
+        self._rows, self.copies = pool_rows(store, self.views), _num_copies(store, self.views, run.copies)
         unlabeled = run.batch * self.views.ratio if self.views.unlabeled else 0
-        self.sizes = Sizes(run.batch, unlabeled, store.num_classes)
+        self.sizes = Sizes(run.batch, unlabeled, store.num_classes, store.dataset.image_size)
         for count, what in ((run.batch, "labelled images"), (unlabeled, "unlabelled images")):
             distributed.require_divisible(count, what)
-        self.num_unlabeled = len(rows) if unlabeled else 0
-        images = len(store.labeled) + self.num_unlabeled * (self.copies or 1)
-        size = images * int(np.prod(store.dataset.image_size)) * 3
-        self.home, mapped = choose_home(run.feed, device, size)
-        self.scratch = Path(run.scratch or tempfile.gettempdir()) if mapped else None
-        if not mapped:
-            require_memory(size, self.home, "--copies takes fewer of each image, --feed mapped a scratch file")
-        dataset = store.dataset
-        self._labeled = Pool(dataset.train_images, store.labeled, None, self.home)
-        self._labels = store.train_labels[store.labeled]
-        self._unlabeled: Pool | None = None
+        self.num_unlabeled = len(self._rows)
+        self.home: Home = _home(store, self.views, run, device)
+        if self.home.kind in ("device", "host"):
+            hint = "--feed stream reads them as they are needed, --copies takes fewer of each image"
+            require_memory(self.home.size, self.home.device, hint)
+        self._unlabeled: Shuffled | Stream | None = None
         if unlabeled:
-            array = dataset.copies if self.copies else dataset.train_images
-            assert array is not None
-            self._unlabeled = Pool(array, rows, self.copies, self.home, self.scratch)
-        self._rows = rows
-        self._is_ood = store.train_labels[rows] < 0 if store.protocol == "mismatch" and unlabeled else None
-        self._block = -1  # whose order is in _order_x and _order_u
+            self._unlabeled = open_images(store.dataset, self._rows, self.copies, self.home, unlabeled, run.seed)
+        labeled = Pool(store.dataset.train_images, store.labeled, None, self.home.device)
+        self._labeled = Shuffled(labeled, run.batch, run.seed, "order labeled")
+        self._labels = store.train_labels[store.labeled]
+        self._is_ood = store.train_labels[self._rows] < 0 if store.protocol == "mismatch" and unlabeled else None
         self.schedule_names = tuple(method.schedule(0, run.steps, store.num_classes, settings))
+        self._transfer = Transfer(device)
+        self._pin = device.type == "cuda"
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._unlabeled is not None:
+            self._unlabeled.close()
 
     @property
     def images_per_step(self) -> int:
@@ -96,85 +97,69 @@ class Feed:
         learnt = [kind for kind in self.views.labeled if kind != "probe"]
         return len(learnt) * self.sizes.labeled + len(self.views.unlabeled) * self.sizes.unlabeled
 
-    def prepare(self, step: int) -> HostWork:
-        """The host's work for a step: its samples, its random numbers and, from a pool on the host, its pixels."""
+    def prepare(self, step: int) -> Prepared:
+        """A step's samples, pixels and random numbers; best one step after the other, from one thread.
+
+        Raises:
+            IntegrityError: a file that this step's images are streamed from is missing or damaged; it is named.
+        """
         run, sizes = self._run, self.sizes
-        labeled, unlabeled = self.samples(step)
         rng_x, rng_u = generator(run.seed, "views labeled", step), generator(run.seed, "views unlabeled", step)
         views = [self._draw_view(rng_x, kind, sizes.labeled) for kind in self.views.labeled]
         views += [self._draw_view(rng_u, kind, sizes.unlabeled) for kind in self.views.unlabeled]
         draws = self._method.draw(generator(run.seed, "method", step), sizes, self._settings)
         schedule = self._method.schedule(step, run.steps, sizes.num_classes, self._settings)
         lr = schedules.learning_rate(run.lr_schedule, run.lr, step, run.steps)
-        u = ood = None
-        image, copy = np.divmod(unlabeled, self.copies or 1)
-        if self._unlabeled is not None:
-            u = self._gather(self._unlabeled, unlabeled)
-            if self._is_ood is not None:
-                ood = self._host(self._is_ood[image])
-        return HostWork(
-            x=self._gather(self._labeled, labeled),
-            y=self._host(self._labels[labeled]),
-            u=u,
-            views=tuple({name: self._host(values) for name, values in view.items()} for view in views),
-            draws={name: self._host(values) for name, values in draws.items()},
-            schedule=self._host(np.array([*(schedule[name] for name in self.schedule_names), lr], np.float32)),
-            ood=ood,
-            x_rows=self._store.labeled[labeled],
-            u_rows=self._rows[image],
-            u_copies=copy if self.copies else np.full_like(copy, -1),
+        with self._transfer.aside():
+            labeled, x = self._labeled.take(step, self._pin)
+            unlabeled, u = np.empty(0, np.int64), None
+            if self._unlabeled is not None:
+                unlabeled, u = self._unlabeled.take(step, self._pin)
+            image, copy = np.divmod(unlabeled, self.copies or 1)
+            raw = Raw(
+                x=x,
+                y=_tensor(self._labels[labeled]),
+                u=u,
+                views=tuple({name: _tensor(values) for name, values in view.items()} for view in views),
+                draws={name: _tensor(values) for name, values in draws.items()},
+                schedule=_tensor(np.array([*(schedule[name] for name in self.schedule_names), lr], np.float32)),
+                ood=None if self._is_ood is None else _tensor(self._is_ood[image]),
+            )
+            raw, ready = self._transfer.send(raw)
+        return Prepared(
+            raw, ready, self._store.labeled[labeled], self._rows[image], copy if self.copies else np.full_like(copy, -1)
         )
 
-    def batch(self, work: HostWork) -> Raw:
-        """The device's work for a step: its images and numbers there."""
-        return Raw(
-            x=self._pixels(self._labeled, work.x),
-            y=self._move(work.y),
-            u=self._pixels(self._unlabeled, work.u) if self._unlabeled is not None and work.u is not None else None,
-            views=tuple({name: self._move(values) for name, values in view.items()} for view in work.views),
-            draws={name: self._move(values) for name, values in work.draws.items()},
-            schedule=self._move(work.schedule),
-            ood=None if work.ood is None else self._move(work.ood),
-        )
-
-    def samples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Samples of a step: int64 [B] of `store.labeled`, int64 [U] of the pool's (image, copy) pairs.
-
-        Both are endless streams of permutations, independent of each other: no image comes twice before all came once.
-        """
-        block, offset = divmod(step, BLOCK)
-        if self._block != block:
-            self._block = block
-            self._order_x = self._stream(block, self.sizes.labeled, len(self._labeled), "order labeled")
-            pool = len(self._unlabeled) if self._unlabeled is not None else 0
-            self._order_u = self._stream(block, self.sizes.unlabeled, pool, "order unlabeled")
-        return self._order_x[offset], self._order_u[offset]
-
-    def _stream(self, block: int, size: int, pool: int, purpose: str) -> np.ndarray:
-        """int64 [BLOCK, size]: a block's samples of one stream."""
-        positions = np.arange(block * BLOCK * size, (block + 1) * BLOCK * size)
-        return shuffled(positions, max(pool, 1), self._run.seed, purpose).reshape(BLOCK, size)
+    def batch(self, prepared: Prepared) -> Raw:
+        """A step's inputs, for the training thread's next work on the device."""
+        return self._transfer.receive(prepared.raw, prepared.ready)
 
     def _draw_view(self, rng: np.random.Generator, kind: Kind, count: int) -> dict[str, np.ndarray]:
         """What one view of `count` samples draws."""
         assert self._run.flip is not None, "a resolved configuration"
         assert self._run.shift is not None
-        return {"weak": augment.draw_weak(rng, count, self._run.flip, self._run.shift)}
+        weak = {"weak": augment.draw_weak(rng, count, self._run.flip, self._run.shift)}
+        return weak | draw_policy(rng, kind, self.views.policy, count, self._store.dataset.image_size)
 
-    def _gather(self, pool: Pool, samples: np.ndarray) -> Tensor:
-        if pool.home.type != "cpu":
-            return self._host(samples)
-        return pool.take(torch.from_numpy(samples), pin=self._device.type == "cuda")
 
-    def _host(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        return tensor.pin_memory() if self._device.type == "cuda" else tensor
+def settle(store: SplitStore, views: Views, run: RunConfig, device: torch.device) -> RunConfig:
+    """`feed=auto` as "resident" or "stream": what decides the order must not change when a run is resumed.
 
-    def _move(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._device, non_blocking=True)
+    Of several processes, one that has to stream makes all of them stream.
+    """
+    if run.feed != "auto":
+        return run
+    streams = distributed.agree(_home(store, views, run, device).kind == "stream")
+    return dataclasses.replace(run, feed="stream" if streams else "resident")
 
-    def _pixels(self, pool: Pool, work: Tensor) -> Tensor:
-        return pool.take(self._move(work)) if pool.home.type != "cpu" else self._move(work)
+
+def _home(store: SplitStore, views: Views, run: RunConfig, device: torch.device) -> Home:
+    rows, copies = pool_rows(store, views), _num_copies(store, views, run.copies)
+    return choose(run, store.dataset, len(rows), copies, device, others=len(store.labeled))
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def pool_rows(store: SplitStore, views: Views) -> np.ndarray:
@@ -190,17 +175,17 @@ def pool_rows(store: SplitStore, views: Views) -> np.ndarray:
     return rows
 
 
-def choose_home(feed: str, device: torch.device, size: int) -> tuple[torch.device, bool]:
-    """Where `size` bytes of images live, and whether in a mapped scratch file.
-
-    As `feed` says; if "auto", on the GPU when that leaves it enough memory, else in the computer's memory, else mapped.
-    """
-    host = torch.device("cpu")
-    if feed == "auto":
-        if device.type == "cuda" and size <= DEVICE_SHARE * free_memory(device):
-            return device, False
-        return host, size > MARGIN * free_memory(host)
-    return (device, False) if feed == "device" else (host, feed == "mapped")
+def draw_policy(
+    rng: np.random.Generator, kind: Kind, policy: Policy | None, count: int, size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """What a view of images of this height and width draws beyond its flip and shift."""
+    if kind == "weak":
+        return {}
+    if kind == "probe":
+        return ctaugment.draw_probe(rng, count, size)
+    if policy == "ctaugment":
+        return ctaugment.draw(rng, count, size)
+    return randaugment.draw(rng, count, size, "uda" if policy == "uda" else "fixmatch")
 
 
 def _num_copies(store: SplitStore, views: Views, asked: int | None) -> int | None:

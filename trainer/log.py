@@ -1,4 +1,4 @@
-"""What a person sees of a run: header, progress line, evaluations, last line; and the same curves for TensorBoard.
+"""What a person sees of a run: header, progress line, evaluations, last line.
 
 A terminal gets a rich progress line, anything else a plain line about every ten seconds. All of it goes to stderr
 except the last line, which names the run and its error. Nothing here reads a tensor, so it never makes the loop wait.
@@ -11,14 +11,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from typing import Any
 
 REDRAW_S = 0.2
 PLAIN_S = 10.0
-NOT_CURVES = ("kind", "step")
 
 
 class Console:
@@ -90,29 +86,11 @@ class Console:
         self.say(f"step {record['step']:,}: error {record['test_error']:.2f} %{valid}  {self._losses}")
 
 
-class Curves:
-    """TensorBoard events in `folder`; a resumed run hides what a killed one wrote after `start`."""
-
-    def __init__(self, folder: Path, start: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: SummaryWriter = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Every number of a line of metrics.jsonl, under its kind."""
-        for name, value in record.items():
-            if name not in NOT_CURVES:
-                self._writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
-
-    def close(self) -> None:
-        self._writer.close()
-
-
 def header(store: Any, run: Any, changed: Mapping[str, Any], feed: Any, deviations: Sequence[str]) -> list[str]:
     """What a run is, in a few lines: store, data, method and what differs from its defaults or the papers."""
     views = feed.views
     pool = f"{feed.num_unlabeled:,} unlabelled" + (f" × {feed.copies} copies" if feed.copies else "")
-    if views.unlabeled == "none":
+    if not views.unlabeled:
         pool = "no unlabelled images"
     elif views.labeled_in_unlabeled:
         pool += " (labelled ones among them)"
@@ -122,13 +100,7 @@ def header(store: Any, run: Any, changed: Mapping[str, Any], feed: Any, deviatio
     lines = [
         f"store   {store.path}  {store.fingerprint[:12]}  protocol {store.protocol}, {store.num_classes} classes",
         f"data    {len(store.labeled):,} labelled, {pool}, {len(store.test):,} test, {len(store.valid):,} validation; "
-        + (
-            "mapped from a scratch file"
-            if feed.scratch
-            else "in GPU memory"
-            if feed.home.type == "cuda"
-            else "in memory"
-        ),
+        + str(feed.home),
         f"method  {run.method}: {settings}",
         f"run     {run.model}, {run.steps:,} steps of {run.batch}, seed {run.seed}, {run.device} {run.precision}"
         + (f", {run.threads} threads" if run.device == "cpu" else ""),

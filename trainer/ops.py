@@ -1,14 +1,15 @@
 """The tensor operations that the methods share: sharpen, guess, mixup, interleave, and losses of single rows.
 
-Pure functions without randomness, without waiting for the device and without shapes that depend on data, so that they
-can be compiled. They compute in float32 under autocast (float64 stays float64) and never reduce over rows: which rows
-count, and by what they are divided, is the method's decision.
+Pure functions without randomness of their own, without waiting for the device and without shapes that depend on data:
+they can be compiled. They compute in float32 under autocast (float64 stays float64) and never reduce over rows: which
+rows count, and by what they are divided, is the method's decision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,6 +63,17 @@ def smooth(targets: Tensor, amount: float) -> Tensor:
     return targets - amount * (targets - 1 / targets.shape[1])
 
 
+def mixing_weights(rng: np.random.Generator, alpha: float, rows: int) -> np.ndarray:
+    """MixUp's max(λ, 1 − λ), λ ~ Beta(α, α), drawn for each row by itself: float32 [rows] in [½, 1]."""
+    lam = rng.beta(alpha, alpha, rows)
+    return np.maximum(lam, 1 - lam).astype(np.float32)
+
+
+def mirrored(rows: Tensor) -> Tensor:
+    """MixUp's partners where a batch is mixed with its own reverse: int64 [n] for rows [n, …]."""
+    return torch.arange(len(rows), device=rows.device).flip(0)
+
+
 def mixup(rows: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
     """λ·row + (1 − λ)·partner's row, each row with its own λ (MixMatch eq. 8–11).
 
@@ -105,3 +117,15 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def squared_error(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean over the classes of (target − softmax(logits))²: one value a row, [n]. Gradient through the logits alone."""
     return (softmax(logits) - targets.detach()).square().mean(1)
+
+
+def kl_divergence(logits: Tensor, other: Tensor) -> Tensor:
+    """KL(softmax(logits) ‖ softmax(other)): one value a row, [n]. Gradient through both."""
+    log_p, log_q = F.log_softmax(widen(logits), dim=1), F.log_softmax(widen(other), dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """−Σ_c p_c · ln p_c of p = softmax(logits): one value a row, [n]."""
+    log_p = F.log_softmax(widen(logits), dim=1)
+    return -(log_p.exp() * log_p).sum(1)

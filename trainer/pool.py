@@ -1,8 +1,8 @@
 """Images resident in memory: read once from the store straight into place, then gathered by index.
 
 The home is the computer's memory, the device's, or a scratch file mapped into memory: decoded once, that gives a
-uniform shuffle over a pool larger than memory, whatever the store's chunks are. `require_memory` refuses what does not
-fit before anything is read; nothing here falls back to a slower home by itself.
+uniform shuffle over a pool larger than memory, whatever the store's chunks are. Nothing here chooses a home, or falls
+back to a slower one by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from stores import ImageArray
 from stores.errors import ResourceError
 from stores.ffcv import BetonArray
 
-MARGIN = 0.9  # share of the free memory that a pool may take
 BLOCK_BYTES = 256 << 20  # what is decoded at a time on the way to a GPU
 
 
@@ -41,33 +40,49 @@ class Pool:
     ) -> None:  # fmt: skip
         shape = (len(rows), *((copies,) if copies else ()), *array.shape[-3:])
         self.image_shape = tuple(int(n) for n in array.shape[-3:])
+        self.home = home
+        image_bytes = int(np.prod(self.image_shape))
         if home.type == "cpu":
             images = np.empty(shape, np.uint8) if scratch is None else _scratch_file(shape, scratch)
             array.read(rows, copies=copies, out=images)
-            self._flat = torch.from_numpy(images).view(-1, int(np.prod(self.image_shape)))
-        else:
-            self._flat = torch.empty(
-                (int(np.prod(shape[:-3])), int(np.prod(self.image_shape))), dtype=torch.uint8, device=home
-            )
-            per_row = int(np.prod(shape[1:-3], dtype=np.int64))
-            block = max(1, BLOCK_BYTES // int(np.prod(shape[1:])))
-            for start in range(0, len(rows), block):
-                part = torch.from_numpy(array.read(rows[start : start + block], copies=copies))
-                place = slice(start * per_row, (start + len(part)) * per_row)
-                self._flat[place].copy_(part.view(-1, self._flat.shape[1]))
+            self._flat = torch.from_numpy(images).view(-1, image_bytes)
+            return
+        self._flat = torch.empty((int(np.prod(shape[:-3])), image_bytes), dtype=torch.uint8, device=home)
+        per_row = int(np.prod(shape[1:-3], dtype=np.int64))
+        block = max(1, min(len(rows), BLOCK_BYTES // int(np.prod(shape[1:]))))
+        buffers = [torch.empty((block, *shape[1:]), dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+        copied = [torch.cuda.Event() for _ in buffers]
+        for number, start in enumerate(range(0, len(rows), block)):  # one block is decoded while the last one is copied
+            some = rows[start : start + block]
+            part = buffers[number % 2][: len(some)]
+            copied[number % 2].synchronize()
+            array.read(some, copies=copies, out=part.numpy())
+            place = slice(start * per_row, (start + len(part)) * per_row)
+            self._flat[place].copy_(part.view(-1, image_bytes), non_blocking=True)
+            copied[number % 2].record()
+        torch.cuda.current_stream(home).synchronize()
 
     def __len__(self) -> int:
         return self._flat.shape[0]
 
-    @property
-    def home(self) -> torch.device:
-        return self._flat.device
+    def take(self, samples: np.ndarray, pin: bool = False) -> Tensor:
+        """Gather: int64 [n] → uint8 [n, H, W, 3] on the pool's home; if that is the computer, page-locked if `pin`."""
+        return gather(self._flat, samples, pin).view(-1, *self.image_shape)
 
-    def take(self, samples: Tensor, pin: bool = False) -> Tensor:
-        """Gather: int64 [n] on the pool's home → uint8 [n, H, W, 3], page-locked if `pin`."""
-        out = torch.empty((len(samples), self._flat.shape[1]), dtype=torch.uint8, device=self.home, pin_memory=pin)
-        torch.index_select(self._flat, 0, samples, out=out)
-        return out.view(-1, *self.image_shape)
+
+def gather(table: Tensor, rows: np.ndarray, pin: bool = False) -> Tensor:
+    """Rows of a table [m, k] as a tensor [n, k] beside it, on a GPU without waiting for it.
+
+    On the computer NumPy gathers: torch would wake a second team of OpenMP threads in the feed's thread, to wait for
+    the cores that the step computes on.
+    """
+    if table.device.type != "cpu":
+        index = torch.from_numpy(rows).pin_memory().to(table.device, non_blocking=True)
+        return table.index_select(0, index)
+    out = torch.empty((len(rows), table.shape[1]), dtype=table.dtype, pin_memory=pin)
+    # "clip" writes straight into `out`; the default mode would make a copy first
+    np.take(table.numpy(), rows, axis=0, out=out.numpy(), mode="clip")
+    return out
 
 
 def _scratch_file(shape: tuple[int, ...], folder: Path) -> np.ndarray:
@@ -82,34 +97,3 @@ def _scratch_file(shape: tuple[int, ...], folder: Path) -> np.ndarray:
                 "--set scratch=FOLDER names another disk, --copies takes fewer copies of each image",
             ) from None  # fmt: skip
         return np.memmap(file, np.uint8, "r+", shape=shape)
-
-
-def require_memory(size: int, home: torch.device, hint: str = "") -> None:
-    """Raises ResourceError if `size` bytes do not fit into what is free on `home`."""
-    free = free_memory(home)
-    if size > MARGIN * free:
-        where = "GPU" if home.type == "cuda" else "computer"
-        raise ResourceError(
-            f"the images take {size / 2**30:.2f} GiB, the {where} has {free / 2**30:.2f} GiB of memory free", hint=hint
-        )
-
-
-def free_memory(home: torch.device) -> int:
-    """Bytes free on the device; on the computer, what it or the container's limit leaves, whichever is less."""
-    if home.type == "cuda":
-        return torch.cuda.mem_get_info(home)[0]
-    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-    if not meminfo.is_file():  # no Linux: what is not in use right now
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    free = _field(meminfo, "MemAvailable:") * 1024
-    limit = (group / "memory.max").read_text().strip() if (group / "memory.max").is_file() else "max"
-    if limit != "max":  # the page cache counts as used, and is given up when memory is asked for
-        used = int((group / "memory.current").read_text()) - _field(group / "memory.stat", "inactive_file")
-        free = min(free, int(limit) - used)
-    return free
-
-
-def _field(table: Path, name: str) -> int:
-    """The number beside `name` in a file of "name number" lines; 0 if there is none."""
-    lines = (line.split() for line in table.read_text().splitlines())
-    return next((int(words[1]) for words in lines if words[0] == name), 0)

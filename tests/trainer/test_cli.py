@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from stores.errors import ResourceError
-from trainer import cli, log, pool
+from trainer import cli, log, memory
 
 SMALL = ["--model", "wrn-10-1", "--batch", "4", "--steps", "3", "--device", "cpu", "--threads", "1"]
 SMALL += ["--eval-every", "2", "--set", "precision=fp32", "--set", "tensorboard=false"]
@@ -23,19 +23,9 @@ def split(tiny):
     return tiny.with_name("tiny_20")
 
 
-@pytest.fixture
-def command(monkeypatch, capfd, tmp_path):
-    """Run `realmix-train` in an empty folder: exit code, stdout, stderr."""
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["realmix-train", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capfd.readouterr()
-        return left.value.code or 0, out, err
-
-    return run
 
 
 def test_a_run_from_a_real_store_ends_in_a_line_that_names_it_and_its_error(command, split, tmp_path):
@@ -78,6 +68,11 @@ def test_tensorboard_holds_the_curves(command, split, tmp_path):
     events.Reload()
     assert [event.step for event in events.Scalars("eval/test_error")] == [2, 3]
     assert {"train/loss", "train/loss_u", "train/weight_u"} <= set(events.Tags()["scalars"])
+    assert set(events.Tags()["images"]) == {"batch/labeled", "batch/unlabeled", "eval/confusion"}
+    assert [event.step for event in events.Images("batch/unlabeled")] == [1, 3]
+    assert [event.step for event in events.Images("eval/confusion")] == [2, 3]
+    shown = events.Images("batch/unlabeled")[0]
+    assert (shown.width, shown.height) == (4 * 62 + 2, 2 * 62 + 2)  # four samples, two views, 12 pixels five-fold
 
 
 MISTAKES = [
@@ -91,6 +86,10 @@ MISTAKES = [
     (["--copies", "0"], 2, ["'copies' must be at least 1"]),
     (["--copies", "6"], 2, ["--copies 6", "holds 5"]),
     (["--device", "tpu"], 2, ["auto or cpu or cuda"]),
+    (["--feed", "disk"], 2, ["auto or resident or device or host or mapped or stream"]),
+    (["--window", "much"], 2, ["'much' is no size", "512MiB"]),
+    (["--feed", "stream", "--window", "1kB"], 2, ["a window of 0.0 MiB is too small", "--window takes more"]),
+    (["--feed", "stream", "--set", "pool=drawn"], 2, ["takes copies as they were stored"]),
     (["--name", "../elsewhere"], 2, ["../elsewhere"]),
     (["--set", "shift=12"], 2, ["shift"]),
     (["--no-such-flag"], 2, ["--no-such-flag"]),
@@ -126,8 +125,8 @@ def test_cuda_without_a_gpu_is_refused(command, split, monkeypatch):
 
 
 def test_too_little_memory_is_exit_code_5(command, split, monkeypatch, tmp_path):
-    monkeypatch.setattr(pool, "free_memory", lambda home: 1000)
-    code, _, err = command("--store", split, *SMALL)
+    monkeypatch.setattr(memory, "free_memory", lambda home: 1000)
+    code, _, err = command("--store", split, *SMALL, "--feed", "host")
     assert (code, "--copies" in err) == (ResourceError.exit_code, True)
     assert list(tmp_path.iterdir()) == []
 

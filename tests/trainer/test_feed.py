@@ -14,6 +14,7 @@ import torch
 
 from stores.errors import ResourceError, StoreError, UsageError
 from trainer import feed as feed_module
+from trainer import homes, memory, shuffled
 from trainer import pool as pool_module
 from trainer.config import RunConfig
 from trainer.feed import Feed
@@ -104,8 +105,8 @@ def test_a_step_does_not_depend_on_the_steps_before(make_store):
     store = make_store(protocol="mismatch", ood=(2,))
     run = dataclasses.replace(STILL, flip=True, shift=2)
     whole = make(store, run)
-    steps = [step_of(whole, step) for step in range(feed_module.BLOCK + 2)]
-    for step in (feed_module.BLOCK + 1, 0, feed_module.BLOCK, 5):
+    steps = [step_of(whole, step) for step in range(shuffled.BLOCK + 2)]
+    for step in (shuffled.BLOCK + 1, 0, shuffled.BLOCK, 5):
         assert same(step_of(make(store, run), step), steps[step])
         assert same(step_of(whole, step), steps[step])
     assert not same(steps[0], steps[1])
@@ -168,34 +169,78 @@ def test_what_the_store_lacks_is_said(store, no_copies):
         make(store)
 
 
-def test_a_pool_that_does_not_fit_is_refused_with_its_size(store, monkeypatch):
+def test_a_home_that_is_too_small_is_refused_with_its_size(store, monkeypatch):
     size = (6 + 28 * 4) * 8 * 8 * 3
-    monkeypatch.setattr(pool_module, "free_memory", lambda home: size)
+    run = dataclasses.replace(STILL, feed="host")
+    monkeypatch.setattr(memory, "free_memory", lambda home: size)
     with pytest.raises(ResourceError, match=r"0\.00 GiB") as caught:
-        make(store)
-    assert "--copies" in caught.value.hint
-    monkeypatch.setattr(pool_module, "free_memory", lambda home: 2 * size)
-    make(store)
+        make(store, run)
+    assert "--feed stream" in caught.value.hint
+    monkeypatch.setattr(memory, "free_memory", lambda home: 2 * size)
+    assert make(store, run).home.size == size
 
 
 def test_free_memory_is_part_of_the_machines_memory():
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < pool_module.free_memory(CPU) <= pages
+    assert 0 < memory.free_memory(CPU) <= pages
 
 
-@pytest.mark.parametrize(
-    ("feed", "device", "size", "home"),
-    [
-        ("auto", "cpu", 1, ("cpu", False)), ("host", "cuda", 1, ("cpu", False)),
-        ("device", "cuda", 99, ("cuda", False)),
-        ("auto", "cuda", 60, ("cuda", False)), ("auto", "cuda", 61, ("cpu", False)),
-        ("auto", "cpu", 91, ("cpu", True)), ("mapped", "cuda", 1, ("cpu", True)),
-    ],
-)  # fmt: skip
-def test_the_home_of_the_images(feed, device, size, home, monkeypatch):
-    monkeypatch.setattr(feed_module, "free_memory", lambda device: 100)
-    where, mapped = feed_module.choose_home(feed, torch.device(device), size)
-    assert (where.type, mapped) == home
+HOMES = [
+    ("auto", "cpu", 112, 0, "host"), ("auto", "cpu", 111, 112, "mapped"), ("auto", "cpu", 111, 111, "stream"),
+    ("auto", "cuda", 167, 0, "device"), ("auto", "cuda", 166, 0, "host"), ("auto", "cuda", 111, 0, "stream"),
+    ("resident", "cpu", 1, 0, "mapped"), ("resident", "cuda", 167, 0, "device"), ("host", "cuda", 1, 0, "host"),
+    ("device", "cuda", 1, 0, "device"), ("mapped", "cuda", 999, 0, "mapped"), ("stream", "cuda", 999, 0, "stream"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("feed", "device", "memory_free", "disk_free", "kind"), HOMES)
+def test_the_home_follows_from_size_and_free_memory(feed, device, memory_free, disk_free, kind, store, monkeypatch):
+    """Of 6 more images and 28 × 4 copies of 192 bytes; free memory and disk in per cent of that."""
+    size = (6 + 28 * 4) * 192
+    monkeypatch.setattr(homes, "free_memory", lambda device: size * memory_free // 100)
+    monkeypatch.setattr(homes.shutil, "disk_usage", lambda path: SimpleNamespace(free=size * disk_free // 100))
+    run = dataclasses.replace(STILL, feed=feed, window="1MB")
+    home = homes.choose(run, store.dataset, 28, 4, torch.device(device), others=6)
+    assert home.kind == kind
+    assert home.device.type == (device if kind == "device" else "cpu")
+    assert home.size == (1_000_000 if kind == "stream" else size)
+    assert home.drawn is False
+
+
+@pytest.mark.parametrize("kind", ["resident", "stream"])
+def test_what_decides_the_order_is_settled_once(kind, store, monkeypatch):
+    """A resumed run may find more or less memory; its order must stay."""
+    views = method().views(None)
+    monkeypatch.setattr(homes, "free_memory", lambda device: 0 if kind == "stream" else 1 << 40)
+    monkeypatch.setattr(homes.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    settled = feed_module.settle(store, views, STILL, CPU)
+    assert settled == dataclasses.replace(STILL, feed=kind)
+    assert feed_module.settle(store, views, settled, CPU) == settled
+    monkeypatch.undo()
+    with make(store, settled) as feed:
+        assert (feed.home.kind == "stream") == (kind == "stream")
+
+
+@pytest.mark.parametrize("home", ["host", "device", "mapped", "stream"])
+@pytest.mark.parametrize("options", [{}, {"copies": 3}, {"batch": 10}], ids=str)
+@pytest.mark.parametrize("views", [{}, {"source": "base"}, {"source": "base", "labeled_in_unlabeled": True}], ids=str)
+def test_a_batchs_pixels_are_the_stores_at_its_ids(home, options, views, store):
+    run = dataclasses.replace(STILL, feed=home, **options)
+    dataset = store.dataset
+    with make(store, run, **views) as feed:
+        for step in (0, 1, 2, 40, 3):
+            work = feed.prepare(step)
+            raw = feed.batch(work)
+            np.testing.assert_array_equal(raw.x, dataset.train_images.values[work.x_rows])
+            np.testing.assert_array_equal(raw.y, store.train_labels[work.x_rows])
+            if views:
+                assert (work.u_copies == -1).all()
+                expected = dataset.train_images.values[work.u_rows]
+            else:
+                assert work.u_copies.max() < (options.get("copies") or 4)
+                expected = dataset.copies.values[work.u_rows, work.u_copies]
+            np.testing.assert_array_equal(raw.u, expected)
+            assert set(work.u_rows) <= set(feed_module.pool_rows(store, feed.views))
 
 
 def test_a_mapped_pool_leaves_no_file_and_says_when_there_is_no_room(tmp_path, monkeypatch):
@@ -207,7 +252,7 @@ def test_a_mapped_pool_leaves_no_file_and_says_when_there_is_no_room(tmp_path, m
     array = SimpleNamespace(shape=values.shape, read=read)
     pool = pool_module.Pool(array, np.array([5, 1]), 2, CPU, tmp_path)
     assert list(tmp_path.iterdir()) == []
-    assert (pool.take(torch.tensor([3, 0])).numpy() == values[[1, 5], [1, 0]]).all()
+    assert (pool.take(np.array([3, 0])).numpy() == values[[1, 5], [1, 0]]).all()
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

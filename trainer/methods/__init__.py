@@ -14,8 +14,18 @@ if TYPE_CHECKING:
     from trainer.methods.contract import Method
 
 METHODS: dict[str, str] = {
-    "realmix": "trainer.methods.realmix",
     "supervised": "trainer.methods.supervised",
+    "mixup": "trainer.methods.mixup",
+    "pi_model": "trainer.methods.pi_model",
+    "pseudo_label": "trainer.methods.pseudo_label",
+    "vat": "trainer.methods.vat",
+    "mean_teacher": "trainer.methods.mean_teacher",
+    "ict": "trainer.methods.ict",
+    "mixmatch": "trainer.methods.mixmatch",
+    "realmix": "trainer.methods.realmix",
+    "remixmatch": "trainer.methods.remixmatch",
+    "uda": "trainer.methods.uda",
+    "fixmatch": "trainer.methods.fixmatch",
 }
 
 

@@ -52,11 +52,12 @@ class Views:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Rows of one step: labelled samples B, unlabelled samples U (before their views are counted), classes K."""
+    """Rows of one step: labelled samples B, unlabelled samples U (before their views are counted), classes K, H × W."""
 
     labeled: int
     unlabeled: int
     num_classes: int
+    image_size: tuple[int, int] = (32, 32)
 
 
 @dataclass

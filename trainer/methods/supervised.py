@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from trainer import ops
@@ -58,8 +57,7 @@ def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str
     """With MixUp: `lam` float32 [B] = max(λ, 1 − λ)."""
     if not settings.mixup:
         return {}
-    lam = rng.beta(settings.beta, settings.beta, sizes.labeled)
-    return {"lam": np.maximum(lam, 1 - lam).astype(np.float32)}
+    return {"lam": ops.mixing_weights(rng, settings.beta, sizes.labeled)}
 
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
@@ -70,7 +68,7 @@ def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dic
 def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     """Mean cross-entropy of one forward pass."""
     if settings.mixup:
-        lam, partner = batch.draws["lam"], torch.arange(len(batch.y), device=batch.y.device).flip(0)
+        lam, partner = batch.draws["lam"], ops.mirrored(batch.x)
         logits = learner.model(ops.mixup(batch.x, lam, partner), update=0)
         targets = ops.mixup(ops.one_hot(batch.y, logits.shape[1]), lam, partner)
     else:

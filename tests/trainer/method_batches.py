@@ -1,0 +1,176 @@
+"""One step's inputs for any method, made from what it declares, and networks to give it.
+
+A new method needs a line in ACTIVE where its defaults would leave a part of it idle, and one in UPDATES where the rows
+that move BatchNorm's running statistics are not simply the labelled ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainer.ema import Ema
+from trainer.methods import load_method
+from trainer.methods.contract import Batch, Learner, Sizes
+from trainer.models import WideResNet, build_model
+from trainer.policies import ctaugment
+
+SIZES = Sizes(labeled=6, unlabeled=6, num_classes=4, image_size=(8, 8))
+
+# Every part at work at once, on a network without training: no ramps, masks that drop some rows and keep others.
+ACTIVE: dict[str, dict[str, Any]] = {
+    "pi_model": {"rampup_share": 0.0},
+    "pseudo_label": {"rampup_share": 0.0, "threshold": 0.4},
+    "vat": {"rampup_share": 0.0},
+    "mean_teacher": {"rampup_share": 0.0},
+    "ict": {"rampup_share": 0.0},
+    "mixmatch": {"rampup_steps": 0},
+    "realmix": {"rampup_steps": 0, "gamma": 0.2},
+    "remixmatch": {"rampup_steps": 0, "strong_views": 2},
+    "uda": {"threshold": 0.4},
+    "fixmatch": {"threshold": 0.4},
+}
+
+LABELED = {"remixmatch": 8}  # rows, where they are not six: rotations turn quarters of a batch
+
+
+def active(name: str, **changes: Any) -> tuple[Any, Any]:
+    """A method's module, and settings under which every part of it is at work."""
+    method = load_method(name)
+    return method, method.Settings(**ACTIVE.get(name, {}) | changes)
+
+
+def make_batch(
+    method: Any, settings: Any, sizes: Sizes = SIZES, step: int = 5, steps: int = 10,
+    dtype: torch.dtype = torch.float32,
+) -> Batch:  # fmt: skip
+    """Uniform noise for every view that the method declares, its draws and its schedule."""
+    declared = method.views(settings)
+    if sizes.labeled == SIZES.labeled:
+        sizes = dataclasses.replace(sizes, labeled=LABELED.get(method.NAME, sizes.labeled))
+    unlabeled = sizes.labeled * declared.ratio if declared.unlabeled else 0
+    sizes = dataclasses.replace(sizes, unlabeled=unlabeled)
+    rng = np.random.default_rng(7)
+
+    def images(rows: int) -> Tensor:
+        return torch.from_numpy(rng.uniform(-1, 1, (rows, 3, *sizes.image_size))).to(dtype)
+
+    labeled = {kind: images(sizes.labeled) for kind in declared.labeled}
+    u = tuple(images(unlabeled) for _ in declared.unlabeled)
+    y = torch.from_numpy(rng.integers(0, sizes.num_classes, sizes.labeled))
+    drawn = method.draw(rng, sizes, settings)
+    if "probe" in labeled:
+        drawn |= ctaugment.draw_probe(rng, sizes.labeled, sizes.image_size)
+    ramps = method.schedule(step, steps, sizes.num_classes, settings)
+    return Batch(
+        x=labeled[declared.labeled[0]],
+        y=y,
+        u=u,
+        probe=labeled.get("probe"),
+        draws={name: torch.from_numpy(array) for name, array in drawn.items()},
+        schedule={name: torch.tensor(value, dtype=torch.float32) for name, value in ramps.items()},
+    )
+
+
+def make_learner(method: Any, settings: Any, build: Callable[[], nn.Module] | None = None) -> Learner:
+    """A network without training and, where the method wants one, a teacher with other weights and its statistics.
+
+    Always the same one; a small WRN, or what `build` gives.
+    """
+    torch.manual_seed(0)
+    declared = method.views(settings)
+    if build is None:
+        build = partial(build_model, "wrn-10-1", SIZES.num_classes, bn_momentum=0.1, rotation=declared.rotation)
+    model = build()
+    average = Ema(model, 0.9)
+    with torch.no_grad():
+        for shadow in average.shadow:
+            shadow.add_(0.1 * torch.randn_like(shadow))
+    teacher = average.teacher() if declared.teacher else None
+    return Learner(model, teacher, method.init_state(SIZES.num_classes, settings))
+
+
+class Linear(nn.Module):
+    """A network whose gradients can be written down: logits = 8·(Wx + b) of float64 images, sure of some of them."""
+
+    def __init__(self, side: int = 2) -> None:
+        super().__init__()
+        self.head = nn.Linear(3 * side * side, SIZES.num_classes).double()
+        with torch.no_grad():
+            self.head.weight.mul_(8)
+
+    def forward(self, rows: Tensor, groups: int = 1, update: int | None = None, **options: Any) -> Tensor:
+        return self.head(rows.flatten(1))
+
+
+SMALL = dataclasses.replace(SIZES, image_size=(2, 2))  # of Linear's images
+
+
+@dataclasses.dataclass
+class Call:
+    """One pass through a network: its rows, its arguments, and whether statistics moved in it."""
+
+    rows: Tensor
+    groups: int
+    update: int | None
+    differentiable: bool
+    moved: bool
+
+
+class Watched:
+    """A network that remembers how it was called."""
+
+    def __init__(self, network: WideResNet) -> None:
+        self.network, self.calls = network, list[Call]()
+
+    def __call__(self, rows: Tensor, groups: int = 1, update: int | None = None, **options: Any) -> Tensor:
+        before = [buffer.clone() for buffer in self.network.buffers()]
+        logits = self.network(rows, groups, update, **options)
+        moved = not all(map(torch.equal, before, self.network.buffers()))
+        self.calls.append(Call(rows.detach().clone(), groups, update, logits.requires_grad, moved))
+        return logits
+
+
+def blend(rows: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
+    """MixUp, written again."""
+    lam = lam.view(-1, *[1] * (rows.dim() - 1))
+    return lam * rows + (1 - lam) * rows[partner]
+
+
+def interleaved_first_batch(batch: Batch) -> Tensor:
+    """The first of MixMatch's three batches of six, written out: a third of each kind of mixed rows."""
+    mixed = blend(torch.cat([batch.x, *batch.u]), batch.draws["lam"], batch.draws["partner"])
+    return torch.cat([mixed[0:2], mixed[8:10], mixed[16:18]])
+
+
+def interleaved_last_batch(batch: Batch) -> Tensor:
+    """The last of ReMixMatch's four batches of eight, written out: six of its rows, and two labelled ones."""
+    mixed = blend(torch.cat([batch.x, *batch.u]), batch.draws["lam"], batch.draws["partner"])
+    return torch.cat([mixed[24:30], mixed[6:8]])
+
+
+def all_rows(batch: Batch) -> Tensor:
+    """Labelled and unlabelled rows of every view."""
+    return torch.cat([batch.x, *batch.u])
+
+
+# Which rows move the running statistics.
+UPDATES: dict[str, Callable[[Batch], Tensor]] = {
+    "mixup": lambda batch: blend(batch.x, batch.draws["lam_x"], torch.arange(5, -1, -1)),
+    "mixmatch": interleaved_first_batch,
+    "realmix": interleaved_first_batch,
+    "remixmatch": interleaved_last_batch,
+    "uda": all_rows,
+    "fixmatch": all_rows,
+}
+
+
+def updating_rows(name: str, batch: Batch) -> Tensor:
+    """The images that a method's step may show to BatchNorm's running statistics."""
+    return UPDATES.get(name, lambda batch: batch.x)(batch)

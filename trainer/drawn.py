@@ -1,0 +1,110 @@
+"""Copies that are not kept but drawn: a base image, and the box that its recipe stored, filled when a batch is taken.
+
+For the recipes `cutout` and `erase` a copy is its image with one rectangle of one value, so the images and a few bytes
+a copy stand for all of them, bit for bit (tests compare every stored copy). Nothing here reads stored copies; those of
+any other recipe are taken as they were stored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stores import DatasetStore
+from stores.errors import IntegrityError
+from trainer.pool import Pool, gather
+
+BOX = ["top", "bottom", "left", "right"]  # half-open: rows top … bottom−1, columns left … right−1
+COLUMNS = {"cutout": BOX, "erase": [*BOX, "fill"]}  # parameters of a copy, by the kind of recipe
+
+
+class Drawn:
+    """Copies of rows, as a `Pool` of the stored ones gives them: sample i·K + j is copy j of row i.
+
+    Args:
+        store: a dataset store that `can_draw`.
+        rows, copies, home, scratch: as of `trainer.pool.Pool`; a scratch file holds the images only.
+
+    Raises:
+        IntegrityError: the store's parameters are no boxes of its images.
+    """
+
+    def __init__(
+        self, store: DatasetStore, rows: np.ndarray, copies: int, home: torch.device, scratch: Path | None = None
+    ) -> None:
+        self._base = Pool(store.train_images, rows, None, home, scratch)
+        self._copies, self.home = copies, home
+        self.image_shape = height, width, channels = self._base.image_shape
+        params = store.read_params(rows)[:, :copies].reshape(-1, len(store.manifest["recipe_columns"]))
+        limits = [height, height, width, width, 255][: params.shape[1]]
+        if params.size and (params.min() < 0 or (params > limits).any()):
+            raise IntegrityError(
+                f"array 'copies/params' of '{store.path}' is damaged", "a box lies outside its image",
+                "`realmix-data repair` mends it",
+            )  # fmt: skip
+        word = np.int64 if width * channels % 8 == 0 else np.uint8  # an image's row is filled in such words
+        narrow = np.uint8 if max(height, width) <= 255 else np.int32
+
+        def tensor(values: Any, dtype: type = narrow) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values, dtype)).to(home)
+
+        self._boxes = tensor(params[:, :4])
+        self._values = tensor(params[:, 4:], np.uint8) if params.shape[1] > 4 else None
+        self._value = tensor([store.manifest["spec"]["recipe"].get("fill", 0)], np.uint8)
+        spread = int.from_bytes(bytes([1]) * np.dtype(word).itemsize, "little")  # times a byte: that byte throughout
+        self._constants = [
+            tensor(np.arange(height)), tensor(np.repeat(np.arange(width), channels)), tensor([255], np.uint8),
+            tensor([-1 if word is np.int64 else 255], word), tensor([spread], word),
+        ]  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._base) * self._copies
+
+    def take(self, samples: np.ndarray, pin: bool = False) -> Tensor:
+        """Gather and fill: int64 [n] → uint8 [n, H, W, 3] on the pool's home, page-locked if `pin`."""
+        images = self._base.take(samples // self._copies, pin)
+        boxes = gather(self._boxes, samples)
+        values = self._value.expand(len(samples), 1) if self._values is None else gather(self._values, samples)
+        arrays: list[Any] = [images.view(len(samples), images.shape[1], -1), boxes, values, *self._constants]
+        fill_boxes(*(a.numpy() for a in arrays) if self.home.type == "cpu" else arrays)
+        return images
+
+
+def fill_boxes(
+    images: Any, boxes: Any, values: Any, rows: Any, columns: Any, byte: Any, ones: Any, spread: Any
+) -> None:
+    """Overwrite one box of each image in place.
+
+    Written in operators that NumPy arrays and torch tensors share: on the computer NumPy fills (see `trainer.pool`), on
+    a GPU torch, without waiting. An image's row is handled in words of eight bytes, which is several times faster.
+
+    Args:
+        images: uint8 [n, H, W·3]. boxes: [n, 4] as `BOX`. values: uint8 [n, 1].
+        rows, columns: the row of each of H pixels and the column of each of W·3 bytes, of the boxes' dtype.
+        byte: uint8 [1], 255. ones, spread: [1], all bits of a word; a word of bytes 1.
+    """
+    down = ((rows >= boxes[:, 0:1]) & (rows < boxes[:, 1:2])) * ones
+    across = (((columns >= boxes[:, 2:3]) & (columns < boxes[:, 3:4])) * byte).view(ones.dtype)
+    words = images.view(ones.dtype)
+    mask = down[:, :, None] & across[:, None, :]
+    mask &= words ^ (values * spread)[:, :, None]
+    words ^= mask
+
+
+def can_draw(store: DatasetStore) -> bool:
+    """Whether the store's copies are boxes on its images, by a recipe of the version that this code knows."""
+    recipe = store.manifest.get("spec", {}).get("recipe", {})
+    kind, fill = str(recipe.get("kind")), recipe.get("fill")
+    known = kind in COLUMNS and recipe.get("version") == 1 and store.manifest.get("recipe_columns") == COLUMNS[kind]
+    return store.num_copies > 0 and known and (kind == "erase" or (type(fill) is int and 0 <= fill <= 255))
+
+
+def drawn_bytes(store: DatasetStore, rows: int, copies: int) -> int:
+    """Memory of a `Drawn`."""
+    height, width = store.image_size
+    box = len(store.manifest["recipe_columns"]) if max(height, width) <= 255 else 17
+    return rows * (height * width * 3 + copies * box)

@@ -1,0 +1,133 @@
+"""Where the unlabelled images of a run live: chosen from their size and the memory that is free, or as `--feed` says.
+
+    device, host, mapped   resident: on the GPU, in memory, in a scratch file mapped into memory. Any sample at any
+                           time, so all three have one order, and a resumed run may have another home.
+    stream                 read from the store as it is needed, in an order of its own, within `--window` bytes.
+
+A pool of copies may hold them as they were stored, or images and boxes that they are drawn from (`trainer.drawn`): the
+same pixels for a fiftieth of the memory, there in a second. So that is the default wherever the recipe allows it, but
+for stores whose copies are FFCV's: who made those wants FFCV to read them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from stores import DatasetStore
+from stores.errors import UsageError
+from trainer.config import RunConfig, parse_size
+from trainer.drawn import Drawn, can_draw, drawn_bytes
+from trainer.memory import MARGIN, free_memory
+from trainer.pool import Pool
+from trainer.shuffled import Shuffled
+from trainer.stream import Stream
+
+DEVICE_SHARE = 0.6  # of the GPU's free memory that a pool may take unasked
+
+Kind = Literal["device", "host", "mapped", "stream"]
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a pool lives.
+
+    Attributes:
+        kind: as above. device: that holds the pool; of a stream and of a mapped pool the computer.
+        drawn: copies are drawn when a batch is taken, not held.
+        size: bytes of the pool, of a stream its window.
+        scratch: folder of a mapped pool's file.
+    """
+
+    kind: Kind
+    device: torch.device
+    drawn: bool
+    size: int
+    scratch: Path | None = None
+
+    def __str__(self) -> str:
+        """`copies drawn from images in memory (0.15 GiB)`"""
+        amount = f"({self.size / 2**30:.2f} GiB)"
+        if self.kind == "stream":
+            return f"streamed from the store through a window {amount}"
+        where = {"device": "GPU memory", "host": "memory", "mapped": "a mapped scratch file"}[self.kind]
+        if self.kind == "device" and self.device.type == "cpu":
+            where = "memory"
+        return f"copies drawn from images in {where} {amount}" if self.drawn else f"in {where} {amount}"
+
+
+def choose(
+    run: RunConfig, store: DatasetStore, rows: int, copies: int | None, device: torch.device, others: int = 0
+) -> Home:
+    """The home of a pool.
+
+    Args:
+        run: its `feed`, `pool`, `window` and `scratch`.
+        rows, copies: how many images, and how many copies of each; None: the images themselves.
+        device: of the network.
+        others: how many more images there will be beside the pool.
+
+    Raises:
+        UsageError: copies are to be drawn that cannot be, or streamed.
+    """
+    size, drawn = _size(run, store, rows, copies)
+    size += others * int(np.prod(store.image_size)) * 3
+    host, scratch = torch.device("cpu"), Path(run.scratch or tempfile.gettempdir())
+    kind: Kind
+    if run.feed != "auto" and run.feed != "resident":
+        kind = run.feed
+    elif device.type == "cuda" and size <= DEVICE_SHARE * free_memory(device):
+        kind = "device"
+    elif size <= MARGIN * free_memory(host):
+        kind = "host"
+    elif run.feed == "resident" or size <= MARGIN * shutil.disk_usage(scratch).free:
+        kind = "mapped"
+    else:
+        kind = "stream"
+    if kind == "stream":
+        return Home("stream", host, False, parse_size(run.window))
+    return Home(kind, device if kind == "device" else host, drawn, size, scratch if kind == "mapped" else None)
+
+
+def open_images(
+    store: DatasetStore, rows: np.ndarray, copies: int | None, home: Home, size: int, seed: int,
+    purpose: str = "order unlabeled",
+) -> Shuffled | Stream:  # fmt: skip
+    """Endless shuffled batches of a pool: `take(step)` gives samples and pixels, `close()` ends the threads.
+
+    Args:
+        rows: int64 [m], ascending, of the store's training images.
+        copies: K; sample i·K + j is copy j of row i. None: the images themselves.
+        size: of a batch.
+    """
+    array = store.copies if copies else store.train_images
+    if home.kind == "stream":
+        assert array is not None
+        return Stream(array, rows, copies, size, seed, home.size)
+    if home.drawn:
+        assert copies is not None
+        return Shuffled(Drawn(store, rows, copies, home.device, home.scratch), size, seed, purpose)
+    assert array is not None
+    return Shuffled(Pool(array, rows, copies, home.device, home.scratch), size, seed, purpose)
+
+
+def _size(run: RunConfig, store: DatasetStore, rows: int, copies: int | None) -> tuple[int, bool]:
+    """Bytes of a resident pool, and whether its copies are drawn."""
+    possible = copies is not None and can_draw(store)
+    if run.pool == "drawn" and copies is not None:
+        if not possible:
+            raise UsageError(
+                f"copies of the recipe '{store.manifest['spec']['recipe']['name']}' cannot be drawn",
+                "cutout's and erase's can", "--set pool=stored takes them as they were stored",
+            )  # fmt: skip
+        if run.feed == "stream":
+            raise UsageError("a stream takes copies as they were stored", hint="--set pool=drawn needs another --feed")
+    images = rows * (copies or 1) * int(np.prod(store.image_size)) * 3
+    drawn = possible and (run.pool == "drawn" or (run.pool == "auto" and store.has_zarr_copies))
+    return (drawn_bytes(store, rows, copies), True) if drawn and copies else (images, False)

@@ -1,0 +1,109 @@
+"""The order of a streamed pool: which sample comes at which position, by arithmetic from (seed, width) alone.
+
+Blocks of rows (a store's chunks) enter one after another in a random order, another one every epoch. `width` of them
+are open at a time, and each hands out its samples evenly from when it enters until it leaves:
+
+    tick        0     1     2     3     4     5         width 3: tick 4 mixes a third of each of the blocks 2, 3 and 4
+    block 0     ▪     ▪     ▪
+    block 1           ▪     ▪     ▪
+    block 2                 ▪     ▪     ▪
+    …
+
+A block hands out one copy of each of its images before a second of any, and no tick takes more than that of a block (if
+need be, several ticks pass between two entries). So no tick, and but for those across two ticks no batch, holds two
+copies of one image; a uniform shuffle is not as even. The first tick needs one block only: that is why the first batch
+is there at once, and why the mix takes `width` blocks to become as wide as it stays. Nothing here reads images.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from stores.draws import generator, order
+
+
+class Mixing:
+    """An endless stream of samples.
+
+    Args:
+        counts: int64 [blocks], rows of each block, at least one; copies: of each row.
+        width: blocks that are open at a time.
+        seed: of the order.
+    """
+
+    def __init__(self, counts: np.ndarray, copies: int, width: int, seed: int) -> None:
+        self._counts, self._copies, self._seed = counts, copies, seed
+        self._pace = math.ceil(copies / width)  # ticks between two entries
+        self._parts = self._pace * width  # ticks of a block
+        self.width = width
+        self._epoch = lru_cache(maxsize=3)(self._shuffle)
+        most = int(counts.max()) * copies
+        self._entry = np.full(width, -1)  # what is open, each in the place entry mod width
+        self._block, self._size = np.zeros(width, np.int64), np.zeros(width, np.int64)
+        self._row, self._copy = np.zeros((width, most), np.int32), np.zeros((width, most), np.int32)  # in their order
+
+    def block(self, entry: int) -> int:
+        """Which block an entry is."""
+        epoch, place = divmod(entry, len(self._counts))
+        return int(self._epoch(epoch)[0][place])
+
+    def open(self, tick: int) -> np.ndarray:
+        """int64 [1 … width]: the entries that a tick takes from, ascending and without a gap."""
+        last = tick // self._pace
+        return np.arange(max(0, last - self.width + 1), last + 1)
+
+    def through(self, tick: int) -> int:
+        """Samples of all ticks up to and including this one; 0 for −1."""
+        if tick < 0:
+            return 0
+        entries = self.open(tick)
+        epochs, place = divmod(int(entries[0]), len(self._counts))
+        whole = epochs * int(self._counts.sum()) + int(self._epoch(epochs)[1][place])
+        parts = tick - entries * self._pace + 1
+        return (whole * self._copies) + int((self._sizes(entries) * parts // self._parts).sum())
+
+    def find(self, position: int) -> int:
+        """The tick that holds the sample at a position."""
+        epochs = position // (int(self._counts.sum()) * self._copies) + 1
+        last = (epochs * len(self._counts)) * self._pace + self._parts
+        return bisect.bisect_right(range(last), position, key=self.through)
+
+    def samples(self, tick: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """A tick's samples in their order: entry, its block, row within the block, and copy; int64 or int32 [n]."""
+        entries = self.open(tick)
+        places = entries % self.width
+        for entry in entries[self._entry[places] != entries].tolist():
+            self._open(entry)
+        sizes, part = self._size[places], tick - entries * self._pace
+        first = sizes * part // self._parts
+        taken = sizes * (part + 1) // self._parts - first
+        ends = np.cumsum(taken)
+        mixed = generator(self._seed, "stream tick", tick).permutation(ends[-1])
+        of = np.repeat(np.arange(len(entries)), taken)[mixed]
+        at = mixed + (first - ends + taken)[of]
+        place = places[of]
+        return entries[of], self._block[place], self._row[place, at], self._copy[place, at]
+
+    def _sizes(self, entries: np.ndarray) -> np.ndarray:
+        return self._counts[[self.block(entry) for entry in entries.tolist()]] * self._copies
+
+    def _open(self, entry: int) -> None:
+        """Draw the order of an entry's samples: every row once, then every row once more …, with another copy."""
+        place, block = entry % self.width, self.block(entry)
+        rows = int(self._counts[block])
+        size = rows * self._copies
+        rng = generator(self._seed, "stream block", entry)
+        copy = rng.permuted(np.tile(np.arange(self._copies), (rows, 1)), axis=1)
+        self._row[place, :size] = np.tile(rng.permutation(rows), self._copies)
+        self._copy[place, :size] = copy.T.reshape(-1)
+        self._entry[place], self._block[place], self._size[place] = entry, block, size
+
+    def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """An epoch's order of the blocks, and the rows before each: both int64 [blocks]."""
+        blocks = order(self._seed, f"stream epoch {epoch}", len(self._counts))
+        rows = self._counts[blocks]
+        return blocks, np.cumsum(rows) - rows
