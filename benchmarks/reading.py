@@ -196,8 +196,8 @@ def line(name: str, runs: list[rounds.Result], reference: list[rounds.Result] | 
 
     return [
         name, f"{runs[0]['images']:,}", rounds.spread(run["rate"] for run in runs),
-        rounds.ratio(runs, reference, "rate"), rounds.spread((1000 * run["first_ever"] for run in runs), 0),
-        rounds.spread((1000 * run["first_later"] for run in runs), 0), f"{max(run['peak'] for run in runs):,.0f}",
+        rounds.ratio(runs, reference, "rate"), rounds.spread((1000 * run["first_ever"] for run in runs), 1),
+        rounds.spread((1000 * run["first_later"] for run in runs), 2), f"{max(run['peak'] for run in runs):,.0f}",
         f"{max(run['anonymous'] for run in runs):,.0f}", f"{middle('pairs'):.2f} ({pairs:.2f})",
         f"{middle('distinct'):,.0f} ({distinct:,.0f})" if middle("distinct") >= 0 else "–",
     ]  # fmt: skip

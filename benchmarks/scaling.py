@@ -29,7 +29,7 @@ def cases(options: argparse.Namespace) -> dict[str, tuple[int, int, int]]:
     batches, copies, pools = (
         [int(n) for n in text.split(",")] for text in (options.batches, options.copies, options.pools)
     )
-    base = (batches[-1], copies[len(copies) // 2 - 1], pools[len(pools) // 2])
+    base = (batches[-1], copies[(len(copies) - 1) // 2], pools[len(pools) // 2])
     varied = {"base": base}
     varied |= {f"batch {n}": (n, *base[1:]) for n in batches}
     varied |= {f"copies {n}": (base[0], n, base[2]) for n in copies}

@@ -38,11 +38,8 @@ Steps = Iterator[object]  # one step each time it is asked
 
 def limit(parts: Parts) -> Steps:
     """The network alone, called as the method calls it, on images that are there."""
-    net, run = parts.state.model, parts.run
-    compiled = run.engine == "compiled"
+    net, run, size = parts.state.model, parts.run, parts.feed.sizes.labeled
     device = next(net.parameters()).device
-    net.joint = compiled or device.type == "cuda"  # type: ignore[assignment]
-    size = parts.feed.sizes.labeled
     images = torch.randn(3 * size, 3, parts.side, parts.side, device=device).to(memory_format=torch.channels_last)
 
     def passes(x: torch.Tensor) -> torch.Tensor:
@@ -50,7 +47,7 @@ def limit(parts: Parts) -> Steps:
             guessed = net(x[size:], groups=2)
         return net(x, groups=3, update=0).square().mean() + guessed.mean()
 
-    if compiled:
+    if run.engine == "compiled":
         passes = torch.compile(passes, fullgraph=True, dynamic=False)
     while True:
         with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
@@ -98,8 +95,10 @@ def compare(options: argparse.Namespace) -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(options.cache / "compiled")  # the first round's first step is cold
     words = rounds.words(options, "model", "batch", "threads", "steps", "cache", "port")
     results = rounds.run(__file__, contestants(options), options.rounds, words)
-    print(f"\n{rounds.machine(('torch', 'numpy'))}. {options.model}, {options.batch} + 2 × {options.batch} images "
-          f"of {images.shape[1:]}, {options.threads} threads, {options.rounds} rounds of {options.steps} steps.")  # fmt: skip
+    print(
+        f"\n{rounds.machine(('torch', 'numpy'))}. {options.model}, {options.batch} + 2 × {options.batch} "
+        f"images of {images.shape[1:]}, {options.threads} threads, {options.rounds} rounds of {options.steps} steps."
+    )
     port = next((runs for name, runs in results.items() if name.startswith(PORT)), None)
     lines = []
     for name, runs in results.items():

@@ -35,20 +35,13 @@ def number(cell: str) -> float:
 
 
 def test_reading(images):
-    readers = [
-        "memcpy",
-        "realmix, host",
-        "realmix, mapped",
-        "FFCV RANDOM",
-        "a batch at a time",
-        "zarr-python, random c",
-    ]
+    readers = ["memcpy", "realmix, host", "FFCV RANDOM", "a batch at a time", "zarr-python, random c"]
     words = ["--images", images, "--copies", 2, "--batch", 32, "--workers", 1, "--epochs", 1]
     rows = table("reading.py", *words, "--readers", *readers)
     assert len(rows) == len(readers)
     for cells in rows.values():
         assert cells[0] == "600"
-        assert all(number(cell) > 0 for cell in cells[1:7])
+        assert all(number(cell) > 0 for cell in (cells[1], *cells[3:7])), cells
     pairs = {row: number(cells[7]) for row, cells in rows.items()}
     assert pairs["memcpy in order (limit)"] == 32, "every image beside its only sibling"
     assert pairs["realmix, host"] < 10, "shuffled: 3.4 of 64 × 63 / 2 pairs on average"
@@ -65,6 +58,7 @@ def test_step(images):
 
 def test_scaling(images):
     words = ["--images", images, "--side", 8, "--threads", 1, "--steps", 2]
-    rows = table("scaling.py", *words, "--batches", "2,4", "--copies", "1,2", "--pools", "40,300")
-    assert list(rows) == ["base", "batch 2", "copies 2", "pool 40"]
+    rows = table("scaling.py", *words, "--batches", 4, "--copies", 2, "--pools", 300)
+    assert rows["base"][:3] == ["4", "2", "300"]
     assert number(rows["base"][4]) == 1
+    assert number(rows["base"][3]) > 0
