@@ -94,20 +94,24 @@ def shuffled(position: np.ndarray, n: int, seed: int, purpose: str) -> np.ndarra
         int64 [...], each in [0, n).
     """
     position = np.atleast_1d(np.asarray(position, np.int64))
-    epoch, value = np.divmod(position, n)
+    epoch, value = np.divmod(position.reshape(-1), n)
     half_bits = max(1, (int(n - 1).bit_length() + 1) // 2)
     bits, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
-    keys = philox(key(seed, purpose), np.arange(6)[:, None], epoch.ravel() & 0xFFFFFFFF, epoch.ravel() >> 32)
-    round_keys = ((keys[0] << _HALF) | keys[1]).reshape(6, *epoch.shape)
-    out = value.astype(np.uint64)
-    walking = np.ones(out.shape, bool)
-    while walking.any():
-        left, right = out[walking] >> bits, out[walking] & mask
-        for round_key in round_keys[:, walking]:
+    epochs, which = np.unique(epoch, return_inverse=True)  # mostly one
+    keys = philox(key(seed, purpose), np.arange(6)[:, None], epochs & 0xFFFFFFFF, epochs >> 32)
+    round_keys = (keys[0] << _HALF) | keys[1]
+    out, walking = np.empty(len(value), np.int64), value.astype(np.uint64)
+    at = np.arange(len(value))  # whose values these are
+    while len(at):
+        left, right = walking >> bits, walking & mask
+        for of_epochs in round_keys:
+            round_key = of_epochs if len(epochs) == 1 else of_epochs[which[at]]
             left, right = right, left ^ (_mix(right ^ round_key) & mask)
-        out[walking] = (left << bits) | right
-        walking = out >= np.uint64(n)
-    return out.astype(np.int64)
+        walking = (left << bits) | right
+        out[at] = walking  # where it is not below n, the next round overwrites it
+        beyond = walking >= np.uint64(n)
+        at, walking = at[beyond], walking[beyond]
+    return out.reshape(position.shape)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
