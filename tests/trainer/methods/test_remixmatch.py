@@ -28,7 +28,6 @@ class TwoHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
         self.classes, self.rotation = (nn.Linear(12, 4).double() for _ in range(2))
         with torch.no_grad():
             self.classes.weight.mul_(8)
@@ -100,8 +99,8 @@ def expected(model: TwoHeads, batch: Batch, settings: Settings, data: Array, pre
 def test_a_step_is_that_of_the_paper(options: dict[str, Any]) -> None:
     settings = Settings(rampup_steps=8, **options)
     batch = make_batch(remixmatch, settings, SMALL, dtype=torch.float64)
-    model = TwoHeads()
-    learner = make_learner(remixmatch, settings, lambda: model)
+    learner = make_learner(remixmatch, settings, TwoHeads)
+    model = learner.model
     rng = np.random.default_rng(3)
     data, history = rng.dirichlet(np.ones(4)), rng.dirichlet(np.ones(4), 128)
     if settings.align:
