@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.ready-dev
+BENCH := .venv/.ready-bench
 # what building FFCV, an extra that the tests need, takes from the system
 SYSTEM := pkg-config libturbojpeg0-dev libopencv-dev g++ python3-dev
 
-.PHONY: demo test soak lint format wheel system clean bench-build
+.PHONY: demo test soak lint format wheel system clean bench bench-build bench-read bench-step
 
 demo: $(READY)          ## build the digits store, train supervised and RealMix from it, print the table, draw the curves
 	$(BIN)/python benchmarks/demo.py
@@ -20,6 +21,15 @@ soak: $(DEV)           ## the long half of the fault injection: minutes to an ho
 bench-build: $(DEV)     ## speed and size of builds against other tools; IMAGES=stores/cifar10 takes a store's images
 	$(BIN)/python benchmarks/build.py $(if $(IMAGES),--images $(IMAGES))
 	$(BIN)/python benchmarks/layouts.py $(if $(IMAGES),--images $(IMAGES))
+
+bench-read: $(BENCH)     ## shuffled reading against FFCV, DataLoader, WebDataset, MosaicML Streaming and zarr; IMAGES as above
+	$(BIN)/python benchmarks/reading.py $(if $(IMAGES),--images $(IMAGES))
+
+bench-step: $(BENCH)     ## a training step against its limit and, with PORT=MixMatch-pytorch, a PyTorch port; its scaling
+	$(BIN)/python benchmarks/step.py $(if $(IMAGES),--images $(IMAGES)) $(if $(PORT),--port $(PORT))
+	$(BIN)/python benchmarks/scaling.py $(if $(IMAGES),--images $(IMAGES))
+
+bench: bench-build bench-read bench-step   ## all of them: an hour, on a machine that does nothing else
 
 lint: $(DEV)          ## style and types
 	$(BIN)/ruff check .
@@ -49,6 +59,10 @@ $(DEV): pyproject.toml | $(BIN)/uv
 	@pkg-config --exists opencv4 libturbojpeg 2>/dev/null && command -v g++ >/dev/null || $(MAKE) --no-print-directory system
 	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[dev]'
 	touch $@ $(READY)
+
+$(BENCH): $(DEV)
+	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[bench]'
+	touch $@
 
 system:                 ## the system's packages (Debian, Ubuntu); asks for nothing
 	@if ! command -v apt-get >/dev/null; then echo "install what Debian calls: $(SYSTEM)" >&2; exit 1; fi; \

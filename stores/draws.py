@@ -94,24 +94,33 @@ def shuffled(position: np.ndarray, n: int, seed: int, purpose: str) -> np.ndarra
         int64 [...], each in [0, n).
     """
     position = np.atleast_1d(np.asarray(position, np.int64))
-    epoch, value = np.divmod(position, n)
+    epoch, value = np.divmod(position.ravel(), n)
     half_bits = max(1, (int(n - 1).bit_length() + 1) // 2)
     bits, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
-    keys = philox(key(seed, purpose), np.arange(6)[:, None], epoch.ravel() & 0xFFFFFFFF, epoch.ravel() >> 32)
-    round_keys = ((keys[0] << _HALF) | keys[1]).reshape(6, *epoch.shape)
+    epochs, which = np.unique(epoch, return_inverse=True)  # few, so their keys are cheap
+    keys = philox(key(seed, purpose), np.arange(6)[:, None], epochs & 0xFFFFFFFF, epochs >> 32)
+    round_keys = ((keys[0] << _HALF) | keys[1])[:, which]
     out = value.astype(np.uint64)
-    walking = np.ones(out.shape, bool)
-    while walking.any():
-        left, right = out[walking] >> bits, out[walking] & mask
-        for round_key in round_keys[:, walking]:
+    walking, now = np.arange(len(out)), out
+    while len(walking):
+        left, right = now >> bits, now & mask
+        for round_key in round_keys:
             left, right = right, left ^ (_mix(right ^ round_key) & mask)
-        out[walking] = (left << bits) | right
-        walking = out >= np.uint64(n)
-    return out.astype(np.int64)
+        now = (left << bits) | right
+        out[walking] = now
+        outside = now >= np.uint64(n)
+        walking, now, round_keys = walking[outside], now[outside], round_keys[:, outside]
+    return out.astype(np.int64).reshape(position.shape)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser (Steele, Lea & Flood 2014): a cheap 64-bit hash, the Feistel network's round function."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    """splitmix64's finaliser (Steele, Lea & Flood 2014): a cheap 64-bit hash, the Feistel network's round function.
+
+    In place: `x` is the caller's to give away.
+    """
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x

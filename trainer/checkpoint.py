@@ -23,6 +23,7 @@ from trainer.telemetry import Telemetry
 
 FORMAT = 2
 FILE = "checkpoint.pt"
+AGAIN = "start a new run under another --name"
 
 
 @dataclass
@@ -33,7 +34,7 @@ class State:
         method: the method's own tensors, on the device.
         step: updates done.
         seconds: of training and evaluation, over all resumptions.
-        history: one {"step", "test_error", "valid_error"} per evaluation.
+        history: one {"step", "test_error", "valid_error", …} per evaluation, see `Evaluator.run`.
         confusion: int64 [K, K] of the last evaluation.
     """
 
@@ -83,30 +84,41 @@ def save(folder: Path, state: State, identity: dict[str, Any]) -> None:
     manifest.write_atomically(folder / FILE, buffer.getbuffer())
 
 
-def load(folder: Path, state: State, identity: dict[str, Any], device: torch.device) -> None:
-    """Put `folder`'s checkpoint into `state`.
+def read(folder: Path, device: torch.device) -> dict[str, Any]:
+    """Content of `folder`'s checkpoint, see `save`.
 
     Raises:
-        StoreError: there is none, it is of another format, or of a run with another identity.
+        StoreError: there is none, or it is of another format.
         IntegrityError: it is truncated or damaged.
     """
     path = folder / FILE
-    again = "start a new run under another --name"
     try:
         with zipfile.ZipFile(path) as file:  # torch reads its zip files without looking at their checksums
             if (part := file.testzip()) is not None:
                 raise zipfile.BadZipFile(f"the checksum of '{part}' does not match")
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise StoreError(f"'{folder}' has no checkpoint", f"there is no '{path}'", again) from None
+        raise StoreError(f"'{folder}' has no checkpoint", f"there is no '{path}'", AGAIN) from None
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         why = str(error).split("\n")[0]
-        raise IntegrityError(f"the checkpoint '{path}' is truncated or damaged", why, again) from None
+        raise IntegrityError(f"the checkpoint '{path}' is truncated or damaged", why, AGAIN) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise StoreError(f"'{path}' is no checkpoint of this version of realmix", hint=again)
+        raise StoreError(f"'{path}' is no checkpoint of this version of realmix", hint=AGAIN)
+    return content
+
+
+def load(folder: Path, state: State, identity: dict[str, Any], device: torch.device) -> None:
+    """Put `folder`'s checkpoint into `state`.
+
+    Raises:
+        StoreError: as `read`, or it is of a run with another identity.
+        IntegrityError: as `read`.
+    """
+    content = read(folder, device)
     differing = [name for name in identity if content["identity"].get(name) != identity[name]]
     if differing:
-        raise StoreError(f"'{path}' is the checkpoint of another run", f"it differs in {', '.join(differing)}", again)
+        why = f"it differs in {', '.join(differing)}"
+        raise StoreError(f"'{folder / FILE}' is the checkpoint of another run", why, AGAIN)
     state.model.load_state_dict(content["model"])
     state.ema.load_state_dict(content["ema"])
     state.optimizer.load_state_dict(content["optimizer"])

@@ -1,4 +1,4 @@
-"""`realmix-train`: train from a split store, continue a run, list methods and their settings.
+"""`realmix-train`: train from a split store or continue a run; the commands beside that are in trainer/commands.
 
 `--help` and `--version` import neither torch nor zarr: everything heavy is imported where it is used.
 """
@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import stores
 from stores import errors
 from stores.errors import UsageError
+from trainer.commands import doctor, methods, results
+from trainer.options import Debug, Device, Json
 
 app = typer.Typer(
     invoke_without_command=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -22,8 +23,8 @@ app = typer.Typer(
     epilog="Example: `realmix-train --store stores/cifar10_250 --method realmix --seed 1`",
 )  # fmt: skip
 
-KEPT_ON_RESUME = ("method", "steps", "seed", "model", "device", "feed", "window", "copies", "batch", "engine",
-                  "threads", "eval_every", "checkpoint_every")  # fmt: skip
+KEPT_ON_RESUME = ("method", "steps", "seed", "model", "init", "device", "feed", "window", "copies", "batch", "engine",
+                  "threads", "eval_every", "checkpoint_every", "wandb")  # fmt: skip
 
 
 def main() -> None:
@@ -37,12 +38,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-def _debug(asked: bool) -> None:
-    if asked:
-        os.environ["REALMIX_DEBUG"] = "1"
-
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_debug)]
 Store = Annotated[
     str | None, typer.Option(help="Split store to train from: a folder, or s3://bucket/….", show_default=False)
 ]
@@ -50,6 +45,10 @@ Method = Annotated[str | None, typer.Option(help="Training method, see `methods`
 Steps = Annotated[int | None, typer.Option(help="Updates.", show_default="500000, the paper's")]
 Seed = Annotated[int | None, typer.Option(help="Of weights, order and draws.", show_default="1")]
 Model = Annotated[str | None, typer.Option(help="Network; wrn-10-1 suits a CPU.", show_default="wrn-28-2, the paper's")]
+Init = Annotated[
+    str | None,
+    typer.Option(metavar="RUN", help="Train this run's network further, with new heads.", show_default=False),
+]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
 Name = Annotated[str | None, typer.Option(help="Folder of this run.", show_default="STORE_METHOD_sSEED")]
 Set = Annotated[
@@ -57,7 +56,6 @@ Set = Annotated[
 ]
 Copies = Annotated[int | None, typer.Option(help="Train on the first K stored copies.", show_default="all")]
 Batch = Annotated[int | None, typer.Option(help="Labelled images a step.", show_default="64")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")]
 Feed = Annotated[
     str | None,
     typer.Option(
@@ -76,7 +74,10 @@ CheckpointEvery = Annotated[
 Resume = Annotated[
     Path | None, typer.Option(metavar="RUN", help="Continue this run, with its own settings.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")]
+Wandb = Annotated[
+    bool | None,
+    typer.Option("--wandb", help="Send curves to Weights & Biases too (extra `wandb`).", show_default=False),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the last line.")]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)]
 
@@ -89,6 +90,7 @@ def train(
     steps: Steps = None,
     seed: Seed = None,
     model: Model = None,
+    init: Init = None,
     runs: Runs = Path("runs"),
     name: Name = None,
     assignments: Set = None,
@@ -101,6 +103,7 @@ def train(
     threads: Threads = None,
     eval_every: EvalEvery = None,
     checkpoint_every: CheckpointEvery = None,
+    wandb: Wandb = None,
     resume: Resume = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -133,52 +136,5 @@ def train(
     show_result(last_line(path, result), json.dumps({"run": str(path), **result}) if as_json else None)
 
 
-@app.command()
-def methods(
-    name: Annotated[str | None, typer.Argument(help="A method; all of them by default.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    debug: Debug = False,
-) -> None:
-    """List methods and their settings."""
-    from trainer.methods import METHODS, load_method
-
-    chosen = [load_method(name)] if name is not None else [load_method(known) for known in METHODS]
-    from trainer.config import RunConfig
-
-    described: dict[str, dict[str, Any]] = {
-        m.NAME: {"summary": m.SUMMARY, "settings": _settings(m.Settings), "presets": m.PRESETS} for m in chosen
-    }
-    common = [row for row in _settings(RunConfig) if row["name"] not in ("store", "method")]
-    if as_json:
-        typer.echo(json.dumps({"methods": described, "run": common}))
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    tables = [(f"{name}: {entry['summary']}", entry["settings"], entry["presets"]) for name, entry in described.items()]
-    for title, rows, presets in [*tables, ("every method", common, {})]:
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-        for column in ("setting", "default", "meaning"):
-            table.add_column(column)
-        for row in rows:
-            table.add_row(row["name"], str(row["default"]), row["help"])
-        console.print(table)
-        for family, values in presets.items():
-            console.print(f"  preset {family}: {_assignments(values)}", markup=False)
-        if presets:
-            console.print()
-
-
-def _settings(cls: type) -> list[dict[str, Any]]:
-    """Name, default and help of each field of a settings dataclass."""
-    import dataclasses
-
-    fields = dataclasses.fields(cls)
-    return [{"name": f.name, "default": f.default, "help": f.metadata.get("help", "")} for f in fields]
-
-
-def _assignments(values: dict[str, Any]) -> str:
-    flat = {key: value for key, value in values.items() if key != "run"} | values.get("run", {})
-    return " ".join(f"{key}={value}" for key, value in flat.items())
+for command in (results.eval, results.predict, results.export, results.report, methods.methods, doctor.doctor):
+    app.command()(command)

@@ -56,10 +56,12 @@ class RunConfig:
         "auto", "compiled fuses the step's operations; takes a minute to start"
     )
     cuda_graph: bool = _option(True, "a compiled step on one GPU is recorded once and replayed")
+    init: str | None = _option(None, "run or .safetensors file whose network is trained further, with new heads")
     copies: int | None = _option(None, "train on the first K stored copies; None: all", min=1)
     flip: bool | None = _option(None, "weak views flip horizontally, p = 1/2; None: as the store says")
     shift: int | None = _option(None, "largest shift of weak views in pixels; None: as the store says", min=0)
     eval_every: int | None = _option(None, "steps between evaluations; None: a 25th of the run, 100 to 1024", min=1)
+    eval_raw: bool = _option(False, "evaluate the live weights beside the averaged ones each time, not only at the end")
     checkpoint_every: int | None = _option(None, "steps between checkpoints; None: as eval_every", min=1)
     log_every: int = _option(50, "steps between lines in metrics.jsonl", min=1)
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "where the network runs")
@@ -76,6 +78,7 @@ class RunConfig:
     scratch: str | None = _option(None, "folder of a mapped pool's file, gone after the run; None: the system's")
     threads: int | None = _option(None, "CPU threads of torch; None: torch's choice", min=1)
     tensorboard: bool = _option(True, "write TensorBoard events beside metrics.jsonl")
+    wandb: bool = _option(False, "send curves and pictures to Weights & Biases too; needs the extra `wandb`")
 
     def __post_init__(self) -> None:
         parse_size(self.window)
@@ -107,6 +110,7 @@ def build(
         preset |= {name: value for name, value in values.items() if name != "run"}
         run_values |= values.get("run", {})
     settings_values: dict[str, Any] = preset
+    published = run_values.pop("ema_decay", 0.0)
     run_types, settings_types = types_of(RunConfig), types_of(method.Settings)
     assert not run_types.keys() & settings_types.keys(), f"{method.NAME} repeats a field of RunConfig"
     for assignment in assignments:
@@ -125,6 +129,8 @@ def build(
             hint = f"`realmix-train methods {method.NAME}` lists the settings of {method.NAME}"
             raise UsageError(f"unknown setting '{name}'", suggest(name, known), hint)
     run_values |= {name: value for name, value in flags.items() if value is not None}
+    if published and run_values.get("steps", RunConfig.steps) * (1 - published) >= 20:  # else automatic, see `resolve`
+        run_values.setdefault("ema_decay", published)
     run, settings = RunConfig(**run_values), method.Settings(**settings_values)
     check(run)
     check(settings)

@@ -1,7 +1,8 @@
 """Evaluation: averaged weights with the live BatchNorm statistics, on the test set and any validation set.
 
 Three numbers describe a run, because papers differ in which they quote: the last evaluation, the median of the last 20
-(MixMatch, RealMix), and the test error where the validation error was lowest (Oliver et al. 2018). Nothing here trains.
+(MixMatch, RealMix), and the test error where the validation error was lowest (Oliver et al. 2018). The live weights can
+be looked at beside the averaged ones; they decide nothing. Nothing here trains.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,14 +37,40 @@ class Evaluator:
             raise StoreError(f"'{store.path}' has no test images")
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
-    def run(self, ema: Ema) -> tuple[dict[str, float], Tensor]:
-        """Evaluate.
+    def run(self, ema: Ema, raw: bool = False) -> tuple[dict[str, float], Tensor]:
+        """Evaluate the averaged weights, which stay in `self.model`.
+
+        Args:
+            raw: evaluate the live weights too, which takes as long again.
 
         Returns:
-            {"test_error": per cent, "valid_error": per cent, if there is a validation set}
+            {"test_error": per cent, "valid_error": per cent, if there is a validation set}, with `raw` also
+            "raw_test_error" and "raw_valid_error", of the live weights
             test confusion matrix, int64 [K, K] on the host: rows are true classes, columns predicted ones.
         """
+        live: dict[str, float] = {}
+        if raw:
+            self.model.load_state_dict(ema.model.state_dict())
+            live = {f"raw_{name}": value for name, value in self._errors()[0].items()}
         ema.apply_to(self.model)
+        errors, confusion = self._errors()
+        return errors | live, confusion
+
+    def held_out(self, part: Literal["test", "valid"]) -> tuple[Tensor, Tensor]:
+        """What `self.model` says of those images: float32 [n, K], and their classes int64 [n]; both on the host."""
+        held = self._test if part == "test" else self._valid
+        if held is None:
+            return torch.empty(0, self._num_classes), torch.empty(0, dtype=torch.int64)
+        return self.logits(held[0]).cpu(), held[1].cpu()
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """What `self.model` says of uint8 [n, H, W, 3] images: float32 [n, K] on the device."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            parts = [self.model(scale(part.to(self._device))) for part in images.split(BATCH)]
+        return torch.cat(parts)
+
+    def _errors(self) -> tuple[dict[str, float], Tensor]:
         assert self._test is not None
         confusion = self._confusion(*self._test)
         errors = {"test_error": error(confusion)}
@@ -57,14 +84,14 @@ class Evaluator:
             return None
         return torch.from_numpy(array.read(rows)).to(self._device), torch.from_numpy(labels[rows]).to(self._device)
 
-    @torch.no_grad()
     def _confusion(self, images: Tensor, labels: Tensor) -> Tensor:
-        predictions = []
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            for part in images.split(BATCH):
-                predictions.append(self.model(scale(part)).argmax(1))
-        cells = labels * self._num_classes + torch.cat(predictions)
-        return torch.bincount(cells, minlength=self._num_classes**2).view(self._num_classes, -1).cpu()
+        return confusion_matrix(self.logits(images).argmax(1), labels, self._num_classes)
+
+
+def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """int64 [K, K] on the host from int64 [n] twice: rows are true classes, columns predicted ones."""
+    cells = labels * num_classes + predicted
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, -1).cpu()
 
 
 def error(confusion: Tensor) -> float:
@@ -85,7 +112,8 @@ def summary(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         error_last; error_median20, of the last min(20, n) evaluations, their number in median_of;
         error_best_by_valid, the test error of the first evaluation with the lowest validation error, and its step
-        best_step (both None without a validation set); evaluations, their number.
+        best_step (both None without a validation set); evaluations, their number; raw_error_last, of the live weights
+        (None unless the last evaluation looked at them).
     """
     last = [entry["test_error"] for entry in history[-MEDIAN_OF:]]
     validated = [entry for entry in history if "valid_error" in entry]
@@ -96,5 +124,6 @@ def summary(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "median_of": len(last),
         "error_best_by_valid": best["test_error"] if best else None,
         "best_step": best["step"] if best else None,
+        "raw_error_last": history[-1].get("raw_test_error"),
         "evaluations": len(history),
     }

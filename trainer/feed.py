@@ -22,11 +22,12 @@ from trainer import augment, distributed, schedules
 from trainer.config import RunConfig
 from trainer.homes import Home, choose, open_images
 from trainer.memory import require_memory
-from trainer.methods.contract import Kind, Method, Sizes, Views
+from trainer.methods.contract import Kind, Method, Policy, Sizes, Views
+from trainer.policies import ctaugment, randaugment
 from trainer.pool import Pool
 from trainer.shuffled import Shuffled
 from trainer.stream import Stream
-from trainer.transfer import Transfer
+from trainer.to_device import Transfer
 from trainer.views import Raw
 
 
@@ -137,7 +138,8 @@ class Feed:
         """What one view of `count` samples draws."""
         assert self._run.flip is not None, "a resolved configuration"
         assert self._run.shift is not None
-        return {"weak": augment.draw_weak(rng, count, self._run.flip, self._run.shift)}
+        weak = {"weak": augment.draw_weak(rng, count, self._run.flip, self._run.shift)}
+        return weak | draw_policy(rng, kind, self.views.policy, count, self._store.dataset.image_size)
 
 
 def settle(store: SplitStore, views: Views, run: RunConfig, device: torch.device) -> RunConfig:
@@ -171,6 +173,19 @@ def pool_rows(store: SplitStore, views: Views) -> np.ndarray:
     if not len(rows):
         raise StoreError(f"'{store.path}' has no unlabelled images", hint="--method supervised trains without any")
     return rows
+
+
+def draw_policy(
+    rng: np.random.Generator, kind: Kind, policy: Policy | None, count: int, size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """What a view of images of this height and width draws beyond its flip and shift."""
+    if kind == "weak":
+        return {}
+    if kind == "probe":
+        return ctaugment.draw_probe(rng, count, size)
+    if policy == "ctaugment":
+        return ctaugment.draw(rng, count, size)
+    return randaugment.draw(rng, count, size, "uda" if policy == "uda" else "fixmatch")
 
 
 def _num_copies(store: SplitStore, views: Views, asked: int | None) -> int | None:

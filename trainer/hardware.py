@@ -27,11 +27,7 @@ def resolve(run: RunConfig) -> RunConfig:
     Raises:
         UsageError: --device cuda on a machine without.
     """
-    if run.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "no CUDA device is usable", "torch.cuda.is_available() is false", "--device cpu trains on the CPU"
-        )
-    device = kind(run.device)
+    device = usable(run.device)
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     precision = run.precision if run.precision != "auto" else "bf16" if multiplies_bf16(device) else "fp32"
@@ -45,6 +41,19 @@ def resolve(run: RunConfig) -> RunConfig:
 def kind(asked: str) -> Literal["cpu", "cuda"]:
     """ "cpu" or "cuda", for "auto" whichever is there."""
     return "cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def usable(asked: str) -> Literal["cpu", "cuda"]:
+    """As `kind`.
+
+    Raises:
+        UsageError: "cuda" on a machine without, or another name.
+    """
+    if asked not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"'--device {asked}' is no device", hint="auto, cpu or cuda")
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device is usable", "torch.cuda.is_available() is false", "--device cpu uses the CPU")
+    return kind(asked)
 
 
 def device(run: RunConfig) -> torch.device:

@@ -4,9 +4,9 @@
                            time, so all three have one order, and a resumed run may have another home.
     stream                 read from the store as it is needed, in an order of its own, within `--window` bytes.
 
-A pool of copies may hold them as they were stored, or images and boxes that they are drawn from (`trainer.drawn`): the
-same pixels for a fiftieth of the memory, there in a second. So that is the default wherever the recipe allows it, but
-for stores whose copies are FFCV's: who made those wants FFCV to read them.
+A resident pool of copies holds them as they were stored, or images and boxes that they are drawn from
+(`trainer.drawn`): the same pixels for a fiftieth of the memory, there in a second. So that is the default wherever the
+recipe allows it, but for stores whose copies are FFCV's alone: who made those wants FFCV to read them.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Home:
     scratch: Path | None = None
 
     def __str__(self) -> str:
-        """`copies drawn from images in memory (0.15 GiB)`"""
-        amount = f"({self.size / 2**30:.2f} GiB)"
+        """`copies drawn from images in memory (155.2 MiB)`"""
+        amount = f"({self.size / 2**30:.2f} GiB)" if self.size >= 1 << 30 else f"({self.size / 2**20:.1f} MiB)"
         if self.kind == "stream":
             return f"streamed from the store through a window {amount}"
         where = {"device": "GPU memory", "host": "memory", "mapped": "a mapped scratch file"}[self.kind]

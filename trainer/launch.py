@@ -21,14 +21,15 @@ import stores
 from stores import SplitStore, manifest, open_store
 from stores.errors import Interrupted, RealMixError, ResourceError, StoreError, UsageError
 from stores.storage import Location, stores_in
-from trainer import checkpoint, config, distributed, engine, hardware, loop, weights
+from trainer import assess, boards, checkpoint, config, distributed, engine, hardware, loop, transfer, views, weights
 from trainer import run as rundir
+from trainer.boards import Curves
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.evaluate import Evaluator, per_class_error, summary
 from trainer.feed import Feed, settle
-from trainer.log import Console, Curves, header
+from trainer.log import Console, header
 from trainer.methods import load_method
 from trainer.models import build_model
 from trainer.run import Run
@@ -60,17 +61,23 @@ def start(
         raise UsageError(
             f"'{name}' is no name of a run", "it becomes a folder in --runs", "use letters, digits, _ and -"
         )
+    boards.require(run)
     distributed.by_first(lambda: rundir.refuse_existing(path))
+    backbone = None
+    if run.init is not None:
+        backbone = transfer.read(run.init, run.model)
+        run = dataclasses.replace(run, init=str(backbone.path))
     record = {
         "command": sys.argv,
         "run": dataclasses.asdict(run),
         "settings": dataclasses.asdict(settings),
         "deviations": deviations,
+        "init": None if backbone is None else backbone.describe(),
         "store": describe(store),
         "device": hardware.describe(run),
         "versions": versions(),
     }
-    return path, _execute(path, None, record, store, run, settings, quiet)
+    return path, _execute(path, None, record, store, run, settings, quiet, backbone)
 
 
 def resume(path: Path, store_path: str | Path | None = None, quiet: bool = False) -> tuple[Path, dict[str, Any]]:
@@ -107,6 +114,7 @@ def _execute(
     run: RunConfig,
     settings: Any,
     quiet: bool,
+    backbone: transfer.Backbone | None = None,
 ) -> dict[str, Any]:
     """Build the parts, make the directory unless it exists, train, write the result."""
     assert run.bn_momentum is not None, "a resolved configuration"
@@ -115,8 +123,12 @@ def _execute(
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: VAT's direction is a small difference of two predictions
     torch.manual_seed(run.seed)
-    model = build_model(run.model, store.num_classes, run.bn_momentum, method.views(settings).rotation).to(device)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    declared = method.views(settings)
+    views.check(declared, run.batch, store.dataset.image_size)
+    model = build_model(run.model, store.num_classes, run.bn_momentum, declared.rotation)
+    if backbone is not None:
+        transfer.load_into(model, backbone)
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     state = State(
         model, engine.build_optimizer(model, run), Ema(model, run.ema_decay), Telemetry(run.log_every),
         {name: tensor.to(device) for name, tensor in method.init_state(store.num_classes, settings).items()},
@@ -135,11 +147,13 @@ def _execute(
         return folder
 
     folder = distributed.by_first(open_folder) or Run(path, record)
-    curves = Curves(path / "tensorboard", state.step) if run.tensorboard and first else None
+    curves = Curves(path, state.step, run, record) if first and (run.tensorboard or run.wandb) else None
     again = f"continue with `realmix-train --resume {path}`"
     with Console(run.steps, state.step, feed.images_per_step, quiet or not first) as console:
         for line in header(store, run, config.changed(settings), feed, record["deviations"]):
             console.say(line)
+        if run.init is not None:
+            console.say(f"init    {run.init}")
         console.say(f"run in  {path}" + (f", continued at step {state.step:,}" if state.step else ""))
         try:
             loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves)
@@ -169,14 +183,14 @@ def _execute(
     if not first:
         return {}
     state.ema.apply_to(evaluator.model)
-    weights.export(path, evaluator.model, run.model, store.class_names)
-    result = outcome(state, store, run)
+    weights.export(path, evaluator.model, run.model, store.class_names, store.dataset.image_size)
+    result = outcome(state, store, run, assess.assess(evaluator, store))
     folder.write_result(result)
     return result
 
 
-def outcome(state: State, store: SplitStore, run: RunConfig) -> dict[str, Any]:
-    """Content of result.json. Errors in per cent."""
+def outcome(state: State, store: SplitStore, run: RunConfig, assessment: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of result.json. Errors in per cent; for the assessment see `assess`."""
     assert state.confusion is not None, "the last step is always evaluated"
     return {
         "method": run.method,
@@ -191,6 +205,8 @@ def outcome(state: State, store: SplitStore, run: RunConfig) -> dict[str, Any]:
         "per_class_error": per_class_error(state.confusion, store.class_names),
         "confusion": state.confusion.tolist(),
         "ood": {**state.telemetry.counts, **mask_quality(state.telemetry.counts)} or None,
+        "calibration": assessment["calibration"],
+        "detection": assessment["detection"],
         "history": state.history,
     }
 
@@ -235,6 +251,8 @@ def describe(store: SplitStore) -> dict[str, Any]:
         "protocol": store.protocol,
         "split_seed": store.seed,
         "class_names": store.class_names,
+        "image_size": list(store.dataset.image_size),
+        "gamma": store.gamma,
         "counts": {name: len(getattr(store, name)) for name in ("labeled", "unlabeled", "valid", "test")},
         "num_copies": store.dataset.num_copies,
     }

@@ -1,4 +1,4 @@
-"""What a person sees of a run: header, progress line, evaluations, last line; and the same curves for TensorBoard.
+"""What a person sees of a run: header, progress line, evaluations, last line.
 
 A terminal gets a rich progress line, anything else a plain line about every ten seconds. All of it goes to stderr
 except the last line, which names the run and its error. Nothing here reads a tensor, so it never makes the loop wait.
@@ -11,14 +11,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from typing import Any
 
 REDRAW_S = 0.2
 PLAIN_S = 10.0
-NOT_CURVES = ("kind", "step")
 
 
 class Console:
@@ -88,24 +84,6 @@ class Console:
         self._error = f"error {record['test_error']:.2f} %"
         valid = f", valid {record['valid_error']:.2f} %" if "valid_error" in record else ""
         self.say(f"step {record['step']:,}: error {record['test_error']:.2f} %{valid}  {self._losses}")
-
-
-class Curves:
-    """TensorBoard events in `folder`; a resumed run hides what a killed one wrote after `start`."""
-
-    def __init__(self, folder: Path, start: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: SummaryWriter = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Every number of a line of metrics.jsonl, under its kind."""
-        for name, value in record.items():
-            if name not in NOT_CURVES:
-                self._writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def header(store: Any, run: Any, changed: Mapping[str, Any], feed: Any, deviations: Sequence[str]) -> list[str]:

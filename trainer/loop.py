@@ -15,15 +15,17 @@ from typing import Any
 
 from stores.errors import Interrupted, RealMixError
 from trainer import checkpoint, distributed, schedules
+from trainer.boards import Curves
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.engine import build_step
 from trainer.evaluate import Evaluator
 from trainer.feed import Feed
-from trainer.log import Console, Curves
+from trainer.log import Console
 from trainer.methods.contract import Method
 from trainer.prefetch import Prefetch
 from trainer.run import Run
+from trainer.views import Raw, make_batch
 
 AGREE_EVERY = 10  # steps between two questions whether any process was told to stop
 
@@ -42,7 +44,7 @@ def train(
     assert run.checkpoint_every is not None
     step = build_step(state, method, settings, run, feed.schedule_names)
     clock = _Clock(state.seconds)
-    first = distributed.rank() == 0
+    first, shown = distributed.rank() == 0, (state.step, run.steps - 1)
 
     def due(every: int) -> bool:
         return state.step % every == 0 or state.step == run.steps
@@ -69,11 +71,19 @@ def train(
 
     def evaluate() -> None:
         with clock.aside():
-            errors, state.confusion = evaluator.run(state.ema)
+            errors, state.confusion = evaluator.run(state.ema, raw=run.eval_raw or state.step == run.steps)
         state.history.append({"step": state.step, **errors})
         record = {"kind": "eval", **state.history[-1], "seconds": clock.total}
         note(record)
+        if curves is not None:
+            curves.confusion(state.confusion, state.step)
         console.evaluated(record)
+
+    def show(raw: Raw) -> None:
+        with clock.aside():
+            batch = make_batch(raw, method.views(settings), feed.schedule_names, state.method)
+            if curves is not None:
+                curves.batch(batch, state.step + 1)
 
     def save() -> None:
         with clock.aside():
@@ -83,6 +93,8 @@ def train(
     with feed, Prefetch(feed.prepare, range(state.step, run.steps)) as ahead, _until_stopped() as stopped:
         while state.step < run.steps:
             raw = feed.batch(ahead.take())
+            if curves is not None and state.step in shown:
+                show(raw)
             state.telemetry.add(step(raw), raw.ood)
             state.step += 1
             console.tick(state.step, ahead.waited)

@@ -6,8 +6,6 @@ data.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -35,7 +33,7 @@ def tsa_mask(logits: Tensor, targets: Tensor, threshold: Tensor | float, legacy:
     return below.any(1).to(p.dtype)
 
 
-def ood_mask(confidence: Tensor, gamma: float, strict: bool = False) -> Tensor:
+def ood_mask(confidence: Tensor, gamma: float | Tensor, strict: bool = False) -> Tensor:
     """Out-of-distribution mask (RealMix): drop the share γ of the rows with the least confidence.
 
     By rank: exactly ⌊γn⌋ rows are dropped, of equal confidence the first ones; γ = 0 keeps all, γ = 1 none; a larger γ
@@ -43,21 +41,22 @@ def ood_mask(confidence: Tensor, gamma: float, strict: bool = False) -> Tensor:
 
     Args:
         confidence: [n].
-        gamma: in [0, 1].
+        gamma: in [0, 1], a number or 0-dim on the same device.
         strict: keep what exceeds the ⌊γn⌋-th smallest confidence (counted from 0), as the authors' code does: one row
             more is dropped, and with it all its equals.
     """
     confidence = confidence.detach()
-    keep = torch.ones_like(confidence, dtype=wide(confidence.dtype))
-    rows = len(confidence)
-    drop = math.floor(gamma * rows + 1e-6)  # .29 · 100 is 28.999… in floating point
-    if gamma <= 0:
-        return keep
-    if drop >= rows:
-        return torch.zeros_like(keep)
+    rows, device = len(confidence), confidence.device
+    share = gamma if isinstance(gamma, Tensor) else torch.full((), gamma, dtype=torch.float64, device=device)
+    drop = (share.to(torch.float64) * rows + 1e-6).to(torch.int64)  # .29 · 100 is 28.999… in floating point
+    order = confidence.argsort(stable=True)
     if strict:
-        return (confidence > confidence.sort().values[drop]).to(keep.dtype)
-    return keep.scatter(0, confidence.argsort(stable=True)[:drop], 0.0)
+        last = confidence[order].index_select(0, drop.clamp(max=rows - 1).view(1))
+        keep = (confidence > last) | (share <= 0)
+    else:
+        rank = torch.empty_like(order).scatter(0, order, torch.arange(rows, device=device))
+        keep = rank >= drop
+    return keep.to(wide(confidence.dtype))
 
 
 def kept_mean(values: Tensor, keep: Tensor) -> Tensor:

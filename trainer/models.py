@@ -21,6 +21,7 @@ from trainer.ops import wide, widen
 
 SLOPE = 0.1
 EPS = 1e-3
+HEADS = ("head", "rotation")  # the modules that belong to a task and not to the backbone
 
 
 def build_model(name: str, num_classes: int, bn_momentum: float = 0.001, rotation: bool = False) -> WideResNet:

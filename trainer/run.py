@@ -3,7 +3,7 @@
     config.json        resolved settings, command, store and fingerprint, versions, device, deviations from the papers
     metrics.jsonl      a line every `log_every` steps and one per evaluation
     checkpoint.pt      the newest state
-    tensorboard/       the same curves for TensorBoard
+    tensorboard/       the same curves for TensorBoard, and pictures
     model.safetensors  averaged weights and BatchNorm statistics, at the end
     result.json        errors, confusion matrix, seconds; written last: a run with it is finished
 

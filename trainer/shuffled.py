@@ -22,7 +22,7 @@ class Shuffled:
     def __init__(self, pool: Pool | Drawn, size: int, seed: int, purpose: str) -> None:
         self.pool, self._size, self._seed, self._purpose = pool, size, seed, purpose
         self.home, self.image_shape = pool.home, pool.image_shape
-        self._block = -1  # whose order is in _order
+        self._known = (-1, np.empty((0, 0), np.int64))  # a block of steps and its order; one tuple, for any thread
 
     def __len__(self) -> int:
         return len(self.pool)
@@ -30,11 +30,12 @@ class Shuffled:
     def samples(self, step: int) -> np.ndarray:
         """int64 [size], samples of the pool."""
         block, offset = divmod(step, BLOCK)
-        if self._block != block:
+        known, order = self._known
+        if known != block:
             positions = np.arange(block * BLOCK * self._size, (block + 1) * BLOCK * self._size)
-            self._order = shuffled(positions, len(self.pool), self._seed, self._purpose).reshape(BLOCK, self._size)
-            self._block = block
-        return self._order[offset]
+            order = shuffled(positions, len(self.pool), self._seed, self._purpose).reshape(BLOCK, self._size)
+            self._known = block, order
+        return order[offset]
 
     def take(self, step: int, pin: bool = False) -> tuple[np.ndarray, Tensor]:
         """A step's samples, int64 [size], and their pixels, uint8 [size, H, W, 3] on the pool's home, page-locked if

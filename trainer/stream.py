@@ -20,6 +20,7 @@ from stores.errors import UsageError
 from stores.ffcv import BetonArray
 from stores.storage import parallel
 from trainer.mixing import Mixing
+from trainer.pool import empty
 
 WHOLE = 0.75  # share of its rows from which on a block is decoded in place, the other rows with it
 OPEN = 0.75  # share of the window that open blocks take; the rest is for reading ahead
@@ -78,7 +79,7 @@ class Stream:
             self._seek(start)
         self._position = -1  # nowhere, should an error end this
         samples = np.empty(self._size, np.int64)
-        out = torch.empty((self._size, self._flat.shape[1]), dtype=torch.uint8, pin_memory=pin)
+        out = empty((self._size, self._flat.shape[1]), self._flat.dtype, pin)
         pixels, done = out.numpy(), 0
         while done < self._size:
             end = min(self._offset + self._size - done, len(self._samples))

@@ -1,74 +1,106 @@
-"""A step's inputs on their way to the GPU: copied on a stream of their own, ahead of the step, without anybody waiting.
+"""Transfer learning: a new run that starts from a trained network, all but its heads.
 
-The thread that prepares a step enters `aside`, moves what it made and records an event; the training thread makes its
-stream wait for the event, which the host does not. On a CPU all of it is the identity. Pages for the way come from
-torch's caching host allocator, which hands them out again when the copy from them is done.
+What is taken over are a finished run's averaged weights and its BatchNorm statistics, that is, what was evaluated.
+Heads, optimizer and step counter start anew, and the new run's average starts from the loaded weights: any method can
+follow any other, on other classes. A run that is resumed never reads the file again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
 
-import torch
-from torch import Tensor
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
 
-T = TypeVar("T")
-
-
-class Transfer:
-    """Moves tensors to `device`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        if self._stream is not None:  # what a pool was loaded by comes first
-            self._stream.wait_stream(torch.cuda.current_stream(device))
-
-    def aside(self) -> contextlib.AbstractContextManager[object]:
-        """What the calling thread asks of the GPU within goes to the transfer's own stream."""
-        return torch.cuda.stream(self._stream) if self._stream is not None else contextlib.nullcontext()
-
-    def send(self, inputs: T) -> tuple[T, torch.cuda.Event | None]:
-        """Move every tensor of `inputs` (see `each_tensor`), within `aside`; and the event that they are there."""
-        if self._stream is None:
-            return inputs, None
-        sent = each_tensor(inputs, self._move)
-        event = torch.cuda.Event()
-        event.record(self._stream)
-        return sent, event
-
-    def receive(self, inputs: T, event: torch.cuda.Event | None) -> T:
-        """What was sent, for the current stream of the calling thread: its next work comes after the event."""
-        if event is None:
-            return inputs
-        stream = torch.cuda.current_stream(self._device)
-        stream.wait_event(event)
-
-        def used(tensor: Tensor) -> Tensor:
-            tensor.record_stream(stream)  # its memory belongs to the other stream, which must not reuse it yet
-            return tensor
-
-        return each_tensor(inputs, used)
-
-    def _move(self, tensor: Tensor) -> Tensor:
-        if tensor.device == self._device:
-            return tensor
-        return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(self._device, non_blocking=True)
+from stores.errors import StoreError, UsageError
+from trainer import weights
+from trainer.models import HEADS
 
 
-def each_tensor(inputs: T, change: Callable[[Tensor], Tensor]) -> T:
-    """The same dataclass, mapping or tuple with every tensor in it changed; anything else stays as it is."""
-    found: Any = inputs
-    if isinstance(found, Tensor):
-        return change(found)  # type: ignore[return-value]
-    if isinstance(found, Mapping):
-        return {name: each_tensor(value, change) for name, value in found.items()}  # type: ignore[return-value]
-    if isinstance(found, tuple):
-        return tuple(each_tensor(value, change) for value in found)  # type: ignore[return-value]
-    if dataclasses.is_dataclass(found) and not isinstance(found, type):
-        fields = {f.name: each_tensor(getattr(found, f.name), change) for f in dataclasses.fields(found)}
-        return dataclasses.replace(found, **fields)  # type: ignore[return-value]
-    return inputs
+@dataclass(frozen=True)
+class Backbone:
+    """A trained network without its heads.
+
+    Attributes:
+        path: of the file, absolute.
+        sha256: of its bytes.
+        tensors: float32, by their names in the network.
+    """
+
+    path: Path
+    sha256: str
+    tensors: dict[str, Tensor]
+
+    def describe(self) -> dict[str, str]:
+        """What a run's record says about where it started."""
+        return {"path": str(self.path), "sha256": self.sha256}
+
+
+def read(source: str, model: str) -> Backbone:
+    """Read a backbone.
+
+    Args:
+        source: a run's folder, or a .safetensors file of averaged weights.
+        model: name of the network that is to take it, "wrn-28-2".
+
+    Raises:
+        StoreError: there is no such run or file, the run has not finished, or the file is no safetensors file.
+        UsageError: it holds another network.
+    """
+    path = Path(source).resolve()
+    if path.is_dir():
+        path = _weights_of(path)
+    if not path.is_file():
+        raise StoreError(f"'{source}' does not exist", hint="--init takes a run's folder or its model.safetensors")
+    data = path.read_bytes()
+    try:
+        tensors = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise StoreError(
+            f"'{path}' is no safetensors file, or a damaged one", str(error), "--init takes a run's model.safetensors"
+        ) from None
+    about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    if about.get("model", model) != model:
+        raise UsageError(
+            f"'{path}' holds a {about['model']}, the run trains a {model}", hint=f"--model {about['model']}"
+        )
+    if about.get("input", weights.INPUT) != weights.INPUT:
+        raise StoreError(f"the network in '{path}' takes other pixels", f"{about['input']}, not {weights.INPUT}")
+    tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] not in HEADS}
+    return Backbone(path, hashlib.sha256(data).hexdigest(), tensors)
+
+
+def load_into(network: nn.Module, backbone: Backbone) -> None:
+    """Put a backbone into a network whose heads stay as they are.
+
+    Raises:
+        UsageError: its tensors have other names or shapes.
+    """
+    own = {name: t.shape for name, t in network.state_dict().items() if name.split(".")[0] not in HEADS}
+    theirs = {name: tensor.shape for name, tensor in backbone.tensors.items()}
+    differing = [name for name in sorted(own.keys() | theirs.keys()) if own.get(name) != theirs.get(name)]
+    if differing:
+        name = differing[0]
+        shapes = [str(tuple(shapes[name])) if name in shapes else "nothing" for shapes in (theirs, own)]
+        raise UsageError(
+            f"'{backbone.path}' holds another network than the run's",
+            f"'{name}' is {shapes[0]} there and {shapes[1]} here",
+        )
+    network.load_state_dict(backbone.tensors, strict=False)
+
+
+def _weights_of(folder: Path) -> Path:
+    """The file of averaged weights in a run's folder."""
+    if (folder / weights.FILE).is_file():
+        return folder / weights.FILE
+    if (folder / "config.json").is_file():
+        raise StoreError(
+            f"the run '{folder}' has not finished", f"it has no '{weights.FILE}' yet",
+            f"`realmix-train --resume {folder}` finishes it",
+        )  # fmt: skip
+    raise StoreError(f"'{folder}' is no run", f"there is no '{weights.FILE}' in it",
+                     "--init takes a run's folder or its model.safetensors")  # fmt: skip

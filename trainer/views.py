@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stores.errors import UsageError
 from trainer import augment
-from trainer.methods.contract import Batch, Views
+from trainer.methods.contract import Batch, Kind, Views, require
+from trainer.policies import ctaugment, randaugment
 
 
 @dataclass
@@ -37,6 +39,20 @@ class Raw:
     ood: Tensor | None = None
 
 
+def check(declared: Views, batch: int, size: tuple[int, int]) -> None:
+    """Refuse what the declared views cannot be made of: `batch` labelled images of the given height and width.
+
+    Raises:
+        UsageError: rotations of a batch without quarters, or of images that are not square.
+    """
+    if not declared.rotation:
+        return
+    require(batch % 4 == 0, "batch", batch, "a multiple of 4: rotations turn a quarter of the images each way")
+    if size[0] != size[1]:
+        raise UsageError("images must be square to be rotated", f"these are {size[0]} pixels high, {size[1]} wide",
+                         "--set lambda_rotation=0 trains without")  # fmt: skip
+
+
 def make_batch(raw: Raw, declared: Views, names: tuple[str, ...], state: Mapping[str, Tensor]) -> Batch:
     """Make every view that a method declared.
 
@@ -50,20 +66,34 @@ def make_batch(raw: Raw, declared: Views, names: tuple[str, ...], state: Mapping
         _view(rows, kind, drawn, declared, state) for rows, kind, drawn in zip(images, kinds, raw.views, strict=True)
     ]
     labeled, unlabeled = made[: len(declared.labeled)], made[len(declared.labeled) :]
-    probe = labeled[declared.labeled.index("probe")] if "probe" in declared.labeled else None
+    probe, probed = None, {}
+    if "probe" in declared.labeled:
+        place = declared.labeled.index("probe")
+        probe, probed = labeled[place], {name: raw.views[place][name] for name in ("op", "level")}
     return Batch(
         x=labeled[0],
         y=raw.y,
         u=tuple(unlabeled),
         probe=probe,
-        draws=raw.draws,
+        draws={**raw.draws, **probed},
         schedule={name: raw.schedule[i] for i, name in enumerate(names)},
     )
 
 
+@torch.no_grad()
 def _view(
-    images: Tensor | None, kind: str, drawn: Mapping[str, Tensor], declared: Views, state: Mapping[str, Tensor]
+    images: Tensor | None, kind: Kind, drawn: Mapping[str, Tensor], declared: Views, state: Mapping[str, Tensor]
 ) -> Tensor:
+    """One view, float32 [n, 3, H, W] in [−1, 1]. Every policy starts from the weak view, UDA's ends with it."""
     assert images is not None
-    with torch.no_grad():
-        return augment.scale(augment.move(images, drawn["weak"]))
+    if kind == "strong" and declared.policy == "uda":
+        pixels = randaugment.apply(images, drawn, "uda").permute(0, 2, 3, 1)
+        return augment.move(pixels, drawn["weak"]).permute(0, 3, 1, 2)
+    moved = augment.move(images, drawn["weak"])
+    if kind == "weak":
+        return augment.scale(moved)
+    if kind == "probe":
+        return ctaugment.apply_probe(moved, drawn)
+    if declared.policy == "ctaugment":
+        return ctaugment.apply(moved, drawn, state, declared.cutout)
+    return randaugment.apply(moved, drawn, "fixmatch")

@@ -8,7 +8,6 @@ asked for, or at once if they fit in 512 MiB. A broken image is an error that na
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.mismatch import is_cifar10
-from pipeline.sources import picture
 from pipeline.sources.source import Images, Part, Source, hold_out, one_in, shift_of
-from stores.errors import IntegrityError, UsageError
+from stores import picture
+from stores.errors import UsageError
 
-NOTES = (".txt", ".md", ".html", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml", ".log", ".db")
 MIXED_SIZES = (32, 32)  # (H, W) for images of different sizes, unless --size says otherwise
 IN_MEMORY = 512 << 20  # bytes of pixels up to which a part is decoded at once
 _LARGE_FILE = 16 << 10  # mean bytes from which decoding outweighs Python: then threads pay
@@ -55,7 +53,7 @@ def load(path: Path, test: Path | None, unlabeled: Path | None, size: int | None
         raise UsageError(f"the test folder '{test}' has the unknown class '{strange[0]}'", why)
     files, labels = _flatten(classes, names)
     test_files, test_labels = _flatten(test_classes, names)
-    extra = _images_below(unlabeled) if unlabeled is not None else []
+    extra = picture.files_below(unlabeled) if unlabeled is not None else []
     if unlabeled is not None and not extra:
         raise UsageError(f"'{unlabeled}' has no image")
 
@@ -108,11 +106,7 @@ class ImageFiles:
     def _decode(self, rows: np.ndarray, out: np.ndarray) -> None:
         height, width = self.shape[1:3]
         for slot, row in zip(out, rows, strict=True):
-            file = self.files[row]
-            try:
-                slot[:] = picture.pixels(_bytes(file), (height, width))
-            except picture.BrokenImage as error:
-                raise _broken(file, error) from error
+            slot[:] = picture.load(self.files[row], (height, width))
 
 
 def _images(lazy: ImageFiles, what: str, report: _Report) -> Images:
@@ -133,33 +127,18 @@ def _classes(root: Path) -> dict[str, list[str]]:
         raise UsageError(f"'{root}' is no folder", hint="give a folder with a sub-folder for each class")
     entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     folders = [entry for entry in entries if entry.is_dir()]
-    loose = [entry for entry in entries if not entry.is_dir() and not entry.name.lower().endswith(NOTES)]
+    loose = [entry for entry in entries if not entry.is_dir() and not entry.name.lower().endswith(picture.NOTES)]
     if not folders:
         what = f"'{root}' has images but no class folders" if loose else f"'{root}' has no class folders"
         hint = "put each image into a folder named like its class; images without label go with --unlabeled"
         raise UsageError(what, "the sub-folders are the classes", hint)
     if loose:
         raise UsageError(f"'{loose[0]}' belongs to no class", "it lies beside the class folders", "move it")
-    classes = {folder.name: _images_below(folder) for folder in folders}
+    classes = {folder.name: picture.files_below(folder) for folder in folders}
     for name, files in classes.items():
         if not files:
             raise UsageError(f"the class folder '{root / name}' has no image", hint="fill it or remove it")
     return classes
-
-
-def _images_below(root: Path) -> list[str]:
-    """Everything below `root` that must be an image, sorted."""
-
-    def refuse(error: OSError) -> None:
-        raise UsageError(f"cannot read '{error.filename}'", error.strerror or "") from error
-
-    if not root.is_dir():
-        raise UsageError(f"'{root}' is no folder")
-    found = []
-    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        found += [f"{folder}/{name}" for name in names if not name.startswith(".") and not name.lower().endswith(NOTES)]
-    return sorted(found)
 
 
 def _flatten(classes: dict[str, list[str]], names: list[str]) -> tuple[list[str], np.ndarray]:
@@ -180,26 +159,14 @@ def _scan(groups: list[tuple[str, Path, list[str]]], report: _Report) -> tuple[s
     for part, root, files in groups:
         prefix = len(str(root)) + 1
         for file in files:
-            data = _bytes(file)
+            data = picture.contents(file)
             try:
                 sizes.add(picture.size(data))
             except picture.BrokenImage as error:
-                raise _broken(file, error) from error
+                raise picture.broken(file, error) from error
             total.update(f"{part}/{file[prefix:]}\0".encode(errors="surrogateescape"))
             total.update(hashlib.sha256(data).digest())
             done, read = done + 1, read + len(data)
             if done % _EVERY == 0 or done == count:
                 report("scan", done, count)
     return sizes, read / count, total.hexdigest()
-
-
-def _bytes(file: str) -> bytes:
-    try:
-        with io.FileIO(file) as opened:
-            return opened.readall()
-    except OSError as error:
-        raise IntegrityError(f"cannot read '{file}'", error.strerror or "") from error
-
-
-def _broken(file: str, error: picture.BrokenImage) -> IntegrityError:
-    return IntegrityError(f"broken image '{file}'", str(error), "mend or remove it")

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -118,10 +119,11 @@ def test_plain_zarr_python_reads_it(tiny, remote):
         np.testing.assert_array_equal(group[name][:], zarr.open_group(tiny, mode="r")[name][:])
 
 
-def test_training_from_it_gives_the_same_weights(tiny, remote, tmp_path):
+@pytest.mark.parametrize("home", ["pool=stored", "feed=stream"])
+def test_training_from_it_gives_the_same_weights(tiny, remote, tmp_path, home):
     from trainer import launch, weights
 
-    settings = ["batch=8", "precision=fp32", "tensorboard=false"]
+    settings = ["batch=8", "precision=fp32", "tensorboard=false", home]
     made = {}
     for name, store in (("near", str(tiny.with_name("tiny_20"))), ("far", f"{remote}_20")):
         flags = {"store": store, "model": "wrn-10-1", "steps": 3, "threads": 1, "device": "cpu"}
@@ -129,6 +131,27 @@ def test_training_from_it_gives_the_same_weights(tiny, remote, tmp_path):
         made[name] = (run / weights.FILE).read_bytes()
     assert made["near"] == made["far"]
     assert json.loads((tmp_path / "far/config.json").read_text())["run"]["store"] == f"{remote}_20"
+
+
+def test_a_stream_outlives_connections_that_are_cut_and_ends_with_the_server(tiny, remote, proxy, monkeypatch):
+    from trainer.stream import Stream
+
+    rows = open_store(tiny.with_name("tiny_20")).unlabeled
+    rows.sort()
+    near = Stream(open_store(tiny).copies, rows, 5, 8, 1, 2 << 20)
+    far = Stream(open_store(str(remote)).copies, rows, 5, 8, 1, 2 << 20)
+    proxy.cut("down", 20_000, times=2)
+    for step in range(100):
+        for expected, found in zip(near.take(step), far.take(step), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    assert proxy.cuts == 2
+    far.close()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StorageError, match=r"tiny/copies/images/c/0.* could not be reached"):
+        [far.take(step) for step in range(100)]
+    for each in (near, far):
+        each.close()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("stream")]
 
 
 KILLED = """

@@ -38,6 +38,20 @@ def test_three_readers_see_the_same_arrays(tiny):
     assert plain.attrs["realmix"]["fingerprint"] == ours.fingerprint
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("copies", [5, 3])
+@pytest.mark.parametrize("rows", ["0:150", "0:64", "64:128", "10:140", "149:150", "128:64:-1", "::7"])
+def test_rows_are_decoded_in_place(tiny, rows, copies, workers):
+    """Whole chunks without a copy in between, parts of chunks with one; only the rows asked for are written."""
+    store = open_store(tiny)
+    chosen = np.arange(150)[slice(*(int(n) if n else None for n in rows.split(":")))]
+    expected = zarr.open_group(tiny, mode="r")["copies/images"][:][chosen, :copies]
+    room = np.full((len(chosen) + 2, *expected.shape[1:]), 7, np.uint8)
+    store.copies.read(chosen, copies=copies, out=room[1:-1], workers=workers)
+    np.testing.assert_array_equal(room[1:-1], expected)
+    assert (room[[0, -1]] == 7).all()
+
+
 def test_a_split_store_opens_in_zarr_and_tensorstore(tiny):
     path = tiny.with_name("tiny_20")
     split = open_store(path)

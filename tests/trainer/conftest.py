@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,3 +117,40 @@ def one_seed_one_thread() -> None:
     """Tiny tensors gain nothing from threads, and lose much where test runs share the cores."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trained(tiny, tmp_path_factory) -> Path:
+    """A folder with stores/tiny, its mismatch split stores/strange, and three runs on it, for reading only.
+
+    Known are ant, bee and cow; the unlabelled images are of cow, dog and eel.
+    """
+    from pipeline.protocols import Request
+    from pipeline.split_stores import write_all
+    from stores import open_store
+    from trainer import launch
+
+    root = tmp_path_factory.mktemp("trained")
+    shutil.copytree(tiny.parent, root / "stores")
+    classes = {"labeled_classes": ("ant", "bee", "cow"), "unlabeled_classes": ("cow", "dog", "eel")}
+    write_all(open_store(root / "stores" / "tiny"), [Request(labels=12, valid=6, **classes)], "strange")
+    settings = ["eval_every=3", "log_every=2", "batch=4", "precision=fp32", "eval_raw=true", "tensorboard=false"]
+    flags = {"store": str(root / "stores" / "strange"), "model": "wrn-10-1", "steps": 6, "threads": 1, "device": "cpu"}
+    for name, method, seed in (("first", "realmix", 1), ("second", "realmix", 2), ("plain", "supervised", 1)):
+        launch.start(settings, {**flags, "method": method, "seed": seed}, root / "runs", name, quiet=True)
+    return root
+
+
+@pytest.fixture
+def command(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
+    """Run `realmix-train` in this process: exit code, stdout, stderr."""
+    from trainer import cli
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["realmix-train", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capfd.readouterr()
+        return left.value.code or 0, out, err
+
+    return run

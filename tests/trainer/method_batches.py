@@ -19,6 +19,7 @@ from trainer.ema import Ema
 from trainer.methods import load_method
 from trainer.methods.contract import Batch, Learner, Sizes
 from trainer.models import WideResNet, build_model
+from trainer.policies import ctaugment
 
 SIZES = Sizes(labeled=6, unlabeled=6, num_classes=4, image_size=(8, 8))
 
@@ -31,7 +32,12 @@ ACTIVE: dict[str, dict[str, Any]] = {
     "ict": {"rampup_share": 0.0},
     "mixmatch": {"rampup_steps": 0},
     "realmix": {"rampup_steps": 0, "gamma": 0.2},
+    "remixmatch": {"rampup_steps": 0, "strong_views": 2},
+    "uda": {"threshold": 0.4},
+    "fixmatch": {"threshold": 0.4},
 }
+
+LABELED = {"remixmatch": 8}  # rows, where they are not six: rotations turn quarters of a batch
 
 
 def active(name: str, **changes: Any) -> tuple[Any, Any]:
@@ -46,6 +52,8 @@ def make_batch(
 ) -> Batch:  # fmt: skip
     """Uniform noise for every view that the method declares, its draws and its schedule."""
     declared = method.views(settings)
+    if sizes.labeled == SIZES.labeled:
+        sizes = dataclasses.replace(sizes, labeled=LABELED.get(method.NAME, sizes.labeled))
     unlabeled = sizes.labeled * declared.ratio if declared.unlabeled else 0
     sizes = dataclasses.replace(sizes, unlabeled=unlabeled)
     rng = np.random.default_rng(7)
@@ -57,6 +65,8 @@ def make_batch(
     u = tuple(images(unlabeled) for _ in declared.unlabeled)
     y = torch.from_numpy(rng.integers(0, sizes.num_classes, sizes.labeled))
     drawn = method.draw(rng, sizes, settings)
+    if "probe" in labeled:
+        drawn |= ctaugment.draw_probe(rng, sizes.labeled, sizes.image_size)
     ramps = method.schedule(step, steps, sizes.num_classes, settings)
     return Batch(
         x=labeled[declared.labeled[0]],
@@ -139,11 +149,25 @@ def interleaved_first_batch(batch: Batch) -> Tensor:
     return torch.cat([mixed[0:2], mixed[8:10], mixed[16:18]])
 
 
+def interleaved_last_batch(batch: Batch) -> Tensor:
+    """The last of ReMixMatch's four batches of eight, written out: six of its rows, and two labelled ones."""
+    mixed = blend(torch.cat([batch.x, *batch.u]), batch.draws["lam"], batch.draws["partner"])
+    return torch.cat([mixed[24:30], mixed[6:8]])
+
+
+def all_rows(batch: Batch) -> Tensor:
+    """Labelled and unlabelled rows of every view."""
+    return torch.cat([batch.x, *batch.u])
+
+
 # Which rows move the running statistics.
 UPDATES: dict[str, Callable[[Batch], Tensor]] = {
     "mixup": lambda batch: blend(batch.x, batch.draws["lam_x"], torch.arange(5, -1, -1)),
     "mixmatch": interleaved_first_batch,
     "realmix": interleaved_first_batch,
+    "remixmatch": interleaved_last_batch,
+    "uda": all_rows,
+    "fixmatch": all_rows,
 }
 
 

@@ -23,19 +23,9 @@ def split(tiny):
     return tiny.with_name("tiny_20")
 
 
-@pytest.fixture
-def command(monkeypatch, capfd, tmp_path):
-    """Run `realmix-train` in an empty folder: exit code, stdout, stderr."""
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["realmix-train", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capfd.readouterr()
-        return left.value.code or 0, out, err
-
-    return run
 
 
 def test_a_run_from_a_real_store_ends_in_a_line_that_names_it_and_its_error(command, split, tmp_path):
@@ -43,6 +33,7 @@ def test_a_run_from_a_real_store_ends_in_a_line_that_names_it_and_its_error(comm
     assert code == 0
     assert re.fullmatch(r"runs/tiny_20_realmix_s1: error \d+\.\d\d % \(median of last 2: \d+\.\d\d %, steps 3\)\n", out)
     assert "20 labelled, 130 unlabelled × 5 copies (without the labelled ones)" in err
+    assert "copies drawn from images in memory (0.1 MiB)" in err
     assert "differs ema_decay" in err
     run = tmp_path / "runs" / "tiny_20_realmix_s1"
     config = json.loads((run / "config.json").read_text())
@@ -78,6 +69,11 @@ def test_tensorboard_holds_the_curves(command, split, tmp_path):
     events.Reload()
     assert [event.step for event in events.Scalars("eval/test_error")] == [2, 3]
     assert {"train/loss", "train/loss_u", "train/weight_u"} <= set(events.Tags()["scalars"])
+    assert set(events.Tags()["images"]) == {"batch/labeled", "batch/unlabeled", "eval/confusion"}
+    assert [event.step for event in events.Images("batch/unlabeled")] == [1, 3]
+    assert [event.step for event in events.Images("eval/confusion")] == [2, 3]
+    shown = events.Images("batch/unlabeled")[0]
+    assert (shown.width, shown.height) == (4 * 62 + 2, 2 * 62 + 2)  # four samples, two views, 12 pixels five-fold
 
 
 MISTAKES = [

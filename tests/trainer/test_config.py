@@ -132,6 +132,23 @@ def test_the_store_gives_gamma_and_the_weak_augmentation(make_store):
     assert (settings.gamma, run.flip, run.shift) == (0.6, True, 4)
 
 
+SIZES = {"1GiB": 1 << 30, "512MiB": 1 << 29, "1.5 gb": 1_500_000_000, "64k": 64_000, "4096": 4096, " 2 TiB ": 2 << 40}
+
+
+@pytest.mark.parametrize(("text", "size"), SIZES.items())
+def test_a_size_is_a_number_of_bytes(text, size):
+    assert config.parse_size(text) == size
+    assert RunConfig(window=text).window == text
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "1.GiB", "1 EiB", "1e9", "one", "1GiBs"])
+def test_what_is_no_size_is_refused_wherever_it_stands(text):
+    with pytest.raises(UsageError, match="is no size"):
+        RunConfig(window=text)
+    with pytest.raises(StoreError, match=r"config\.json"):
+        config.load(RunConfig, {"window": text}, "config.json")
+
+
 def test_a_shift_as_large_as_the_image_is_refused(store):
     config.resolve(RunConfig(shift=7), Settings(), store)
     with pytest.raises(UsageError, match="shift=8"):
@@ -141,7 +158,7 @@ def test_a_shift_as_large_as_the_image_is_refused(store):
 def test_nothing_stays_automatic_but_what_the_hardware_decides(store):
     run, _, _ = config.resolve(RunConfig(), Settings(), store)
     left = [name for name, value in dataclasses.asdict(run).items() if value is None]
-    assert left == ["copies", "scratch", "threads"]
+    assert left == ["init", "copies", "scratch", "threads"]
 
 
 def test_settings_come_back_from_a_run_directory_or_are_refused():

@@ -84,7 +84,9 @@ def test_boxes_are_those_of_a_loop_on_numpy_and_on_torch(data):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (count, height, width * 3), dtype=np.uint8)
     box = np.int32 if width > 255 else np.uint8
-    boxes = np.concatenate([np.sort(rng.integers(0, n + 1, (count, 2)), axis=1) for n in (height, width)], 1).astype(box)
+    boxes = np.concatenate([np.sort(rng.integers(0, n + 1, (count, 2)), axis=1) for n in (height, width)], 1).astype(
+        box
+    )
     values = rng.integers(0, 256, (count, 1), dtype=np.uint8)
     expected = images.copy()
     for image, (top, bottom, left, right), value in zip(expected, boxes, values, strict=True):
@@ -92,7 +94,8 @@ def test_boxes_are_those_of_a_loop_on_numpy_and_on_torch(data):
     word = np.int64 if width % 8 == 0 else np.uint8
     constants = [
         np.arange(height, dtype=box), np.repeat(np.arange(width, dtype=box), 3), np.array([255], np.uint8),
-        np.array([-1 if word is np.int64 else 255], word), np.array([0x0101010101010101 if word is np.int64 else 1], word),
+        np.array([-1 if word is np.int64 else 255], word),
+        np.array([0x0101010101010101 if word is np.int64 else 1], word),
     ]  # fmt: skip
     for convert in (np.array, torch.tensor):
         arrays = [convert(a) for a in (images, boxes, values, *constants)]

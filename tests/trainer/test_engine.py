@@ -19,7 +19,7 @@ from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.ema import Ema
 from trainer.engine import build_optimizer
-from trainer.feed import Feed, HostWork
+from trainer.feed import Feed
 from trainer.methods import METHODS, load_method
 from trainer.methods.contract import Losses
 from trainer.models import build_model, kernels
@@ -77,10 +77,11 @@ def test_a_step_on_a_gpu_reads_nothing_back(make_store: Any, name: str) -> None:
     """
     store = make_store(protocol="mismatch", ood=(2,), gamma=0.25)
     run, settings, feed = prepared(store, name)
-    works, method, gpu = [feed.prepare(i) for i in range(3)], load_method(name), torch.device("cuda", 0)
+    works, method, gpu = [feed.batch(feed.prepare(i)) for i in range(3)], load_method(name), torch.device("cuda", 0)
     with FakeTensorMode(allow_non_fake_inputs=True):
         with gpu:
-            state = state_of(store, run, settings)
+            state, other = state_of(store, run, settings), state_of(store, run, settings)
+        state.ema.teacher = lambda: other.model  # tensors that hold nothing cannot be copied
         declared = method.views(settings)
         learner = engine.build_learner(state, declared, compiled=False)
         for work in works:
@@ -104,23 +105,24 @@ def forward_only(method: Any, learner: Any, batch: Any, settings: Any) -> Losses
         return method.loss(learner, batch, settings)
 
 
-def on(work: HostWork, device: torch.device) -> Raw:
+def on(raw: Raw, device: torch.device) -> Raw:
     """A step's inputs as tensors of a device that is not there."""
 
     def there(tensor: Tensor | None) -> Any:
         return None if tensor is None else torch.empty_like(tensor, device=device)
 
     return Raw(
-        there(work.x), there(work.y), there(work.u),
-        tuple({name: there(values) for name, values in view.items()} for view in work.views),
-        {name: there(values) for name, values in work.draws.items()}, there(work.schedule), there(work.ood),
+        there(raw.x), there(raw.y), there(raw.u),
+        tuple({name: there(values) for name, values in view.items()} for view in raw.views),
+        {name: there(values) for name, values in raw.draws.items()}, there(raw.schedule), there(raw.ood),
     )  # fmt: skip
 
 
 def prepared(store: Any, name: str) -> tuple[RunConfig, Any, Feed]:
     """A method's resolved settings, and its feed."""
     method = load_method(name)
-    flags = {"model": "wrn-10-1", "steps": 10, "batch": 4, "device": "cpu", "engine": "eager", "precision": "fp32"}
+    flags = {"method": name, "model": "wrn-10-1", "steps": 10, "batch": 4}
+    flags |= {"device": "cpu", "engine": "eager", "precision": "fp32"}
     run, settings = config.build(method, None, [], flags)
     run, settings, _ = config.resolve(run, settings, store)
     run = hardware.resolve(run)
@@ -198,7 +200,7 @@ def test_a_recorded_step_is_warmed_up_recorded_once_and_replayed(monkeypatch: py
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, value in {
-        "CUDAGraph": Graph, "graph": lambda graph: Recording(), "synchronize": lambda: None,
+        "CUDAGraph": Graph, "graph": lambda graph, **how: Recording(), "synchronize": lambda: None,
         "Stream": lambda: stream, "current_stream": lambda: stream, "stream": lambda s: Recording.__new__(_Nothing),
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)

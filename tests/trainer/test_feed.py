@@ -207,6 +207,19 @@ def test_the_home_follows_from_size_and_free_memory(feed, device, memory_free, d
     assert home.drawn is False
 
 
+def test_a_home_says_what_it_is():
+    size = 3 << 29
+    for home, said in {
+        homes.Home("device", torch.device("cuda", 0), False, size): "in GPU memory (1.50 GiB)",
+        homes.Home("device", CPU, False, size): "in memory (1.50 GiB)",
+        homes.Home("host", CPU, True, size): "copies drawn from images in memory (1.50 GiB)",
+        homes.Home("stream", CPU, False, size): "streamed from the store through a window (1.50 GiB)",
+        homes.Home("host", CPU, False, 1 << 19): "in memory (0.5 MiB)",
+        homes.Home("mapped", CPU, False, size): "in a mapped scratch file (1.50 GiB)",
+    }.items():
+        assert str(home) == said
+
+
 @pytest.mark.parametrize("kind", ["resident", "stream"])
 def test_what_decides_the_order_is_settled_once(kind, store, monkeypatch):
     """A resumed run may find more or less memory; its order must stay."""

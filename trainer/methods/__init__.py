@@ -23,6 +23,9 @@ METHODS: dict[str, str] = {
     "ict": "trainer.methods.ict",
     "mixmatch": "trainer.methods.mixmatch",
     "realmix": "trainer.methods.realmix",
+    "remixmatch": "trainer.methods.remixmatch",
+    "uda": "trainer.methods.uda",
+    "fixmatch": "trainer.methods.fixmatch",
 }
 
 

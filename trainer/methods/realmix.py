@@ -2,7 +2,8 @@
 
 What it adds to MixMatch (Berthelot et al. 2019): the unlabelled images come from the store's copies (`views`), labelled
 rows that are already learnt do not count (training-signal annealing), and neither do the unlabelled rows with the least
-confidence (the mask). Without copies, TSA and γ it is MixMatch.
+confidence (the mask). Without copies, TSA and γ it is MixMatch. With γ = auto, which the paper does not have, the share
+that the mask drops is estimated while training (`trainer.mismatch_share`).
 
 Differs from the official code:
 - annealing compares predictions with labels; there logits, so that it hardly ever acts (`tsa_legacy`);
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import masks, ops, schedules
+from trainer import masks, mismatch_share, ops, schedules
 from trainer.methods.contract import Batch, Learner, Losses, Sizes, Views, require
 
 NAME = "realmix"
@@ -29,7 +30,7 @@ VIEWS = 2
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of RealMix. `gamma` must be a number when `draw` and `loss` are called: whoever trains resolves None."""
+    """Settings of RealMix. `gamma` is not None when `draw` and `loss` are called: whoever trains resolves it."""
 
     alpha: float = field(default=0.75, metadata={"help": "MixUp: λ ~ Beta(α, α), one for each image"})
     lambda_u: float = field(default=75.0, metadata={"help": "weight of the unlabelled loss once the ramp is over"})
@@ -39,10 +40,11 @@ class Settings:
         default="none",
         metadata={"help": "training-signal annealing: none, linear (the paper's choice up to 250 labels), log or exp"},
     )
-    gamma: float | None = field(
+    gamma: float | Literal["auto"] | None = field(
         default=None,
         metadata={
-            "help": "share of unlabelled rows that the out-of-distribution mask drops; unset: what the store suggests"
+            "help": "share of unlabelled rows that the out-of-distribution mask drops; unset: what the store suggests; "
+            "auto: estimated from the confidences"
         },
     )
     ood_confidence: Literal["mixed", "target"] = field(
@@ -60,7 +62,8 @@ class Settings:
         require(self.temperature > 0, "temperature", self.temperature, "above 0")
         require(self.rampup_steps >= 0, "rampup_steps", self.rampup_steps, "at least 0")
         require(self.tsa in get_args(schedules.TSA), "tsa", self.tsa, "none, linear, log or exp")
-        require(self.gamma is None or 0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1")
+        if self.gamma is not None and self.gamma != "auto":
+            require(0 <= self.gamma <= 1, "gamma", self.gamma, "between 0 and 1, or auto")
         require(self.ood_confidence in ("mixed", "target"), "ood_confidence", self.ood_confidence, "mixed or target")
 
 
@@ -78,8 +81,8 @@ def views(settings: Settings) -> Views:
 
 
 def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
-    """None."""
-    return {}
+    """With γ = auto, what its estimate is made from."""
+    return mismatch_share.init_state() if settings.gamma == "auto" else {}
 
 
 def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
@@ -102,8 +105,10 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     assert all(view.shape == batch.x.shape for view in batch.u), "interleaving exchanges batches of one size"
 
     # As MixMatch guesses, from the live weights, each view by its own statistics: one sharpened label for both.
+    seen = [*batch.u, batch.x] if settings.gamma == "auto" else [*batch.u]
     with torch.no_grad():
-        q = ops.guess(learner.model(torch.cat(batch.u), groups=VIEWS).chunk(VIEWS), settings.temperature)
+        z_seen = learner.model(torch.cat(seen), groups=len(seen)).chunk(len(seen))
+        q = ops.guess(z_seen[:VIEWS], settings.temperature)
 
     # As MixMatch mixes: labelled and unlabelled rows with one another.
     lam, partner = batch.draws["lam"], batch.draws["partner"]
@@ -127,7 +132,14 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
 
     # RealMix: unlabelled loss over the rows that look in-distribution.
     confidence = (ops.softmax(z_u.detach()) if settings.ood_confidence == "mixed" else torch.cat([q] * VIEWS)).amax(1)
-    keep_u = masks.ood_mask(confidence, settings.gamma, settings.ood_strict)
+    gamma: float | Tensor
+    if settings.gamma == "auto":
+        *sure_u, sure_x = [ops.softmax(z).amax(1) for z in z_seen]
+        mismatch_share.observe(learner.state, sure_x, torch.cat(sure_u))
+        gamma = mismatch_share.share(learner.state["confidences"])
+    else:
+        gamma = settings.gamma
+    keep_u = masks.ood_mask(confidence, gamma, settings.ood_strict)
     loss_u = masks.kept_mean(ops.squared_error(z_u, y_u), keep_u)
 
     weight_u = batch.schedule["weight_u"]
@@ -139,4 +151,6 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
         "ood_kept": keep_u.mean(),
         "confidence": confidence.mean(),
     }
+    if isinstance(gamma, Tensor):
+        metrics["gamma"] = gamma
     return Losses(loss_x + weight_u * loss_u, metrics, keep_u)

@@ -1,19 +1,28 @@
 """One image file to pixels: any format and mode that Pillow reads, upright, three channels of 8 bits, one size.
 
-A JPEG that is already of that size and has nothing special about it (no EXIF, no Adobe colours, not truncated) goes
-straight through OpenCV: the same libjpeg-turbo, the same bytes, a quarter of the time. Everything else is Pillow's.
+Both stages read pictures with it, so that a network is asked about pictures just as it learnt from them. A JPEG that is
+already of that size and has nothing special about it (no EXIF, no Adobe colours, not truncated) goes straight through
+OpenCV, if that is there: the same libjpeg-turbo, the same bytes, a quarter of the time. Everything else is Pillow's.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
+import os
 import struct
 import zlib
+from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from stores.errors import IntegrityError, UsageError
+
+cv2: Any = importlib.import_module("cv2") if importlib.util.find_spec("cv2") is not None else None
+NOTES = (".txt", ".md", ".html", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml", ".log", ".db")
 BACKGROUND = 127  # where an image is transparent: the mid-grey that CutOut also uses
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, struct.error, zlib.error)
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -21,6 +30,55 @@ _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 class BrokenImage(Exception):
     """The bytes are no image, or not a whole one; says what Pillow said."""
+
+
+def load(file: str, shape: tuple[int, int]) -> np.ndarray:
+    """`pixels` of a file: uint8 [height, width, 3].
+
+    Raises:
+        IntegrityError: it cannot be read or is broken; names it.
+    """
+    try:
+        return pixels(contents(file), shape)
+    except BrokenImage as error:
+        raise broken(file, error) from error
+
+
+def contents(file: str) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        IntegrityError: it cannot be read.
+    """
+    try:
+        with io.FileIO(file) as opened:
+            return opened.readall()
+    except OSError as error:
+        raise IntegrityError(f"cannot read '{file}'", error.strerror or "") from error
+
+
+def broken(file: str, error: BrokenImage) -> IntegrityError:
+    """The error that names the file."""
+    return IntegrityError(f"broken image '{file}'", str(error), "mend or remove it")
+
+
+def files_below(root: Path) -> list[str]:
+    """Everything below a folder that must be an image, sorted: all but hidden files and notes (.txt, .csv, .json, …).
+
+    Raises:
+        UsageError: no folder, or one that may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"cannot read '{error.filename}'", error.strerror or "") from error
+
+    if not root.is_dir():
+        raise UsageError(f"'{root}' is no folder")
+    found = []
+    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [f"{folder}/{name}" for name in names if not name.startswith(".") and not name.lower().endswith(NOTES)]
+    return sorted(found)
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -54,7 +112,7 @@ def pixels(data: bytes, shape: tuple[int, int]) -> np.ndarray:
     Raises:
         BrokenImage: the bytes do not decode to a whole image.
     """
-    if _plain_jpeg(data) == shape and data.endswith(b"\xff\xd9"):
+    if cv2 is not None and _plain_jpeg(data) == shape and data.endswith(b"\xff\xd9"):
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if decoded is not None:
             return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,132 @@
+"""The parts of a run as trainer.launch puts them together, for benchmarks that time them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import config, engine, hardware, launch
+from trainer.checkpoint import State
+from trainer.config import RunConfig
+from trainer.ema import Ema
+from trainer.feed import Feed
+from trainer.methods import load_method
+from trainer.models import build_model, kernels
+from trainer.prefetch import Prefetch
+from trainer.telemetry import Telemetry
+from trainer.views import make_batch
+
+REPEATS = 20  # of each part
+ENDLESS = 1 << 62
+
+
+@dataclass
+class Parts:
+    """What a step is made of. `side`: of the images, in pixels."""
+
+    state: State
+    feed: Feed
+    step: engine.Step
+    run: RunConfig
+    method: Any
+    settings: Any
+    side: int
+
+
+def assemble(
+    store_path: Path, model: str, batch: int, how: str, precision: str, threads: int, copies: int | None = None
+) -> Parts:
+    """RealMix from a split store; `how` is the engine's name."""
+    store = launch.open_split(str(store_path))
+    method = load_method("realmix")
+    flags = {"store": str(store_path), "model": model, "batch": batch, "engine": how, "precision": precision,
+             "threads": threads, "copies": copies}  # fmt: skip
+    run, settings = config.build(method, "cifar10", [], flags)
+    run, settings, _ = config.resolve(run, settings, store)
+    run = hardware.resolve(run)
+    assert run.bn_momentum is not None and run.ema_decay is not None
+    device = hardware.device(run)
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(run.seed)
+    net = build_model(run.model, store.num_classes, run.bn_momentum).to(device)
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = State(net, engine.build_optimizer(net, run), Ema(net, run.ema_decay), Telemetry(run.log_every))
+    feed = Feed(store, method, settings, run, device)
+    step = engine.build_step(state, method, settings, run, feed.schedule_names)
+    return Parts(state, feed, step, run, method, settings, store.dataset.image_size[0])
+
+
+def clock(steps: Iterator[object], warm_up: int, count: int) -> dict[str, float]:
+    """Seconds of the first step (`first`), and the median of `count` ones (`seconds`) after `warm_up` more."""
+    first, *later = [seconds(steps.__next__) for _ in range(1 + warm_up + count)]
+    return {"first": first, "seconds": statistics.median(later[warm_up:])}
+
+
+def trained(parts: Parts) -> Iterator[None]:
+    """A step each time it is asked, as trainer.loop makes them."""
+    state, feed = parts.state, parts.feed
+    with Prefetch(feed.prepare, range(ENDLESS)) as ahead:
+        while True:
+            raw = feed.batch(ahead.take())
+            state.telemetry.add(parts.step(raw), raw.ood)
+            state.step += 1
+            if state.telemetry.pending == parts.run.log_every:
+                state.telemetry.flush()
+            yield
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of one call, the device's work included."""
+    began = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _median(work: Callable[[int], object]) -> float:
+    return statistics.median(seconds(lambda number=number: work(number)) for number in range(REPEATS))
+
+
+def time_prepare(parts: Parts) -> float:
+    """The host's work, which a thread does while the step computes."""
+    return _median(parts.feed.prepare)
+
+
+def time_views(parts: Parts) -> float:
+    """Batch on the device, augmentation and scaling, uncompiled."""
+    work, declared = parts.feed.prepare(0), parts.method.views(parts.settings)
+    return _median(lambda _: make_batch(parts.feed.batch(work), declared, parts.feed.schedule_names, {}))
+
+
+def time_update(parts: Parts) -> float:
+    """Optimizer, decay and average, with the last step's gradients."""
+    decayed, lr = kernels(parts.state.model), torch.tensor(0.0, device=next(parts.state.model.parameters()).device)
+    return _median(lambda _: engine.update(parts.state, decayed, lr, parts.run))
+
+
+def time_telemetry(parts: Parts) -> float:
+    """A row of metrics, and its share of reading them."""
+    losses, telemetry = parts.step(parts.feed.batch(parts.feed.prepare(0))), parts.state.telemetry
+    telemetry.flush()
+
+    def steps(_: int) -> None:
+        for _ in range(parts.run.log_every):
+            telemetry.add(losses, None)
+        telemetry.flush()
+
+    return _median(steps) / parts.run.log_every
+
+
+PARTS: dict[str, Callable[[Parts], float]] = {
+    "feed (in its thread)": time_prepare,
+    "views": time_views,
+    "optimizer, decay, average": time_update,
+    "telemetry": time_telemetry,
+}

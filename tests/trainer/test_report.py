@@ -1,0 +1,312 @@
+"""The report: a well-formed page that needs nothing but itself, and says what the runs' files say."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import statistics
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from stores import open_store
+from stores.errors import IntegrityError, StoreError, UsageError
+from trainer import png
+from trainer.report import charts, comparison, markup, records, write
+
+NEVER_CLOSED = ("meta", "img")
+
+
+class Page(HTMLParser):
+    """Elements and texts; complains about what is not closed, and about anything from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "link", "iframe", "object"), tag
+        names = [name for name, _ in attributes]
+        assert len(names) == len(set(names)), f"an attribute of <{tag}> twice"
+        for name, value in attributes:
+            assert not name.startswith("on")
+            if name in ("src", "href", "action", "data", "xlink:href"):
+                assert value
+                assert value.startswith(("data:image/png;base64,", "#")), value[:60]
+        self.tags.append((tag, dict(attributes)))
+        if tag not in NEVER_CLOSED:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in NEVER_CLOSED:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append(data.strip())
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.texts)
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture
+def runs(trained, tmp_path) -> Path:
+    """A private copy of the folder of runs."""
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def test_one_run_on_one_page(command, runs):
+    code, out, err = command("report", runs / "first")
+    assert (code, out, err) == (0, f"{runs / 'first' / 'report.html'}\n", "")
+    source = (runs / "first" / "report.html").read_text()
+    page, result = Page(source), read(runs / "first" / "result.json")
+    config = read(runs / "first" / "config.json")
+    for text in (
+        f"{result['error_last']:.2f} %", f"{result['error_median20']:.2f} %", f"{result['error_best_by_valid']:.2f} %",
+        f"{result['raw_error_last']:.2f} %", f"{100 * result['calibration']['ece']:.2f} %",
+        f"{result['detection']['auroc']:.3f}", "realmix on strange", config["store"]["fingerprint"],
+        config["store"]["dataset_fingerprint"], "recipe cutout", "mismatch, split seed 1", "12 labelled",
+        "lambda_u", "Copies in the store", "Foreign images", "Calibration",
+    ):  # fmt: skip
+        assert text in page.text, text
+    assert not re.search(r"https?:|url\(|@import", source)
+    policies = [said["content"] for tag, said in page.tags if said.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert "prefers-color-scheme: dark" in source
+    assert ("html", {"lang": "en"}) in page.tags
+    assert all(said.get("aria-label") or said.get("aria-hidden") for tag, said in page.tags if tag == "svg")
+    write([runs / "first"], None)
+    assert (runs / "first" / "report.html").read_text() == source, "the same bytes for the same run"
+
+
+def test_the_copies_on_the_page_are_the_stores(trained, runs):
+    page = Page(write([runs / "first"], None).read_text())
+    images = [said for tag, said in page.tags if tag == "img"]
+    split = open_store(trained / "stores" / "strange")
+    pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(said["src"].partition(",")[2])))) for said in images]
+    assert len(pixels) == 8 * 6  # eight rows of an image and its five copies
+    base, copies = split.dataset.train_images.read(), split.dataset.copies.read()
+    kinds = []
+    for i in range(0, len(pixels), 6):
+        row = next(r for r in range(len(base)) if np.array_equal(base[r], pixels[i]))
+        np.testing.assert_array_equal(np.stack(pixels[i + 1 : i + 6]), copies[row])
+        assert images[i]["alt"] == split.dataset.class_names[split.dataset.train_labels[row]]
+        kinds.append("labelled" if row in split.labeled else "known" if split.train_labels[row] >= 0 else "foreign")
+    assert kinds[:4] == ["labelled"] * 4
+    assert {"known", "foreign"} == set(kinds[4:])
+
+
+def test_seeds_are_averaged_and_methods_compared(command, runs):
+    names = ("first", "second", "plain")
+    code, out, _ = command("report", *(runs / name for name in names))
+    assert (code, out) == (0, f"{runs / 'report.html'}\n")
+    page = Page((runs / "report.html").read_text())
+    results = [read(runs / name / "result.json") for name in names]
+    for key, factor, digits in (("error_last", 1, 2), ("error_median20", 1, 2)):
+        pair = [factor * result[key] for result in results[:2]]
+        assert f"{statistics.mean(pair):.{digits}f} ± {statistics.stdev(pair):.{digits}f}" in page.text
+    aurocs = [result["detection"]["auroc"] for result in results[:2]]
+    assert f"{statistics.mean(aurocs):.3f} ± {statistics.stdev(aurocs):.3f}" in page.text
+    ids = [said["id"] for _, said in page.tags if "id" in said]
+    assert len(ids) == len(set(ids)) == 3
+    assert [said["href"] for tag, said in page.tags if tag == "a"] == [f"#{one}" for one in ids]
+    groups = records.group([records.read(runs / name) for name in names])
+    assert [[record.name for record in one.records] for one in groups] == [["first", "second"], ["plain"]]
+
+
+def changed(run: Path, to: Path, **settings: object) -> records.Record:
+    """A copy of a run with other settings."""
+    shutil.copytree(run, to)
+    config = read(run / "config.json")
+    for name, value in settings.items():
+        config["run" if name in config["run"] else "settings"][name] = value
+    (to / "config.json").write_text(json.dumps(config))
+    return records.read(to)
+
+
+def test_groups_differ_in_more_than_seeds_and_machines(runs, tmp_path):
+    first = records.read(runs / "first")
+    seed = changed(runs / "first", tmp_path / "a", seed=9, threads=7, device="cuda", precision="bf16", eval_every=50)
+    gamma = changed(runs / "first", tmp_path / "b", gamma=0.25)
+    lr = changed(runs / "first", tmp_path / "c", lr=0.01)
+    groups = records.group([first, gamma, seed, lr])
+    assert [[record.name for record in one.records] for one in groups] == [["first", "a"], ["b"], ["c"]]
+    assert groups[0].seeds == [1, 9]
+    assert records.differing(groups) == ["lr", "gamma"]
+    own = read(runs / "first" / "config.json")["settings"]["gamma"]
+    assert comparison.labels(groups) == [
+        f"realmix lr=0.002 gamma={own:g}", "realmix lr=0.002 gamma=0.25", f"realmix lr=0.01 gamma={own:g}"
+    ]  # fmt: skip
+    plain = records.read(runs / "plain")
+    long = changed(runs / "plain", tmp_path / "d", steps=12)
+    after = changed(runs / "plain", tmp_path / "e", init="/runs/source/model.safetensors")
+    groups = records.group([first, plain, long, after])
+    assert comparison.labels(groups) == [
+        "realmix steps=6", "supervised steps=6", "supervised steps=12", "supervised steps=6 after source"
+    ]  # fmt: skip
+    groups = records.group([first, seed, gamma])
+    mean, spread, count = groups[0].mean("error_last")
+    assert (mean, spread, count) == (first.score("error_last"), 0, 2)
+    assert groups[1].mean("error_last")[1] is None
+
+
+def test_texts_from_runs_are_escaped(runs):
+    nasty = ["<script>alert(1)</script>", 'a"b&c', "ünï\u202ecode"]
+    path = runs / "first"
+    for file in ("config.json", "result.json"):
+        content = read(path / file)
+        place = content["store"] if file == "config.json" else content
+        if file == "result.json":
+            place["per_class_error"] = dict(zip(nasty, place["per_class_error"].values(), strict=True))
+        place["class_names"] = nasty
+        content |= {"command": ["realmix-train", "</code><img src=http://x.y>"]} if file == "config.json" else {}
+        (path / file).write_text(json.dumps(content))
+    page = Page(write([path], None).read_text())
+    for text in (*nasty, "<img src=http://x.y>"):
+        assert text in page.text
+
+
+def test_many_classes_are_told_by_their_worst(runs):
+    path, rng = runs / "plain", np.random.default_rng(1)
+    names, confusion = [f"class {i}" for i in range(40)], rng.integers(0, 3, (40, 40)) + 50 * np.eye(40, dtype=int)
+    confusion[7, 9] = 99
+    result = read(path / "result.json") | {"class_names": names, "confusion": confusion.tolist()}
+    result["per_class_error"] = {n: 100 * (1 - row[i] / row.sum()) for i, (n, row) in enumerate(zip(names, confusion))}  # noqa: B905
+    (path / "result.json").write_text(json.dumps(result))
+    page = Page(write([path], None).read_text())
+    assert "20 worst of 40 classes" in page.text
+    at = page.texts.index("Most frequent confusions")
+    assert page.texts[at + 5 : at + 8] == ["class 7", "class 9", "99"]
+
+
+def test_an_unfinished_run_and_a_store_that_is_gone(runs):
+    path = runs / "first"
+    (path / "result.json").unlink()
+    lines = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["step"] <= 4]
+    (path / "metrics.jsonl").write_text("".join(kept) + lines[-1][:30])  # killed while it wrote
+    config = read(path / "config.json")
+    config["store"]["path"] = "/nowhere/strange"
+    (path / "config.json").write_text(json.dumps(config))
+    page = Page(write([path], None).read_text())
+    assert "Not finished: step 4 of 6." in page.text
+    assert "not at /nowhere/strange any more" in page.text
+    assert "Calibration" not in page.text
+    assert "test error at step 3" in page.text
+    both = Page(write([path, runs / "plain"], None).read_text())
+    assert "at 4 of 6" in both.text
+    (path / "metrics.jsonl").unlink()  # killed before its first line
+    assert "Not finished: step 0 of 6." in Page(write([path], None).read_text()).text
+
+
+def test_mistakes(runs, tmp_path):
+    with pytest.raises(StoreError, match="is no run"):
+        write([runs / "first", runs / "third"], None)
+    with pytest.raises(UsageError, match="named twice"):
+        write([runs / "first", runs / "." / "first"], None)
+    with pytest.raises(UsageError, match="cannot be written"):
+        write([runs / "first"], tmp_path / "nowhere" / "page.html")
+    lines = (runs / "first" / "metrics.jsonl").read_text()
+    (runs / "first" / "metrics.jsonl").write_text("{" + lines)
+    with pytest.raises(IntegrityError, match="line 1 of"):
+        write([runs / "first"], None)
+    assert not list(runs.rglob("*.html"))
+
+
+def test_the_report_needs_no_torch(runs):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from pathlib import Path; from trainer.report import write\n"
+        f"write([Path({str(runs / 'first')!r})], None); print('torch' in sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout == "False\n"
+
+
+# ---- parts ----
+
+
+@settings(deadline=None)
+@given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
+def test_png_is_read_back_by_pillow(pixels):
+    image = Image.open(io.BytesIO(png.encode(pixels)))
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=600))
+@settings(max_examples=50, deadline=None)
+def test_lines_stay_within_their_chart(values):
+    points = [(float(i), value) for i, value in enumerate(values)]
+    for log in (False, True):
+        page = Page(charts.lines("t", [charts.Series("a", points)], charts.brief, log=log))
+        drawn = [said["points"] for tag, said in page.tags if tag == "polyline"]
+        assert len(drawn) == 1
+        for pair in drawn[0].split():
+            x, y = map(float, pair.split(","))
+            assert charts.LEFT - 0.1 <= x <= charts.WIDTH - charts.RIGHT + 0.1
+            assert charts.TOP - 0.1 <= y <= charts.HEIGHT - charts.BOTTOM + 0.1
+
+
+@settings(deadline=None)
+@given(st.integers(3, 5000))
+def test_thinning_keeps_ends_and_mean(n):
+    points = [(float(i), float(i % 7)) for i in range(n)]
+    thin = charts._thin(points)
+    assert len(thin) == min(n, charts.POINTS)
+    assert (thin[0], thin[-1]) == (points[0], points[-1])
+    assert [x for x, _ in thin] == sorted(x for x, _ in thin)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0, 1, [0, 0.25, 0.5, 0.75, 1]), (0, 87, [0, 25, 50, 75, 100]), (0, 0, [0, 0.25, 0.5, 0.75, 1]),
+     (-3, 5, [-4, -2, 0, 2, 4, 6])],
+)  # fmt: skip
+def test_ticks_are_round_and_enclose(low, high, ticks):
+    assert charts._ticks(low, high) == pytest.approx(ticks)
+
+
+def test_logarithmic_ticks():
+    assert charts._log_ticks(2.3, 87) == pytest.approx([2, 5, 10, 20, 50, 100])
+
+
+def test_markup_escapes_texts_and_attributes():
+    found = markup.el("p", "a<b", title='"x"', class_="c", hidden=False)
+    assert found == '<p title="&quot;x&quot;" class="c">a&lt;b</p>'
+    assert markup.el("img", src="#") == '<img src="#"/>'
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.5, "0.5"), (0.00321, "0.00321"), (4.567, "4.57"), (12345.6, "12,346"), (2e-5, "2e-05")],
+)
+def test_brief_numbers(value, text):
+    assert charts.brief(value) == text

@@ -1,0 +1,60 @@
+"""`realmix-train methods`: methods and their settings, with defaults, meanings and presets."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from trainer.options import Debug
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method; all of them by default.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """List methods and their settings."""
+    from trainer.methods import METHODS, load_method
+
+    chosen = [load_method(name)] if name is not None else [load_method(known) for known in METHODS]
+    from trainer.config import RunConfig
+
+    described: dict[str, dict[str, Any]] = {
+        m.NAME: {"summary": m.SUMMARY, "settings": _settings(m.Settings), "presets": m.PRESETS} for m in chosen
+    }
+    common = [row for row in _settings(RunConfig) if row["name"] not in ("store", "method")]
+    if as_json:
+        typer.echo(json.dumps({"methods": described, "run": common}))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    tables = [(f"{name}: {entry['summary']}", entry["settings"], entry["presets"]) for name, entry in described.items()]
+    for title, rows, presets in [*tables, ("every method", common, {})]:
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+        for column in ("setting", "default", "meaning"):
+            table.add_column(column)
+        for row in rows:
+            table.add_row(row["name"], str(row["default"]), row["help"])
+        console.print(table)
+        for family, values in presets.items():
+            console.print(f"  preset {family}: {_assignments(values)}", markup=False)
+        if presets:
+            console.print()
+
+
+def _settings(cls: type) -> list[dict[str, Any]]:
+    """Name, default and help of each field of a settings dataclass."""
+    import dataclasses
+
+    fields = dataclasses.fields(cls)
+    return [{"name": f.name, "default": f.default, "help": f.metadata.get("help", "")} for f in fields]
+
+
+def _assignments(values: dict[str, Any]) -> str:
+    flat = {key: value for key, value in values.items() if key != "run"} | values.get("run", {})
+    return " ".join(f"{key}={value}" for key, value in flat.items())

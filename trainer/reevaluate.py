@@ -1,0 +1,56 @@
+"""A run, finished or not, evaluated again: averaged and live weights, on its own store or on another one.
+
+The averaged weights give what training reported of them; nothing in the run's folder changes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stores.errors import StoreError
+from trainer import checkpoint, hardware, weights
+from trainer.assess import assess
+from trainer.evaluate import Evaluator
+from trainer.launch import open_split
+from trainer.run import open_run
+
+
+def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any]:
+    """Evaluate both kinds of weights, in the arithmetic of the training where this machine has it.
+
+    Args:
+        store_path: the split store to ask about; None: the run's own.
+        device: "auto", "cpu" or "cuda".
+
+    Returns:
+        run, step, store, store_fingerprint; same_store: whether it is the one that the run was trained from; averaged
+        and raw: see `assess`; raw is None where the checkpoint is gone.
+
+    Raises:
+        StoreError: the store has other classes or images of another size.
+    """
+    run = open_run(path)
+    store = open_split(store_path or run.config["store"]["path"])
+    kind = hardware.usable(device)
+    bf16 = run.config["run"]["precision"] == "bf16" and hardware.multiplies_bf16(kind)
+    found: dict[str, Any] = {"averaged": None, "raw": None}
+    for name in found:
+        if name == "raw" and not (path / checkpoint.FILE).is_file():
+            continue
+        trained = weights.of_run(run, averaged=name == "averaged")
+        if trained.class_names != store.class_names:
+            names = [", ".join(names[:12]) for names in (store.class_names, trained.class_names)]
+            raise StoreError(f"'{store.path}' has other classes than the run", f"{names[0]} instead of {names[1]}")
+        if trained.image_size != store.dataset.image_size:
+            sizes = ["×".join(map(str, size)) for size in (store.dataset.image_size, trained.image_size)]
+            raise StoreError(f"'{store.path}' has images of another size", f"{sizes[0]} pixels instead of {sizes[1]}")
+        model = trained.model.to(kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        found[name] = assess(Evaluator(store, model, torch.device(kind), bf16), store)
+    result = run.result()
+    step = result["steps"] if result is not None else checkpoint.read(path, torch.device("cpu"))["step"]
+    same = store.fingerprint == run.config["store"]["fingerprint"]
+    return {"run": str(path), "step": step, "store": str(store.path), "store_fingerprint": store.fingerprint,
+            "same_store": same, **found}  # fmt: skip

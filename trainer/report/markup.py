@@ -1,0 +1,61 @@
+"""HTML from Python: every text is escaped unless it is `Markup` already; a class may be called `<script>`."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+VOID = ("meta", "img", "path", "line", "rect", "circle", "polyline", "polygon")
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+Child = str | int | float | None | Iterable["Child"]
+
+
+def el(tag: str, /, *children: Child, **attributes: str | int | float | bool | None) -> Markup:
+    """An element. Attributes: `class_` is class, `_` becomes `-`, None and False are left out."""
+    said = [
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value), quote=True)}"'
+        for key, value in attributes.items()
+        if value is not None and value is not False
+    ]
+    if tag in VOID and not children:
+        return Markup(f"<{tag}{''.join(said)}/>")
+    return Markup(f"<{tag}{''.join(said)}>{join(children)}</{tag}>")
+
+
+def join(children: Child) -> Markup:
+    """Children one after the other, texts escaped, None left out."""
+    if children is None:
+        return Markup("")
+    if isinstance(children, Markup):
+        return children
+    if isinstance(children, str | int | float):
+        return Markup(html.escape(str(children), quote=False))
+    return Markup("".join(join(child) for child in children))
+
+
+def table(
+    head: Sequence[Child], rows: Iterable[Sequence[Child]], numbers: slice = slice(1, None), class_: str | None = None
+) -> Markup:
+    """A table that scrolls sideways where it is too wide; `numbers` are the columns that hold some, right-aligned.
+
+    The first cell of each row is its heading.
+    """
+
+    def kind(column: int) -> str | None:
+        return "num" if column in range(len(head))[numbers] else None
+
+    top = el("tr", [el("th", cell, scope="col", class_=kind(i)) for i, cell in enumerate(head)])
+    body = [
+        el("tr", [
+            el("th", cell, scope="row") if i == 0 else el("td", cell, class_=kind(i)) for i, cell in enumerate(row)
+        ])
+        for row in rows
+    ]  # fmt: skip
+    return el("div", el("table", el("thead", top), el("tbody", body), class_=class_), class_="scroll", tabindex=0)

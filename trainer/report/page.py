@@ -1,0 +1,49 @@
+"""The page itself: head, style, and the parts in their order. One run fills the page, several are compared first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+
+import stores
+from trainer.report import comparison, sections
+from trainer.report.markup import Child, Markup, el
+from trainer.report.records import Record, group
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser itself keeps it off the network
+
+
+def render(records: Sequence[Record]) -> str:
+    """The whole HTML file."""
+    if len(records) == 1:
+        record = records[0]
+        title = f"{record.run['method']} on {record.store['name']}"
+        body: list[Child] = [_header(title, record.name), sections.run(record)]
+    else:
+        groups = group(records)
+        title = f"{len(records)} runs"
+        names = "/".join(dict.fromkeys(record.store["name"] for record in records))
+        body = [_header(title, f"on {names}"), comparison.compare(groups)]
+        labels = comparison.labels(groups)
+        body.append(el("h2", "Each run"))
+        for one, label in zip(groups, labels, strict=True):
+            for record in one.records:
+                error = sections.percent(record.score("error_last"))
+                summary = el("summary", el("b", record.name), " ", label, el("span", error, class_="num"))
+                body.append(el("details", summary, sections.run(record), id=comparison.anchor(record), class_="run"))
+    style = resources.files("trainer.report").joinpath("style.css").read_text(encoding="utf-8")
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="color-scheme", content="light dark"),
+        el("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        el("title", f"{title} · realmix"),
+        el("style", Markup(style)),
+    )
+    foot = el("footer", f"realmix {stores.__version__}, written by realmix-train report")
+    return f"<!doctype html>\n{el('html', head, el('body', el('main', body), foot), lang='en')}\n"
+
+
+def _header(title: str, below: str) -> Markup:
+    return el("header", el("h1", title), el("p", below))

@@ -1,0 +1,136 @@
+"""Runs as a report sees them: what their folders say, and which of them differ in nothing but their seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stores.errors import IntegrityError
+from trainer.run import open_run
+
+# what may differ between two seeds of one experiment
+INCIDENTAL = (
+    "seed", "store", "device", "threads", "feed", "window", "scratch", "tensorboard", "wandb", "engine", "precision",
+    "cuda_graph", "log_every", "eval_every", "eval_raw", "checkpoint_every",
+)  # fmt: skip
+
+
+@dataclass
+class Record:
+    """One run.
+
+    Attributes:
+        path: its folder; config: config.json; result: result.json, None while it is not finished.
+        train, evals: lines of metrics.jsonl by kind, in order of their steps.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    result: dict[str, Any] | None
+    train: list[dict[str, Any]]
+    evals: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The settings that every method has."""
+        return self.config["run"]
+
+    @property
+    def store(self) -> dict[str, Any]:
+        """What the run's record says of its store."""
+        return self.config["store"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings, the method's and the others."""
+        return {**self.run, **self.config["settings"]}
+
+    @property
+    def step(self) -> int:
+        """How far it came."""
+        return max((line["step"] for line in (*self.train[-1:], *self.evals[-1:])), default=0)
+
+    def score(self, name: str) -> float | None:
+        """A number of result.json by name, `part.name` within a part; None if it is not there."""
+        value: Any = self.result
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+
+@dataclass
+class Group:
+    """Runs of one experiment with different seeds."""
+
+    records: list[Record]
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the runs, or of their splits where all runs have one seed."""
+        own = [record.run["seed"] for record in self.records]
+        split = [record.store["split_seed"] for record in self.records]
+        return split if len(set(own)) == 1 and len(set(split)) > 1 else own
+
+    def mean(self, name: str) -> tuple[float, float | None, int] | None:
+        """Mean of a score, its sample standard deviation (None of a single run), and of how many; None if of none."""
+        values = [value for record in self.records if (value := record.score(name)) is not None]
+        if not values:
+            return None
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
+
+
+def read(path: Path) -> Record:
+    """Raises StoreError and IntegrityError as `trainer.run.open_run`."""
+    run = open_run(path)
+    lines = list(_lines(path / "metrics.jsonl"))
+    train, evals = ([line for line in lines if line["kind"] == kind] for kind in ("train", "eval"))
+    return Record(path, run.config, run.result(), train, evals)
+
+
+def group(records: Sequence[Record]) -> list[Group]:
+    """Runs that differ in nothing but seeds and machines together, in the order in which they first appear."""
+    groups: dict[str, Group] = {}
+    for record in records:
+        groups.setdefault(json.dumps(_experiment(record), sort_keys=True), Group([])).records.append(record)
+    return list(groups.values())
+
+
+def differing(groups: Sequence[Group]) -> list[str]:
+    """Names of the settings that are not the same in all groups, method and store left out."""
+    names = [name for name in dict.fromkeys(name for one in groups for name in one.first.settings)
+             if name not in (*INCIDENTAL, "method")]  # fmt: skip
+    values = {name: [one.first.settings[name] for one in groups if name in one.first.settings] for name in names}
+    return [name for name, found in values.items() if any(value != found[0] for value in found)]
+
+
+def _experiment(record: Record) -> dict[str, Any]:
+    store = record.store
+    return {
+        "settings": {name: value for name, value in record.settings.items() if name not in INCIDENTAL},
+        "store": [store.get(key) for key in ("dataset_fingerprint", "protocol", "counts", "class_names", "gamma")],
+    }
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of metrics.jsonl; a last one that is not whole belongs to a killed run and does not count."""
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8")
+    lines = text.split("\n")
+    for i, line in enumerate(lines[:-1]):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise IntegrityError(f"line {i + 1} of '{path}' is damaged", str(error)) from None

@@ -1,0 +1,102 @@
+"""The store that a run was trained from, if it is still there: its recipe, and some images beside their copies."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+
+from stores import DatasetStore, SplitStore, open_store
+from stores.errors import RealMixError
+from trainer import png
+from trainer.report.markup import Markup, el
+from trainer.report.records import Record
+
+ROWS, COPIES = 8, 8
+BYTES = 1_200_000  # of pixels on a page, at most
+SIDE = 96  # pixels; larger images are thinned
+
+
+def open_split(record: Record) -> SplitStore | None:
+    """The run's store; None if it is gone, damaged or another one by now."""
+    try:
+        store = open_store(record.store["path"])
+    except (RealMixError, OSError):
+        return None
+    same = isinstance(store, SplitStore) and store.fingerprint == record.store["fingerprint"]
+    return store if same and isinstance(store, SplitStore) else None
+
+
+def recipe(record: Record) -> str | None:
+    """Name of the copies' recipe and the seed of their draws."""
+    store = open_split(record)
+    if store is None or not store.dataset.num_copies:
+        return None
+    spec: dict[str, Any] = store.dataset.manifest["spec"]
+    return f"{spec['recipe']['name']}, seed {spec['seed']}"
+
+
+def sheet(record: Record) -> Markup:
+    """Rows of an image and its first copies: labelled ones of each class in turn, then unlabelled ones."""
+    store = open_split(record)
+    if store is None:
+        where = record.store["path"]
+        return el("p", f"The store is not at {where} any more, so its images are not shown.", class_="note")
+    dataset = store.dataset
+    copies = min(COPIES, dataset.num_copies)
+    row_bytes = (1 + copies) * int(np.prod([min(SIDE, side) for side in dataset.image_size])) * 3
+    rows = _pick(store, max(2, min(ROWS, BYTES // row_bytes)))
+    try:
+        strips = _strips(dataset, rows, copies)
+    except RealMixError as error:
+        return el("p", f"The store's images cannot be read: {error.what}.", class_="note")
+    labeled = set(store.labeled.tolist())
+    body = []
+    for row, strip in zip(rows.tolist(), strips, strict=True):
+        label = dataset.train_labels[row]
+        name = dataset.class_names[label] if label >= 0 else "no label"
+        foreign = store.protocol == "mismatch" and store.train_labels[row] < 0
+        kind = "labelled" if row in labeled else "foreign" if foreign else "unlabelled"
+        images = [
+            el("img", src=_data(image), alt=f"{name}, copy {i}" if i else name, width=image.shape[1],
+               height=image.shape[0])
+            for i, image in enumerate(strip)
+        ]  # fmt: skip
+        body.append([el("span", name, el("small", kind), class_="who"), images])
+    height, width = dataset.image_size
+    said = f"{width}×{height} pixels. Left the image, then its first {copies} of {dataset.num_copies} copies."
+    if not copies:
+        said = f"{width}×{height} pixels. The store holds no copies."
+    return el("div", el("p", said, class_="note"), el("div", body, class_="sheet", style=f"--n:{1 + copies}"))
+
+
+def _pick(store: SplitStore, count: int) -> np.ndarray:
+    """int64 rows [≤ count]: half of them labelled, classes in turn; the others unlabelled, classes in turn."""
+    half = min((count + 1) // 2, len(store.labeled)) if len(store.unlabeled) else count
+    labels = store.dataset.train_labels
+    first = _in_turn(np.sort(store.labeled), labels)[:half]
+    return np.concatenate([first, _in_turn(np.sort(store.unlabeled)[:10_000], labels)[: count - len(first)]])
+
+
+def _in_turn(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The first row of each class, then the second of each, and so on."""
+    of = labels[rows]
+    turn = np.empty(len(rows), np.int64)
+    for label in np.unique(of):
+        turn[of == label] = np.arange((of == label).sum())
+    return rows[np.lexsort((of, turn))]
+
+
+def _strips(dataset: DatasetStore, rows: np.ndarray, copies: int) -> list[list[np.ndarray]]:
+    """The image and its copies for each row, uint8 [h, w, 3]."""
+    strips = [[image] for image in dataset.train_images.read(rows)]
+    if copies and dataset.copies is not None:
+        for strip, made in zip(strips, dataset.copies.read(rows, copies=copies), strict=True):
+            strip.extend(made)
+    step = -(-max(dataset.image_size) // SIDE)
+    return [[image[::step, ::step] for image in strip] for strip in strips]
+
+
+def _data(image: np.ndarray) -> str:
+    return "data:image/png;base64," + base64.b64encode(png.encode(np.ascontiguousarray(image))).decode()

@@ -1,0 +1,307 @@
+"""What the page shows of one run: its numbers, curves, classes, calibration, foreign images, and how it was made."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from trainer.report import charts, samples
+from trainer.report.charts import Series
+from trainer.report.markup import Child, Markup, el, table
+from trainer.report.records import Record
+
+MANY = 20  # classes from which only the worst are listed
+NOT_CURVES = ("kind", "step", "seconds", "ood_precision", "ood_recall")
+PLAIN = {
+    "loss": "loss",
+    "loss_x": "labelled loss",
+    "loss_u": "unlabelled loss",
+    "weight_u": "unlabelled weight",
+    "lr": "learning rate",
+    "tsa_kept": "kept by TSA",
+    "ood_kept": "kept by the mask",
+    "confidence": "confidence",
+    "images_per_s": "images/s",
+    "data_wait": "waiting for data",
+}
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f} %"
+
+
+def run(record: Record) -> list[Child]:
+    """All sections of a run."""
+    return [
+        el("p", _sentence(record), class_="lead"),
+        _numbers(record),
+        _facts(record),
+        _curves(record),
+        _classes(record),
+        _calibration(record),
+        _foreign(record),
+        _section("Copies in the store", samples.sheet(record)),
+        _settings(record),
+    ]
+
+
+def _section(title: str, *children: Child) -> Markup | None:
+    return el("section", el("h3", title), children) if any(children) else None
+
+
+def _sentence(record: Record) -> str:
+    counts = record.store["counts"]
+    text = (
+        f"{record.run['model']} on {record.store['name']}: {counts['labeled']:,} labelled and "
+        f"{counts['unlabeled']:,} unlabelled images, {len(record.store['class_names'])} classes, "
+        f"seed {record.run['seed']}"
+    )
+    if record.result is None:
+        return f"{text}. Not finished: step {record.step:,} of {record.run['steps']:,}."
+    return f"{text}, {record.result['steps']:,} steps."
+
+
+def _numbers(record: Record) -> Markup:
+    """The run's numbers as tiles."""
+    tiles: list[tuple[str, str]] = []
+    result = record.result
+    if result is not None:
+        tiles = [
+            (percent(result["error_last"]), "test error, last evaluation"),
+            (percent(result["error_median20"]), f"median of the last {result['median_of']}"),
+            (percent(result["error_best_by_valid"]), f"best by validation, step {result['best_step']:,}"
+             if result["best_step"] is not None else "best by validation: no validation set"),
+            (percent(record.score("raw_error_last")), "of the live weights"),
+        ]  # fmt: skip
+    elif record.evals:
+        tiles.append((percent(record.evals[-1]["test_error"]), f"test error at step {record.evals[-1]['step']:,}"))
+    if (ece := record.score("calibration.ece")) is not None:
+        tiles.append((percent(100 * ece), "calibration error (ECE)"))
+    if (auroc := record.score("detection.auroc")) is not None:
+        tiles.append((f"{auroc:.3f}", "AUROC of foreign images"))
+    return el("div", [el("div", el("b", value), el("span", said)) for value, said in tiles], class_="tiles")
+
+
+def _facts(record: Record) -> Markup | None:
+    """What was run on which store."""
+    store, run, counts = record.store, record.run, record.store["counts"]
+    recipe = samples.recipe(record)
+    protocol = f"{store['protocol']}, split seed {store['split_seed']}"
+    if store["protocol"] == "mismatch":
+        protocol += f", suggested γ {store.get('gamma', 0):g}"
+    sizes = ", ".join(
+        f"{counts[part]:,} {name}"
+        for part, name in (
+            ("labeled", "labelled"),
+            ("unlabeled", "unlabelled"),
+            ("valid", "validation"),
+            ("test", "test"),
+        )
+    )
+    rows: list[tuple[str, Child]] = [
+        ("Method", f"{run['method']}, {run['model']}, {run['steps']:,} steps of {run['batch']}, seed {run['seed']}"),
+        ("Store", [store["name"], " ", el("code", store["fingerprint"][:16])]),
+        ("Dataset", [store["dataset"], " ", el("code", store["dataset_fingerprint"][:16])]),
+        ("Copies", f"{store['num_copies']} of each image" + (f", recipe {recipe}" if recipe else "")),
+        ("Split", protocol),
+        ("Images", sizes),
+        ("Machine", _machine(record)),
+    ]
+    if run.get("init"):
+        rows.insert(1, ("Started from", run["init"]))
+    rows += [("Differs from the paper", text) for text in record.config.get("deviations", [])]
+    body = el("dl", [[el("dt", name), el("dd", value)] for name, value in rows])
+    return _section("What was run", body)
+
+
+def _machine(record: Record) -> str:
+    device, run = record.config["device"], record.run
+    parts = [str(device["name"]), f"{run['precision']}, {run['engine']}"]
+    if device["kind"] == "cpu":
+        parts.append(f"{device['threads']} thread" + "s" * (device["threads"] != 1))
+    rates = [line["images_per_s"] for line in record.train]
+    if rates:
+        parts.append(f"{sorted(rates)[len(rates) // 2]:,.0f} images/s")
+    if record.result is not None:
+        parts.append(duration(record.result["seconds"]))
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 7 s`, `5 h 12 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def column(lines: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    """(step, value) of the lines that have it."""
+    return [(line["step"], line[name]) for line in lines if name in line]
+
+
+def _curves(record: Record) -> Markup | None:
+    error = charts.lines(
+        "Error in %",
+        [
+            Series("test, averaged", column(record.evals, "test_error"), 0),
+            Series("test, live", column(record.evals, "raw_test_error"), 1),
+            Series("validation, averaged", column(record.evals, "valid_error"), 2),
+        ],
+        lambda v: f"{v:.3g}",
+        log=True,
+    )
+    names = [name for name in dict.fromkeys(key for line in record.train for key in line) if name not in NOT_CURVES]
+    panels = [charts.small(PLAIN.get(name, name), column(record.train, name)) for name in names]
+    if not error and not panels:
+        return None
+    return _section("Curves", el("div", error or None, el("div", panels, class_="panels"), class_="curves"))
+
+
+def _classes(record: Record) -> Markup | None:
+    result = record.result
+    if result is None:
+        return None
+    names, confusion = result["class_names"], result["confusion"]
+    errors = [(name, result["per_class_error"][name], sum(row)) for name, row in zip(names, confusion, strict=True)]
+    if len(names) > MANY:
+        worst = sorted((one for one in errors if one[1] is not None), key=lambda one: -one[1])[:MANY]
+        return _section(
+            "Classes",
+            el("div",
+               el("figure", el("figcaption", f"Error of the {MANY} worst of {len(names)} classes"), _bars(worst)),
+               el("figure", el("figcaption", "Most frequent confusions"), _confusions(names, confusion)),
+               class_="pair"),
+        )  # fmt: skip
+    return _section(
+        "Classes",
+        el("div",
+           el("figure", el("figcaption", "Test error by class"), _bars(errors)),
+           el("figure", el("figcaption", "Confusion: true classes in rows, predicted ones in columns"),
+              _matrix(names, confusion)),
+           class_="pair"),
+    )  # fmt: skip
+
+
+def _bars(errors: Sequence[tuple[str, float | None, int]]) -> Markup:
+    longest = max((error or 0 for _, error, _ in errors), default=0) or 1
+    rows = [
+        (name, el("span", class_="meter", style=f"--v:{(error or 0) / longest:.3f}"), percent(error, 1), f"{count:,}")
+        for name, error, count in errors
+    ]
+    return table(("class", "", "error", "images"), rows, class_="bars")
+
+
+def _matrix(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Markup:
+    """Counts; colour says the share of the row, errors in their own colour."""
+    turned = "turned" if max(map(len, names)) > 3 else None
+    head = el("tr", el("th"), [el("th", el("span", name), scope="col", class_=turned) for name in names])
+    rows = []
+    for i, (name, row) in enumerate(zip(names, confusion, strict=True)):
+        total = sum(row) or 1
+        cells = [
+            el("td", f"{n:,}" if n else "·", class_=("hit" if i == j else "miss") + (" full" if n > total / 2 else "")
+               + ("" if n else " none"),
+               style=f"--v:{n / total:.3f}" if n else None, title=f"{name} taken for {names[j]}: {n:,} of {total:,}")
+            for j, n in enumerate(row)
+        ]  # fmt: skip
+        rows.append(el("tr", el("th", name, scope="row"), cells))
+    matrix = el("table", el("thead", head), el("tbody", rows), class_="matrix")
+    return el("div", matrix, class_="scroll", tabindex=0)
+
+
+def _confusions(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Markup:
+    found = [
+        (n, i, j, sum(row)) for i, row in enumerate(confusion) for j, n in enumerate(row) if i != j and n
+    ]  # fmt: skip
+    rows = [
+        (names[i], names[j], f"{n:,}", percent(100 * n / total, 1))
+        for n, i, j, total in sorted(found, key=lambda one: (-one[0], one[1], one[2]))[:MANY]
+    ]
+    return table(("true", "taken for", "images", "share"), rows, numbers=slice(2, None))
+
+
+def _calibration(record: Record) -> Markup | None:
+    calibration = record.score("calibration")
+    if not isinstance(calibration, dict):
+        return None
+    facts = [
+        ("Expected calibration error", percent(100 * calibration["ece"])),
+        ("Mean confidence", percent(100 * calibration["confidence"])),
+        ("Accuracy", percent(100 - (record.score("error_last") or 0))),
+        ("Negative log-likelihood", f"{calibration['nll']:.3f}"),
+    ]
+    text = (
+        "How sure the averaged weights are of test images, against how often they are right. "
+        "Bars below the diagonal: too sure. Confidence is the largest probability."
+    )
+    side = el("div", el("p", text), el("dl", [[el("dt", name), el("dd", value)] for name, value in facts]))
+    return _section("Calibration", el("div", charts.reliability(calibration["bins"]), side, class_="pair"))
+
+
+def _foreign(record: Record) -> Markup | None:
+    """Only runs on mismatch stores have it."""
+    detection, mask = record.score("detection"), record.score("ood")
+    figures: list[Child] = []
+    notes: list[str] = []
+    if isinstance(detection, dict):
+        groups = (("known classes", detection["known_bins"], 0), ("foreign classes", detection["foreign_bins"], 1))
+        figures.append(
+            charts.histograms("Largest probability of unlabelled images", [one for one in groups if sum(one[1])])
+        )
+        if detection["auroc"] is not None:
+            notes.append(
+                f"AUROC {detection['auroc']:.3f}: how well 1 − the largest probability tells foreign from known "
+                "unlabelled images at the end of the run; 0.5 is chance, 1 is perfect."
+            )
+    series = [
+        Series("precision", column(record.train, "ood_precision"), 0),
+        Series("recall", column(record.train, "ood_recall"), 1),
+    ]
+    if isinstance(mask, dict) and mask.get("rows") and series[0].points:
+        share = mask["ood"] / mask["rows"]
+        ends = [(series[0].points[0][0], share), (series[0].points[-1][0], share)]
+        series.append(Series("precision of chance", ends, 5))
+    figures.append(charts.lines("The mask over time", series, lambda v: f"{v:.2g}", top=1))
+    if isinstance(mask, dict) and mask.get("rows"):
+        share = mask["ood"] / mask["rows"]
+        dropped = mask["masked"] / mask["rows"]
+        notes.append(
+            f"Over the whole run the mask dropped {100 * dropped:.1f} % of the unlabelled rows; "
+            + (f"{100 * mask['precision']:.1f} % of them were foreign (precision)" if mask["precision"] is not None
+               else "none")
+            + f", against {100 * share:.1f} % of all rows"
+            + (f". It dropped {100 * mask['recall']:.1f} % of the foreign rows (recall)."
+               if mask["recall"] is not None else ".")
+        )  # fmt: skip
+    if not any(figures):
+        return None
+    return _section(
+        "Foreign images", el("div", figures, class_="charts"), [el("p", note, class_="note") for note in notes]
+    )
+
+
+def _settings(record: Record) -> Markup:
+    config = record.config
+    run = {name: value for name, value in config["run"].items() if name != "store"}
+    tables = [
+        ("Method", config["settings"]),
+        ("Run", run),
+        ("Versions", config.get("versions", {})),
+        ("Store", {"path": record.store["path"], "fingerprint": record.store["fingerprint"],
+                   "dataset_fingerprint": record.store["dataset_fingerprint"]}),
+    ]  # fmt: skip
+    blocks = [
+        el("div", el("h4", title), table(("setting", "value"), [(k, _value(v)) for k, v in rows.items()], slice(0)))
+        for title, rows in tables
+        if rows
+    ]
+    command = config.get("command")
+    said = el("p", el("code", shlex.join(command))) if command else None
+    return el("details", el("summary", "Every setting, versions, command"), said, el("div", blocks, class_="settings"))
+
+
+def _value(value: Any) -> str:
+    return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

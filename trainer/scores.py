@@ -1,0 +1,74 @@
+"""What probabilities are worth: calibration, and how well a score tells two groups apart. NumPy alone, float64.
+
+Calibration after Guo et al. 2017: the expected calibration error compares, bin by bin, how sure a network says it is
+with how often it is right. Nothing here knows networks, stores or runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+ECE_BINS = 15  # Guo et al.
+HISTOGRAM_BINS = 20
+
+
+def ood_score(probs: np.ndarray) -> np.ndarray:
+    """Out-of-distribution score: 1 − the largest probability. [n, K] to [n] in [0, 1 − 1/K]; high = looks foreign."""
+    return 1 - probs.max(1)
+
+
+def calibration(probs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Reliability in equal bins (i/15, (i+1)/15] of the largest probability.
+
+    Args:
+        probs: float64 [n, K], n > 0.
+        labels: int64 [n].
+
+    Returns:
+        ece: mean over images of |accuracy − confidence| of the image's bin, in [0, 1]
+        nll: mean of −ln p(true class)
+        confidence: mean largest probability
+        bins: one {"count", "confidence", "accuracy"} each; the last two are means over the bin, None if it is empty.
+    """
+    confidence, right = probs.max(1), probs.argmax(1) == labels
+    place = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    count, sure, true = (
+        np.bincount(place, weights, ECE_BINS) for weights in (np.ones(len(labels)), confidence, right.astype(float))
+    )
+    bins = [
+        {"count": int(n), "confidence": s / n if n else None, "accuracy": t / n if n else None}
+        for n, s, t in zip(count.tolist(), sure.tolist(), true.tolist(), strict=True)
+    ]
+    true_probs = probs[np.arange(len(labels)), labels]
+    return {
+        "ece": float(np.abs(true - sure).sum() / len(labels)),
+        "nll": float(-np.log(np.maximum(true_probs, np.finfo(np.float64).tiny)).mean()),
+        "confidence": float(confidence.mean()),
+        "bins": bins,
+    }
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
+    """Chance that a positive scores above a negative, ties counted half (Mann–Whitney U): 0.5 tells nothing.
+
+    Args:
+        scores: [n]; positive: bool [n].
+
+    Returns:
+        In [0, 1]; None where one of the groups is empty.
+    """
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    if not positives or not negatives:
+        return None
+    _, group, count = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[group]  # the mean rank of equal scores, from 1
+    above = rank[positive].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
+
+
+def histogram(values: np.ndarray) -> list[int]:
+    """Counts in 20 equal bins of [0, 1]; 1 belongs to the last."""
+    return np.histogram(values, HISTOGRAM_BINS, (0, 1))[0].tolist()
