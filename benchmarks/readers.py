@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 Batches = Iterator[tuple[Any, Any]]
 Epochs = Callable[[int], Batches]
-AHEAD = 64  # batches whose order is drawn at once, as the trainer does
+WINDOW = 512 << 20  # bytes of memory of our stream, the trainer's default
 EVERY = 1 << 62
 
 
@@ -98,49 +98,23 @@ def gather(corpus: Corpus, threads: int) -> Epochs:
 # ---- ours
 
 
-def ours_pool(corpus: Corpus, mapped: bool) -> Epochs:
-    """The trainer's pool, decoded once from the compressed store, and its order."""
-    from trainer.pool import Pool
-
-    store, rows, copies = _store(corpus)
-    pool = Pool(copies, rows, corpus.copies, torch.device("cpu"), corpus.folder if mapped else None)
-    return _ahead(corpus, _in_order(corpus, len(store.train_images) * corpus.copies, pool))
-
-
-def _store(corpus: Corpus) -> tuple[Any, np.ndarray, Any]:
+def ours(corpus: Corpus, kind: str, drawn: bool = False) -> Epochs:
+    """What the trainer's feed takes its images from, in its order, in its thread ahead of the step."""
     from stores import open_store
-
-    store: Any = open_store(corpus.folder / "store")
-    return store, np.arange(store.num_images), store.copies
-
-
-def _in_order(corpus: Corpus, count: int, pool: Any) -> Callable[[int], tuple[np.ndarray, Any]]:
-    """A step's samples and pixels from a pool, in the order of the trainer's feed."""
-    from stores.draws import shuffled
-
-    @functools.lru_cache(maxsize=1)
-    def block(number: int) -> np.ndarray:
-        size = AHEAD * corpus.batch
-        return shuffled(np.arange(number * size, (number + 1) * size), count, 1, "order").reshape(AHEAD, -1)
-
-    def take(step: int) -> tuple[np.ndarray, Any]:
-        samples = block(step // AHEAD)[step % AHEAD]
-        return samples, pool.take(torch.from_numpy(samples))
-
-    return take
-
-
-def _ahead(corpus: Corpus, take: Callable[[int], tuple[np.ndarray, Any]]) -> Epochs:
-    """Batches made in the trainer's thread ahead of the step; `take(step)` gives a step's samples and pixels."""
+    from trainer.homes import Home, open_images
     from trainer.prefetch import Prefetch
 
-    steps = len(corpus.mapped()) // corpus.batch
+    store: Any = open_store(corpus.folder / "store")
+    size, scratch = (WINDOW if kind == "stream" else 0), (corpus.folder if kind == "mapped" else None)
+    home = Home(kind, torch.device("cpu"), drawn, size, scratch)  # type: ignore[arg-type]
+    images = open_images(store, np.arange(store.num_images), corpus.copies, home, corpus.batch, seed=1)
+    steps = len(images) // corpus.batch
 
     def epoch(number: int) -> Batches:
-        with Prefetch(take, range(number * steps, (number + 1) * steps)) as ahead:
+        with Prefetch(images.take, range(number * steps, (number + 1) * steps)) as ahead:
             for _ in range(steps):
-                samples, images = ahead.take()
-                yield images, samples // corpus.copies
+                samples, pixels = ahead.take()
+                yield pixels, samples // corpus.copies
 
     return epoch
 
@@ -383,15 +357,17 @@ class Reader:
     batches: int = EVERY
 
 
-OURS = ("zarr", "numcodecs", "stores.reader", "stores.arrays", "trainer.pool", "trainer.prefetch")
+OURS = ("stores", "trainer.homes", "trainer.prefetch")
 FFCV = ("ffcv.loader", "ffcv.fields.decoders")
 REFERENCE = "FFCV RANDOM"
 READERS: dict[str, Reader] = {
     "memcpy in order (limit)": Reader(memcpy),
     "gather from memory, one thread (limit)": Reader(functools.partial(gather, threads=1)),
     "gather from memory, torch's threads (limit)": Reader(functools.partial(gather, threads=2)),
-    "realmix, host": Reader(functools.partial(ours_pool, mapped=False), OURS),
-    "realmix, mapped": Reader(functools.partial(ours_pool, mapped=True), OURS),
+    "realmix, images and boxes": Reader(functools.partial(ours, kind="host", drawn=True), OURS),
+    "realmix, host": Reader(functools.partial(ours, kind="host"), OURS),
+    "realmix, mapped": Reader(functools.partial(ours, kind="mapped"), OURS),
+    "realmix, stream": Reader(functools.partial(ours, kind="stream"), OURS),
     REFERENCE: Reader(functools.partial(ffcv, order="RANDOM"), FFCV, prepare_ffcv),
     "FFCV QUASI_RANDOM": Reader(functools.partial(ffcv, order="QUASI_RANDOM"), FFCV, prepare_ffcv),
     "DataLoader, a batch at a time": Reader(data_loader_at_once),

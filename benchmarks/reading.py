@@ -43,7 +43,8 @@ def measure(name: str, corpus: Corpus, epochs: int) -> rounds.Result:
     shape = (corpus.batch, *corpus.mapped().shape[1:])
     began = time.perf_counter()
     epoch = reader.open(corpus)
-    first_ever, _, _ = read(itertools.islice(epoch(0), reader.batches), shape, began)
+    with contextlib.closing(epoch(0)) as batches:
+        first_ever, _, _ = read(itertools.islice(batches, reader.batches), shape, began)
     firsts, rates = [], []
     for number in range(1, epochs + 1):
         with contextlib.closing(epoch(number)) as batches:

@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32, help="pixels cut out of each image, and their side")
     parser.add_argument("--model", default="wrn-10-1")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=50, help="timed steps of a round")
     parser.add_argument("--only", help="run one case once, from a prepared --cache, and print JSON")
     parser.add_argument("--cache", type=Path, help="folder with the prepared stores, of --only")

@@ -15,7 +15,7 @@ from trainer import config, engine, hardware, launch
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.ema import Ema
-from trainer.feed import Feed
+from trainer.feed import Feed, settle
 from trainer.methods import load_method
 from trainer.models import build_model, kernels
 from trainer.prefetch import Prefetch
@@ -50,9 +50,10 @@ def assemble(
     run, settings = config.build(method, "cifar10", [], flags)
     run, settings, _ = config.resolve(run, settings, store)
     run = hardware.resolve(run)
+    run = settle(store, method.views(settings), run, hardware.device(run))
     assert run.bn_momentum is not None and run.ema_decay is not None
     device = hardware.device(run)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False
     torch.manual_seed(run.seed)
     net = build_model(run.model, store.num_classes, run.bn_momentum).to(device)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -71,7 +72,7 @@ def clock(steps: Iterator[object], warm_up: int, count: int) -> dict[str, float]
 def trained(parts: Parts) -> Iterator[None]:
     """A step each time it is asked, as trainer.loop makes them."""
     state, feed = parts.state, parts.feed
-    with Prefetch(feed.prepare, range(ENDLESS)) as ahead:
+    with feed, Prefetch(feed.prepare, range(ENDLESS)) as ahead:
         while True:
             raw = feed.batch(ahead.take())
             state.telemetry.add(parts.step(raw), raw.ood)
