@@ -28,13 +28,13 @@ def torchrun(*words: object) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *map(str, words)]
 
 
-def assert_same_run(run: Path, plain: Path) -> None:
+def assert_same_run(run: Path, plain: Path, tolerance: float = 2e-3) -> None:
     """Losses of every line and the final weights, up to rounding."""
     records = [[json.loads(line) for line in (r / "metrics.jsonl").read_text().splitlines()] for r in (run, plain)]
     assert len(records[0]) == len(records[1])
     for ours, theirs in zip(*records, strict=True):
         for name in set(theirs) - {"kind", "seconds", "images_per_s", "data_wait"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-5), (run.name, name)
+            assert ours[name] == pytest.approx(theirs[name], rel=tolerance, abs=1e-5), (run.name, name)
     ours, theirs = (load_file(r / "model.safetensors") for r in (run, plain))
     assert ours.keys() == theirs.keys()
     gap = max((ours[name] - theirs[name]).abs().max().item() for name in theirs)
@@ -56,7 +56,8 @@ def test_every_method_makes_the_same_run_on_two_processes(split: Path, tmp_path:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for name in train_all(split, tmp_path / "one"):
-        assert_same_run(tmp_path / "two" / name, tmp_path / "one" / name)
+        # VAT's direction is a difference of predictions for images ξ = 1/100 apart: rounding counts a hundredfold
+        assert_same_run(tmp_path / "two" / name, tmp_path / "one" / name, 3e-2 if name == "vat" else 2e-3)
         assert not list((tmp_path / "two" / name).glob(".*")), "one process alone writes"
 
 

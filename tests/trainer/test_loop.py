@@ -117,6 +117,12 @@ def test_the_exported_weights_are_the_evaluated_ones(store, tmp_path):
     assert result["error_last"] == pytest.approx(100 * (said != store.test_labels).mean())
 
 
+def test_fp32_on_a_gpu_is_not_tf32(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    execute(tmp_path / "run", store, run_of(steps=1))
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def failing(monkeypatch, at: int, what):
     """The supervised loss, which calls `what(losses)` in its `at`-th call."""
     calls, loss = [], SUPERVISED.loss

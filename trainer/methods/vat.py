@@ -112,9 +112,9 @@ def adversary(network: Network, u: Tensor, noise: Tensor, xi: float, epsilon: fl
     with torch.autocast(u.device.type, enabled=False):
         with torch.no_grad():
             clean = network(u)  # in the precision of the noisy one, whose difference to it is the signal
-        d = (xi * unit(noise)).to(u.dtype).requires_grad_()
-        divergence = ops.kl_divergence(clean, network(u + d)).mean()
-        (slope,) = torch.autograd.grad(divergence, d)
+        near = (u + xi * unit(noise)).requires_grad_()  # the compiler wants a leaf; the slope in d is the slope here
+        divergence = ops.kl_divergence(clean, network(near)).mean()
+        (slope,) = torch.autograd.grad(divergence, near)
         return clean, epsilon * unit(slope)
 
 

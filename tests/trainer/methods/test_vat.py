@@ -141,3 +141,18 @@ def test_without_entropy_its_weight_is_all_that_is_missing() -> None:
         losses = vat.loss(Learner(learner.model), batch, settings)
         totals[weight] = losses.total.item() - weight * losses.metrics["entropy"].item()
     assert totals[0.0] == pytest.approx(totals[0.06], rel=1e-5)
+
+
+def test_a_compiled_network_gives_the_same_step() -> None:
+    """What the engine does where the loss cannot be one graph: the network is, also under a gradient for its input."""
+    settings = vat.Settings(rampup_share=0.0)
+    gradients = []
+    for compiled in (False, True):
+        batch, learner = make_batch(vat, settings), make_learner(vat, settings)
+        parameters, buffers = list(learner.model.parameters()), list(learner.model.buffers())
+        if compiled:
+            learner.model = torch.compile(learner.model, backend="eager", fullgraph=True, dynamic=False)
+        total = vat.loss(learner, batch, settings).total
+        gradients.append([total.detach(), *torch.autograd.grad(total, parameters), *buffers])
+    for alone, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, alone, rtol=1e-2, atol=1e-4)
