@@ -121,7 +121,8 @@ def edit(path: Path, **fields: object) -> None:
         (lambda: edit(Path("stores/tiny_20"), format_version=2), 3, "store format 2"),
         (lambda: edit(Path("stores/tiny"), format_version=9), 3, "store format 9"),
         (lambda: edit(Path("stores/tiny"), complete=False), 3, "not complete"),
-        (lambda: Path("stores/tiny/copies/images/c/0/0/0/0/0").unlink(), 4, "is missing"),
+        (lambda: Path("stores/tiny/train/images/c/0/0/0/0").unlink(), 4, "is missing"),
+        (lambda: Path("stores/tiny/copies/params/c/0/0/0").unlink(), 4, "is missing"),
     ],
 )
 def test_stores_that_training_refuses(here, command, damage, code, message):
