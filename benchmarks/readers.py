@@ -111,9 +111,7 @@ def ours(corpus: Corpus, kind: str, drawn: bool = False) -> Epochs:
     steps = len(images) // corpus.batch
 
     def epoch(number: int) -> Batches:
-        threads = 1 if kind == "stream" else corpus.workers  # a stream has threads of its own
-        order = range(number * steps, (number + 1) * steps)
-        with Prefetch(images.take, order, depth=2 * threads, threads=threads) as ahead:
+        with Prefetch(images.take, range(number * steps, (number + 1) * steps)) as ahead:
             for _ in range(steps):
                 samples, pixels = ahead.take()
                 yield pixels, samples // corpus.copies

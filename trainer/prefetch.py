@@ -1,7 +1,7 @@
-"""Work of the next steps, done in background threads while the current step computes.
+"""Work of the next steps, done in one background thread while the current step computes.
 
-At most `depth` steps lie ready. An exception of a thread is raised where its step is asked for; leaving the `with`
-block ends the threads, whatever ended the block. The time that `take` waited is what a faster feed could save.
+At most `depth` steps lie ready. An exception of the thread is raised where its step is asked for; leaving the `with`
+block ends the thread, whatever ended the block. The time that `take` waited is what a faster feed could save.
 """
 
 from __future__ import annotations
@@ -18,19 +18,14 @@ T = TypeVar("T")
 class Prefetch(Generic[T]):
     """Results of `prepare(step)` for each of `steps`, in their order.
 
-    Args:
-        depth: steps that are at work or ready.
-        threads: one is ample beside a training step, and what streams needs its steps one after the other; a resident
-            pool may be read by several.
-
     Attributes:
         waited: seconds that `take` has waited in all.
     """
 
-    def __init__(self, prepare: Callable[[int], T], steps: Iterable[int], depth: int = 2, threads: int = 1) -> None:
+    def __init__(self, prepare: Callable[[int], T], steps: Iterable[int], depth: int = 2) -> None:
         self._prepare, self._steps = prepare, iter(steps)
         self._ready: deque[Future[T]] = deque()
-        self._thread = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="feed")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
         self.waited = 0.0
         for _ in range(depth):
             self._submit()

@@ -49,11 +49,7 @@ def who(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def step_of(feed: Feed, step: int):
     """The batch that a method would see, and which of its samples are OOD."""
-    return batch_of(feed, feed.prepare(step))
-
-
-def batch_of(feed: Feed, prepared):
-    raw = feed.batch(prepared)
+    raw = feed.batch(feed.prepare(step))
     return make_batch(raw, feed.views, feed.schedule_names, {}), raw.ood
 
 
@@ -295,13 +291,6 @@ def test_prefetch_keeps_the_order_and_runs_at_most_depth_ahead():
             assert ahead.take() == expected**2
             assert len(done) <= expected - 3 + 3
     assert done == [3, 4, 5, 6]
-
-
-def test_several_threads_keep_the_order_too(store):
-    feed = make(store)
-    with Prefetch(feed.prepare, range(100, 130), depth=6, threads=3) as ahead:
-        for step in range(100, 130):
-            assert same(batch_of(feed, ahead.take()), step_of(feed, step))
 
 
 def test_prefetch_raises_a_threads_error_where_its_step_is_asked_for_and_ends_the_thread():
