@@ -172,7 +172,8 @@ def test_cosine_rate_of_fixmatch(k: int, rate: float) -> None:
 def test_auto_compiles_long_runs_where_a_compiler_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware.shutil, "which", lambda name: "/usr/bin/" + name)
     for steps, expected in ((100, "eager"), (hardware.COMPILED_FROM["cpu"], "compiled")):
-        assert hardware.resolve(RunConfig(device="cpu", steps=steps)).engine == expected
+        assert hardware.resolve(RunConfig(device="cpu", steps=steps, precision="bf16")).engine == expected
+        assert hardware.resolve(RunConfig(device="cpu", steps=steps, precision="fp32")).engine == "eager"
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
     assert hardware.resolve(RunConfig(device="cpu")).engine == "eager"
     assert hardware.resolve(RunConfig(device="cpu", steps=1, engine="compiled")).engine == "compiled"
