@@ -9,6 +9,9 @@ the two sides is largest (Otsu 1979), at t; then
 
 which corrects the share below t for the known images that lie there too (Rogan & Gladen 1978). While the window fills,
 γ grows with it. With no difference between the two, as before the network has learnt anything, γ is 0.
+
+It says how many rows stand out, not how many are foreign: foreign images that the network is sure of are not counted,
+so γ is too small rather than too large, and too large where few labels are learnt by heart. Never reads a label.
 """
 
 from __future__ import annotations
