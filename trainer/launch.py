@@ -270,5 +270,8 @@ def versions() -> dict[str, str]:
 
 
 def _what(run: RunConfig) -> dict[str, Any]:
-    """The configuration without what may change between two sittings: where the store lies."""
-    return {name: value for name, value in dataclasses.asdict(run).items() if name != "store"}
+    """The configuration without what may change between two sittings and changes no number.
+
+    That is where the store lies, and whether steps are replayed: several processes do not, one on a GPU does.
+    """
+    return {name: value for name, value in dataclasses.asdict(run).items() if name not in ("store", "cuda_graph")}

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from stores.errors import RealMixError, UsageError
 from trainer import distributed, launch
+from trainer.config import RunConfig
 from trainer.run import open_run
 
 STEPS = 6
@@ -127,6 +128,13 @@ def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPat
     distributed.require_divisible(6, "labelled images")
     with pytest.raises(UsageError, match="8 labelled images cannot be divided among 3 processes"):
         distributed.require_divisible(8, "labelled images")
+
+
+def test_a_run_may_go_on_with_another_number_of_processes() -> None:
+    """One process on a GPU replays its steps, several do not: that makes it no other run."""
+    alone, shared = RunConfig(cuda_graph=True), RunConfig(cuda_graph=False, store="elsewhere")
+    assert launch._what(alone) == launch._what(shared)
+    assert launch._what(alone) != launch._what(RunConfig(seed=2))
 
 
 def test_alone_there_is_nobody_to_ask() -> None:
