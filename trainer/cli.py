@@ -14,7 +14,7 @@ import typer
 import stores
 from stores import errors
 from stores.errors import UsageError
-from trainer.commands import doctor, methods, results
+from trainer.commands import doctor, methods, reproduce, results
 from trainer.options import Debug, Device, Json
 
 app = typer.Typer(
@@ -136,5 +136,6 @@ def train(
     show_result(last_line(path, result), json.dumps({"run": str(path), **result}) if as_json else None)
 
 
-for command in (results.eval, results.predict, results.export, results.report, methods.methods, doctor.doctor):
+for command in (reproduce.reproduce, results.report, results.eval, results.predict, results.export, methods.methods,
+                doctor.doctor):  # fmt: skip
     app.command()(command)

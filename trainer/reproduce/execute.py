@@ -1,0 +1,171 @@
+"""Trains what a plan lacks: each run a process of its own, several at a time, any of them continued where it stopped.
+
+The processes share nothing but the folder of runs. They end with this one, whatever ends it, each with its state saved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.reproduce.plan import Planned
+
+POLL_S = 0.2
+GRACE_S = 60.0  # for saving, once asked to stop
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that did not finish; `reason`: what it said."""
+
+    run: Planned
+    reason: str
+
+
+def execute(runs: Iterable[Planned], jobs: int, options: tuple[str, ...] = (), gpus: int = 0) -> list[Failure]:
+    """Train every run that is not finished, `jobs` at a time; one that fails does not hold up the others.
+
+    Args:
+        options: further arguments of runs that are not there yet ("--threads", "1").
+        gpus: share runs out among so many; 0: all see the same devices.
+
+    Returns:
+        those that failed, and those that were to start from one.
+    """
+    distinct = list({run.path: run for run in runs}.values())
+    waiting = [run for run in distinct if not run.finished]
+    active: dict[int, _Process] = {}  # by place, 0 … jobs − 1
+    failures: list[Failure] = []
+    with _Progress(distinct) as progress:
+        try:
+            while waiting or active:
+                failed = {failure.run.path for failure in failures}
+                for place in sorted(set(range(jobs)) - set(active)):
+                    run = _next(waiting, failed)
+                    if run is not None:
+                        active[place] = _Process(run, options, place % gpus if gpus else None)
+                for run in [run for run in waiting if run.init in failed]:
+                    waiting.remove(run)
+                    failures.append(Failure(run, f"'{run.init}' failed, which it starts from"))
+                for place, process in list(active.items()):
+                    if process.poll():
+                        del active[place]
+                        failures += [Failure(process.run, process.reason)] if process.reason else []
+                        progress.say(process.last_line)
+                progress.show([process.run for process in active.values()])
+                time.sleep(POLL_S)
+        finally:
+            for process in active.values():
+                process.stop()
+            for process in active.values():
+                process.wait()
+    return failures
+
+
+def _next(waiting: list[Planned], failed: set[Path]) -> Planned | None:
+    """Take the first run whose start is there."""
+    for run in waiting:
+        if run.init is None or (run.init not in failed and (run.init / "result.json").is_file()):
+            waiting.remove(run)
+            return run
+    return None
+
+
+class _Process:
+    """A run being trained. `last_line`, `reason`: what it said at its end, and why it failed ("" if it did not)."""
+
+    def __init__(self, run: Planned, options: tuple[str, ...], gpu: int | None) -> None:
+        self.run, self.reason, self.last_line = run, "", ""
+        environment = {**os.environ}
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        words = [*run.words, "--quiet"]
+        if "--resume" not in words:
+            words += options
+        # a session of its own: Ctrl-C reaches it once, through `stop`, not while it is saving already
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "trainer.reproduce.child", *words], env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def poll(self) -> bool:
+        """Whether it has ended."""
+        if self._process.poll() is None:
+            return False
+        out, said = self._process.communicate()
+        self.last_line = (out.strip().splitlines() or [f"{self.run.path}: failed"])[-1]
+        if self._process.returncode:
+            self.reason = said.strip().removeprefix("error: ") or f"it ended with code {self._process.returncode}"
+            self.last_line = f"{self.run.path}: failed: {self.reason.splitlines()[0]}"
+        return True
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def wait(self) -> None:
+        try:
+            self._process.communicate(timeout=GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+
+
+class _Progress:
+    """A bar over the steps of all runs, on a terminal also one for each that is being trained; a line for each end."""
+
+    def __init__(self, runs: list[Planned]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._runs = runs
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+                   TimeRemainingColumn(compact=True))  # fmt: skip
+        self._bars = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        done = self._done = sum(run.steps for run in runs if run.finished)
+        self._whole = self._bars.add_task("", total=sum(run.steps for run in runs), completed=done)
+        self._tasks: dict[Path, int] = {}
+
+    def __enter__(self) -> _Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def say(self, line: str) -> None:
+        finished = sum(run.finished for run in self._runs)
+        self._console.print(f"[{finished}/{len(self._runs)}] {line}", markup=False)
+
+    def show(self, active: list[Planned]) -> None:
+        if self._bars.disable:
+            return
+        steps = {run.path: _step(run.path) for run in active}
+        finished = [run for run in self._runs if run.finished]
+        description = f"{len(finished)} of {len(self._runs)} runs"
+        completed = sum(run.steps for run in finished) + sum(steps.values())
+        self._bars.update(self._whole, description=description, completed=completed)
+        for path in set(self._tasks) - set(steps):
+            self._bars.remove_task(self._tasks.pop(path))  # type: ignore[arg-type]
+        for run in active:
+            if run.path not in self._tasks:
+                self._tasks[run.path] = self._bars.add_task(f"  {run.path.name}", total=run.steps)
+            self._bars.update(self._tasks[run.path], completed=steps[run.path])  # type: ignore[arg-type]
+
+
+def _step(path: Path) -> int:
+    """How far a run has come: the last whole line of its metrics.jsonl."""
+    try:
+        with (path / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            lines = file.read().split(b"\n")[:-1]
+            return int(json.loads(lines[-1])["step"]) if lines else 0
+    except (OSError, ValueError, KeyError):
+        return 0

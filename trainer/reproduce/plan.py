@@ -1,0 +1,225 @@
+"""From a recipe to its runs: what each is called, how it is started, and whether it is there already.
+
+A run's folder is <runs>/<model>_<steps>[_<setting>…]/<store>_<method>[_<setting>…]_s<seed>: recipes that ask for the
+same run share it, and runs of another scale lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stores import SplitStore
+from stores.errors import StoreError, UsageError, suggest
+from stores.storage import Location, locate
+from trainer import config
+from trainer.config import RunConfig
+from trainer.launch import family, open_split
+from trainer.methods import load_method
+from trainer.reproduce.recipe import Recipe, Row
+from trainer.run import open_run
+
+# what may differ between two runs of one cell: where and how they run, not what they compute
+WHERE = ("store", "init", "device", "precision", "engine", "cuda_graph", "feed", "pool", "window", "scratch", "threads",
+         "eval_every", "eval_raw", "checkpoint_every", "log_every", "tensorboard", "wandb")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What of a recipe's runs can be chosen by the user; None: as the recipe says.
+
+    Attributes:
+        stores: split stores instead of the recipe's columns, by path.
+        rows, columns: only these, by name; all if empty.
+        settings: "key=value" for every run whose method has the setting.
+    """
+
+    steps: int | None = None
+    model: str | None = None
+    seeds: tuple[int, ...] | None = None
+    stores: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a table.
+
+    Attributes:
+        path: its folder; flags, assignments: of `realmix-train`; init: folder of the run it starts from.
+        row, column: the first cell that it belongs to (names); both empty for the run that others start from.
+    """
+
+    path: Path
+    row: str
+    column: str
+    seed: int
+    steps: int
+    flags: tuple[str, ...]
+    init: Path | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """Arguments of `realmix-train`."""
+        if (self.path / "config.json").exists():
+            return ["--resume", str(self.path)]
+        init = ["--init", str(self.init)] if self.init is not None else []
+        return [*self.flags, "--runs", str(self.path.parent), "--name", self.path.name, *init]
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "result.json").is_file()
+
+
+def scaled(recipe: Recipe, scale: Scale) -> Recipe:
+    """The recipe with the user's steps, model, seeds and stores; only the published numbers stay.
+
+    With other stores the columns are theirs and nothing is published for them.
+    """
+    changes: dict[str, Any] = {
+        name: value for name, value in (("steps", scale.steps), ("model", scale.model), ("seeds", scale.seeds)) if value
+    }
+    if scale.steps and scale.steps < recipe.steps:
+        changes["error"] = "last"  # the median of a short run's evaluations would look far back
+    if scale.stores:
+        columns = {Path(store).name: store for store in scale.stores}
+        rows, seen = [], set()
+        for row in recipe.rows:
+            what = (row.method, str(row.settings), row.init)
+            if what not in seen:  # rows that differed in their stores alone
+                rows.append(dataclasses.replace(row, stores=columns, published=dict.fromkeys(columns, "")))
+            seen.add(what)
+        changes |= {"columns": tuple(columns), "rows": tuple(rows)}
+    return _chosen(dataclasses.replace(recipe, **changes), scale)
+
+
+def _chosen(recipe: Recipe, scale: Scale) -> Recipe:
+    """The recipe with the chosen rows and columns only."""
+    names = [row.name for row in recipe.rows]
+    for what, chosen, known in (("row", scale.rows, names), ("column", scale.columns, recipe.columns)):
+        for one in chosen:
+            if one not in known:
+                raise UsageError(f"the recipe '{recipe.name}' has no {what} '{one}'", suggest(one, known))
+    columns = tuple(column for column in recipe.columns if not scale.columns or column in scale.columns)
+    rows = []
+    for row in recipe.rows:
+        stores = {column: store for column, store in row.stores.items() if column in columns}
+        if stores and (not scale.rows or row.name in scale.rows):
+            rows.append(dataclasses.replace(row, stores=stores))
+    return dataclasses.replace(recipe, columns=columns, rows=tuple(rows))
+
+
+def plan(recipe: Recipe, scale: Scale, root: str, runs: Path) -> dict[tuple[str, str], list[Planned]]:
+    """All runs of a scaled recipe, checked: (row, column) → a run for each seed.
+
+    Args:
+        root: folder of the stores, or s3://bucket/…; runs: folder of the runs.
+
+    Raises:
+        StoreError: a store is missing, or a run in `runs` was trained from another one.
+        UsageError: a setting is wrong, or a run in `runs` had other settings.
+    """
+    opened: dict[str, SplitStore] = {}
+    missing = []
+    wanted = [store for row in recipe.rows for store in row.stores.values()]
+    if recipe.init is not None and any(row.init for row in recipe.rows):
+        wanted.append(recipe.init[0])
+    for store in dict.fromkeys(wanted):
+        place: Location = locate(store) if store in scale.stores else locate(root) / store
+        try:
+            opened[store] = open_split(place)
+        except StoreError as error:
+            if store in scale.stores or not error.what.endswith("is no store"):
+                raise
+            missing.append(store)
+    if missing:
+        raise StoreError(
+            f"no store {', '.join(missing)} in '{root}'", "the recipe trains from it", f"make it: {recipe.stores}"
+        )
+    _require_known(recipe, scale.settings)
+    make = _Maker(recipe, scale, opened, runs)
+    found = {}
+    first = None
+    if recipe.init is not None and any(row.init for row in recipe.rows):
+        store, method = recipe.init
+        first = make(Row("", method, {}, {"": store}, {}), "", recipe.seeds[0], None)
+        found["", ""] = [first]
+    for row in recipe.rows:
+        for column in row.stores:
+            init = first.path if row.init and first is not None else None
+            found[row.name, column] = [make(row, column, seed, init) for seed in recipe.seeds]
+    return found
+
+
+class _Maker:
+    """Makes one run at a time of what all of them share."""
+
+    def __init__(self, recipe: Recipe, scale: Scale, stores: Mapping[str, SplitStore], runs: Path) -> None:
+        self._recipe, self._scale, self._stores = recipe, scale, stores
+        everywhere = [f"{key}={_text(value)}" for key, value in recipe.settings.items()]
+        self._settings = [*everywhere, *scale.settings]
+        named = [one for one in self._settings if one.partition("=")[0] not in WHERE]
+        self._folder = runs / _file_name(f"{recipe.model}_{recipe.steps}", named)
+
+    def __call__(self, row: Row, column: str, seed: int, init: Path | None) -> Planned:
+        recipe, store = self._recipe, self._stores[row.stores[column]]
+        method = load_method(row.method)
+        own = [f"{key}={_text(value)}" for key, value in row.settings.items()]
+        fields = {*config.types_of(method.Settings), *config.types_of(RunConfig)}
+        assignments = [one for one in self._settings if one.partition("=")[0] in fields] + own
+        flags = {"steps": recipe.steps, "model": recipe.model, "seed": seed}
+        run, settings = config.build(method, family(store), assignments, {**flags, "method": row.method})
+        after = [f"after_{init.name}"] if init is not None else []
+        name = _file_name(f"{store.name}_{row.method}", [*own, *after])
+        words = ["--store", str(store.path), "--method", row.method]
+        words += [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+        words += [word for one in assignments for word in ("--set", one)]
+        planned = Planned(self._folder / f"{name}_s{seed}", row.name, column, seed, recipe.steps, tuple(words), init)
+        if (planned.path / "config.json").exists():
+            _require_same(planned.path, store, run, settings)
+        return planned
+
+
+def _require_known(recipe: Recipe, assignments: Sequence[str]) -> None:
+    """Raises UsageError for a setting of the user's that no run of the recipe has."""
+    fields = set(config.types_of(RunConfig)) - set(config.FROM_FLAGS)
+    for row in recipe.rows:
+        fields |= set(config.types_of(load_method(row.method).Settings))
+    for one in assignments:
+        name, equals, _ = one.partition("=")
+        if not equals:
+            raise UsageError(f"'--set {one}' is no key=value")
+        if name not in fields:
+            raise UsageError(f"no run of '{recipe.name}' has the setting '{name}'", suggest(name, fields))
+
+
+def _require_same(path: Path, store: SplitStore, run: RunConfig, settings: Any) -> None:
+    """Raises StoreError or UsageError if the run at `path` is not the one that is planned."""
+    record = open_run(path).config
+    if record["store"]["fingerprint"] != store.fingerprint:
+        raise StoreError(
+            f"'{path}' was trained from another store than '{store.path}'", "their fingerprints differ",
+            "choose another --runs",
+        )  # fmt: skip
+    planned = {key: value for key, value in dataclasses.asdict(run).items() if key not in WHERE and value is not None}
+    planned |= {key: value for key, value in dataclasses.asdict(settings).items() if value is not None}
+    recorded = {**record["run"], **record["settings"]}
+    for key, value in planned.items():
+        if recorded.get(key) != value:
+            raise UsageError(
+                f"'{path}' was trained with {key}={recorded.get(key)}, not {value}", "its error belongs elsewhere",
+                "choose another --runs",
+            )  # fmt: skip
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _file_name(start: str, parts: Sequence[str]) -> str:
+    return "_".join([start, *parts]).replace("=", "").replace("/", "-").replace(" ", "")

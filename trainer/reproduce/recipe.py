@@ -1,0 +1,167 @@
+"""A table or figure of a paper as a file: which methods train on which stores, and what the paper got.
+
+title = "…"                        # of the table
+source = "…"                       # where the published numbers come from
+axis = "labels"                    # what the columns differ in
+stores = "realmix-data build …"    # the commands that make the stores
+steps = 500_000
+model = "wrn-28-2"
+seeds = [1, 2]
+error = "median20"                 # or "last", "best_by_valid"; the default is the papers' median20
+set = { batch = 16 }               # settings of all runs
+[columns]                          # heading = split store
+"250" = "cifar10_250"
+[init]                             # a run whose network others start from, in rows with `init = true`
+store = "imagenet32_all"
+method = "supervised"
+[[rows]]
+name = "RealMix"
+method = "realmix"
+set = { gamma = 0.3 }              # settings of this row's runs
+only = ["250"]                     # columns that it has; all by default
+store = { "250" = "my_store" }     # another store than the column's
+published = ["9.79 ± 0.75"]        # one for each of the row's columns, "" where the paper has none
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from stores.errors import StoreError, UsageError, suggest
+
+ERRORS = {"median20": "error_median20", "last": "error_last", "best_by_valid": "error_best_by_valid"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with its settings.
+
+    Attributes:
+        stores: heading of a column → name of the split store; published: heading → "mean ± std" or "".
+        init: whether it starts from the recipe's pre-trained network.
+    """
+
+    name: str
+    method: str
+    settings: Mapping[str, Any]
+    stores: Mapping[str, str]
+    published: Mapping[str, str]
+    init: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The fields are those of the file; `name` is the file's. `init`: (store, method) of the pre-training run."""
+
+    name: str
+    title: str
+    source: str
+    axis: str
+    stores: str
+    steps: int
+    model: str
+    seeds: tuple[int, ...]
+    error: str
+    settings: Mapping[str, Any]
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    init: tuple[str, str] | None = None
+
+
+def known() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(file.name.removesuffix(".toml") for file in _shipped().iterdir() if file.name.endswith(".toml"))
+
+
+def load(name: str) -> Recipe:
+    """A shipped recipe by its name, or one's own by its path (ending in .toml).
+
+    Raises:
+        UsageError: there is none; it is no TOML, lacks a key, has an unknown one or one of another type.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise StoreError(f"'{name}' does not exist", hint=f"recipes that come with realmix: {', '.join(known())}")
+        text = path.read_bytes()
+        name = path.stem
+    elif name in known():
+        text = _shipped().joinpath(f"{name}.toml").read_bytes()
+    else:
+        raise UsageError(f"unknown recipe '{name}'", suggest(name, known()), "one of your own is a path: ./my.toml")
+    try:
+        content = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the recipe '{name}' is no TOML", str(error)) from None
+    return _recipe(name, content)
+
+
+def _recipe(name: str, content: dict[str, Any]) -> Recipe:
+    take = _Taker(name, content)
+    columns: dict[str, str] = take("columns", dict)
+    error = take("error", str, "median20")
+    if error not in ERRORS:
+        raise UsageError(f"the recipe '{name}' asks for the error '{error}'", suggest(error, ERRORS))
+    init = take("init", dict, {})
+    recipe = Recipe(
+        name, take("title", str), take("source", str, ""), take("axis", str, ""), take("stores", str, ""),
+        take("steps", int), take("model", str), tuple(take("seeds", list)), error, take("set", dict, {}),
+        tuple(columns), tuple(_row(name, one, columns) for one in take("rows", list)),
+        (str(init["store"]), str(init.get("method", "supervised"))) if "store" in init else None,
+    )  # fmt: skip
+    take.finish()
+    if not recipe.rows or not recipe.columns or not recipe.seeds:
+        raise UsageError(f"the recipe '{name}' has no rows, no columns or no seeds")
+    if recipe.init is None and any(row.init for row in recipe.rows):
+        raise UsageError(
+            f"the recipe '{name}' has a row with init, but does not say what is trained first", hint="[init]"
+        )
+    return recipe
+
+
+def _row(name: str, content: dict[str, Any], columns: Mapping[str, str]) -> Row:
+    take = _Taker(f"{name}, row '{content.get('name', '?')}'", content)
+    only = take("only", list, list(columns))
+    own, published = take("store", dict, {}), take("published", list, [])
+    for heading in (*only, *own):
+        if heading not in columns:
+            raise UsageError(f"{take.where} has the unknown column '{heading}'", suggest(str(heading), columns))
+    if published and len(published) != len(only):
+        raise UsageError(f"{take.where} has {len(published)} published errors for {len(only)} columns")
+    row = Row(
+        take("name", str), take("method", str), take("set", dict, {}),
+        {heading: own.get(heading, columns[heading]) for heading in only},
+        dict(zip(only, published or [""] * len(only), strict=True)), take("init", bool, False),
+    )  # fmt: skip
+    take.finish()
+    return row
+
+
+class _Taker:
+    """Takes keys of a table once each, with their types; `finish` refuses what nobody took."""
+
+    def __init__(self, where: str, content: dict[str, Any]) -> None:
+        self.where, self._content, self._taken = f"the recipe {where}", dict(content), [""]
+
+    def __call__(self, key: str, kind: type, default: Any = None) -> Any:
+        self._taken.append(key)
+        value = self._content.pop(key, default)
+        if value is None:
+            raise UsageError(f"{self.where} lacks '{key}'")
+        if type(value) is not kind:
+            raise UsageError(f"{self.where}: '{key}' is {value!r}", f"it must be a {kind.__name__}")
+        return value
+
+    def finish(self) -> None:
+        if self._content:
+            unknown = next(iter(self._content))
+            raise UsageError(f"{self.where} has the unknown key '{unknown}'", suggest(unknown, self._taken[1:]))
+
+
+def _shipped() -> Any:
+    return resources.files("trainer.reproduce").joinpath("recipes")

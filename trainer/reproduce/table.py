@@ -1,0 +1,185 @@
+"""A reproduced table as Markdown and CSV, and what a reader must know beside it: the scale, the order, the masks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from trainer.reproduce.plan import Planned
+from trainer.reproduce.recipe import ERRORS, Recipe
+
+Runs = Mapping[tuple[str, str], Sequence[Planned]]
+KINDS = {
+    "last": "of the last step",
+    "median20": "median of the last 20 evaluations",
+    "best_by_valid": "of the step with the best validation error",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Errors in per cent of the finished runs of a cell, in order of their seeds, and what the paper got.
+
+    Attributes:
+        masks: counts of the out-of-distribution mask over all runs ("masked", "masked_ood", "ood", "rows"), or None.
+    """
+
+    errors: tuple[float, ...]
+    seeds: tuple[int, ...]
+    published: str
+    store: str
+    masks: Mapping[str, int] | None
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.errors) if self.errors else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over seeds; None of fewer than two."""
+        return statistics.stdev(self.errors) if len(self.errors) > 1 else None
+
+    @property
+    def published_mean(self) -> float | None:
+        return float(self.published.partition("±")[0]) if self.published else None
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return "–"
+        return f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.std is not None else "")
+
+
+Cells = Mapping[tuple[str, str], Cell]
+
+
+def cells(recipe: Recipe, runs: Runs) -> dict[tuple[str, str], Cell]:
+    """The errors of the runs that are finished."""
+    found = {}
+    for row in recipe.rows:
+        for column, store in row.stores.items():
+            finished = [run for run in runs[row.name, column] if run.finished]
+            results = [json.loads((run.path / "result.json").read_text()) for run in finished]
+            scored = [
+                (result[ERRORS[recipe.error]], run.seed) for result, run in zip(results, finished, strict=True)
+                if result[ERRORS[recipe.error]] is not None
+            ]  # fmt: skip
+            counts = [result["ood"] for result in results if result["ood"]]
+            names = ("masked", "masked_ood", "ood", "rows")
+            masks = {name: sum(one[name] for one in counts) for name in names} if counts else None
+            errors, seeds = tuple(error for error, _ in scored), tuple(seed for _, seed in scored)
+            found[row.name, column] = Cell(errors, seeds, row.published[column], store, masks)
+    return found
+
+
+def lines(recipe: Recipe, found: Cells) -> list[list[str]]:
+    """Header and rows of text: for each row what was measured and, where there is any, what was published."""
+    axis = f"error in %, by {recipe.axis}" if recipe.axis else "error in %"
+    rows = [[axis, *recipe.columns]]
+    for row in recipe.rows:
+        own = {column: found[row.name, column] for column in row.stores}
+        rows.append([row.name, *(str(own[column]) if column in own else "" for column in recipe.columns)])
+        if any(cell.published for cell in own.values()):
+            rows.append(["published", *(own[c].published if c in own else "" for c in recipe.columns)])
+    return rows
+
+
+def markdown(recipe: Recipe, paper: Recipe, found: Cells, run: Mapping[str, Any] | None) -> str:
+    """The whole page.
+
+    Args:
+        recipe: as it was run; paper: as it is in its file; run: config.json's "run" of one of its runs.
+    """
+    header, *rows = lines(recipe, found)
+    out = [f"# {recipe.title}", "", caption(recipe, paper, found, run), ""]
+    out += [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for row in rows:
+        text = [f"*{cell}*" if cell and row[0] == "published" else cell for cell in row]
+        out.append(f"| {' | '.join(text)} |")
+    out += ["", *order(recipe, found), *masks(recipe, found)]
+    if recipe.source:
+        out += ["", f"Published: {recipe.source}"]
+    return "\n".join(out) + "\n"
+
+
+def caption(recipe: Recipe, paper: Recipe, found: Cells, run: Mapping[str, Any] | None) -> str:
+    """What the numbers are, and how far from the recipe's scale."""
+    counts = {len(cell.errors) for cell in found.values()}
+    seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else _plural(counts.pop(), "seed")
+    batch = f" of {run['batch']}" if run else ""
+    text = (
+        f"Test error in %, {KINDS[recipe.error]}, averaged weights; ± is the standard deviation over seeds. "
+        f"{recipe.model}, {recipe.steps:,} steps{batch}, {seeds}."
+    )
+    smaller = [
+        f"{recipe.steps:,} steps instead of {paper.steps:,}" if recipe.steps != paper.steps else "",
+        f"{recipe.model} instead of {paper.model}" if recipe.model != paper.model else "",
+        f"batches of {run['batch']} instead of 64" if run and run["batch"] != 64 and not paper.settings else "",
+        f"{max(counts, default=0)} of {len(paper.seeds)} seeds"
+        if 0 < max(counts, default=0) < len(paper.seeds)
+        else "",
+    ]
+    if any(smaller):
+        text += f" **Scaled down: {', '.join(part for part in smaller if part)}.** Compare methods, not levels."
+    return text
+
+
+def order(recipe: Recipe, found: Cells) -> list[str]:
+    """Whether methods are in the published order: each column's pairs, and which are the other way round."""
+    agree, reversed_ = 0, []
+    for column in recipe.columns:
+        rows = [(row.name, found[row.name, column]) for row in recipe.rows if (row.name, column) in found]
+        known = [(name, cell) for name, cell in rows if cell.mean is not None and cell.published_mean is not None]
+        for (name, one), (other, two) in combinations(known, 2):
+            assert one.mean is not None and two.mean is not None and one.published_mean and two.published_mean
+            expected, measured = one.published_mean - two.published_mean, one.mean - two.mean
+            if expected * measured > 0:
+                agree += 1
+            elif expected:
+                better, worse = (name, other) if expected < 0 else (other, name)
+                reversed_.append(
+                    f"{column}: {better} is ahead of {worse} in the paper, here behind by {abs(measured):.2f}"
+                )
+    if not agree and not reversed_:
+        return []
+    text = f"Published order: {agree} of {agree + len(reversed_)} pairs of methods are in it."
+    return [text, *(f"- {one}" for one in reversed_)]
+
+
+def masks(recipe: Recipe, found: Cells) -> list[str]:
+    """What each out-of-distribution mask did."""
+    out = []
+    for (row, column), cell in found.items():
+        if not cell.masks or not cell.masks["masked"]:
+            continue
+        total = cell.masks
+        text = f"- {row}, {column}: masked {total['masked'] / total['rows']:.2f} of the unlabelled rows"
+        if total["ood"]:
+            precision, recall = total["masked_ood"] / total["masked"], total["masked_ood"] / total["ood"]
+            text += f", {total['ood'] / total['rows']:.2f} are foreign: precision {precision:.2f}, recall {recall:.2f}"
+        out.append(text)
+    return ["", "Masks:", "", *out] if out else []
+
+
+def as_csv(recipe: Recipe, found: Cells) -> str:
+    """A line for each cell."""
+    out = io.StringIO()
+    write = csv.writer(out, lineterminator="\n").writerow
+    write(
+        ["recipe", "row", "column", "store", "model", "steps", "error", "mean", "std", "seeds", "errors", "published"]
+    )
+    for (row, column), cell in found.items():
+        mean, std = ("" if value is None else f"{value:.4f}" for value in (cell.mean, cell.std))
+        seeds, errors = " ".join(map(str, cell.seeds)), " ".join(f"{error:.4f}" for error in cell.errors)
+        write([recipe.name, row, column, cell.store, recipe.model, recipe.steps, recipe.error, mean, std, seeds, errors,
+               cell.published])  # fmt: skip
+    return out.getvalue()
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
