@@ -142,7 +142,10 @@ def _execute(
 
     def open_folder() -> Run:
         if folder is None:
-            return rundir.create(path, record, lambda aside: checkpoint.save(aside, state, identity))
+            new = rundir.create(path, record, lambda aside: checkpoint.save(aside, state, identity))
+            new.hold()
+            return new
+        folder.hold()
         folder.cut_back(state.step)
         return folder
 

@@ -12,7 +12,9 @@ A directory that exists is never overwritten.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +37,23 @@ class Run:
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path, self.config = path, config
         self._metrics: IO[bytes] | None = None
+        self._lock: int | None = None
+
+    def hold(self) -> None:
+        """Be the one process that trains it, until `close` or the end of the process, however it ends.
+
+        Raises:
+            StoreError: another process holds it.
+        """
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            why = "two would write over each other"
+            raise StoreError(
+                f"another process is training '{self.path}'", why, "wait for its end, or stop it"
+            ) from None
 
     def write_line(self, record: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl; it is in the file when this returns."""
@@ -70,6 +89,9 @@ class Run:
     def close(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def refuse_existing(path: Path) -> None:

@@ -1,0 +1,341 @@
+"""`realmix-train reproduce`: recipes, plans, tables by hand-worked numbers, and the command on tiny images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from stores.errors import StoreError, UsageError
+from trainer.methods import METHODS
+from trainer.reproduce import picture, recipe, table
+from trainer.reproduce.plan import Planned, Scale, plan, scaled
+from trainer.reproduce.recipe import load
+from trainer.run import open_run
+
+MINE = """
+title = "Two methods"
+source = "nobody's paper"
+axis = "labels"
+stores = "realmix-data build folder photos"
+steps = 4
+model = "wrn-10-1"
+seeds = [1, 2]
+error = "last"
+set = { batch = 4, tensorboard = false }
+[columns]
+"20" = "tiny_20"
+[[rows]]
+name = "Supervised"
+method = "supervised"
+published = ["20.0 ± 1.5"]
+[[rows]]
+name = "RealMix"
+method = "realmix"
+set = { gamma = 0.25 }
+published = ["10.0"]
+"""
+
+
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE)
+    return path
+
+
+# ---- recipes ----
+
+
+@pytest.mark.parametrize("name", recipe.known())
+def test_every_shipped_recipe_names_methods_settings_and_numbers_that_exist(name, tiny):
+    one = load(name)
+    assert {row.method for row in one.rows} <= set(METHODS)
+    for row in one.rows:
+        for text in filter(None, row.published.values()):
+            mean, _, std = text.partition(" ± ")
+            assert 0 < float(mean) < 60
+            assert float(std or 0) < 6
+    on_tiny = scaled(one, Scale(stores=(str(tiny.parent / "tiny_20"),), steps=2, seeds=(1,)))
+    runs = plan(on_tiny, Scale(stores=on_tiny.columns and (str(tiny.parent / "tiny_20"),)), "", Path("none")) \
+        if one.init is None else {}  # fmt: skip
+    paths = [run.path for cell in runs.values() for run in cell]
+    assert len(set(paths)) == len(paths), "rows that differ are different runs"
+
+
+def test_the_papers_numbers():
+    one = load("table1")
+    assert [one.rows[3].published[column] for column in one.columns] == ["16.41", "16.60", "16.51", "16.99", "17.62"]
+    assert one.rows[0].stores == {"0 %": "cifar10_mismatch0"}
+    assert (one.steps, one.model, one.seeds, one.error) == (500_000, "wrn-28-2", (1, 2), "median20")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("steps = 4", 'steps = "4"'), "'steps' is '4'"),
+        (("steps = 4", ""), "lacks 'steps'"),
+        (("axis", "axes"), "unknown key 'axes'"),
+        (("[columns]", "[colums]"), "lacks 'columns'"),
+        (('error = "last"', 'error = "lowest"'), "the error 'lowest'"),
+        (('published = ["10.0"]', 'published = ["10.0", "9.0"]'), "2 published errors for 1 columns"),
+        (('method = "realmix"', 'method = "realmix"\nonly = ["40"]'), "unknown column '40'"),
+        (('method = "realmix"', 'method = "realmix"\ninit = true'), "does not say what is trained first"),
+        (("title =", "title"), "is no TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_one_error(command, mine, tiny, change, said):
+    mine.write_text(MINE.replace(*change))
+    code, out, err = command("reproduce", mine, "--stores", tiny.parent)
+    assert code == 2
+    assert said in err
+    assert err.startswith("error: ")
+    assert not out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["tabel1"], 2, "did you mean table1?"),
+        (["none.toml"], 3, "'none.toml' does not exist"),
+        (["table3"], 3, "realmix-data build svhn"),
+        (["table1", "--seeds", "1;2"], 2, "--seeds 1;2"),
+        (["table1", "--row", "Realmix"], 2, "did you mean RealMix?"),
+        (["table1", "--column", "10 %"], 2, "no column '10 %'"),
+        (["table1", "--store", "nowhere"], 3, "'nowhere' is no store"),
+    ],
+)
+def test_a_mistake_is_one_error_before_anything_is_trained(command, words, code, said, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    found, out, err = command("reproduce", *words)
+    assert (found, out) == (code, "")
+    assert said in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_that_no_row_has(command, mine, tiny, tmp_path):
+    code, _, err = command(
+        "reproduce", mine, "--stores", tiny.parent, "--set", "lambda_v=1", "--runs", tmp_path / "runs"
+    )
+    assert code == 2
+    assert "no run of 'mine' has the setting 'lambda_v'\ndid you mean lambda_u?" in err
+
+
+# ---- plans ----
+
+
+def test_runs_are_named_after_what_they_are_and_settings_reach_those_that_have_them(mine, tiny, tmp_path):
+    one = scaled(load(str(mine)), Scale(steps=3, settings=("lambda_u=7",)))
+    runs = plan(one, Scale(settings=("lambda_u=7",)), str(tiny.parent), tmp_path)
+    (first, second), (realmix, _) = runs["Supervised", "20"], runs["RealMix", "20"]
+    folder = tmp_path / "wrn-10-1_3_batch4_lambda_u7"
+    assert (first.path, second.path) == (folder / "tiny_20_supervised_s1", folder / "tiny_20_supervised_s2")
+    assert realmix.path == folder / "tiny_20_realmix_gamma0.25_s1"
+    assert "lambda_u=7" in realmix.words
+    assert "lambda_u=7" not in first.words
+
+
+def test_pre_training_comes_first_and_the_rows_start_from_it(mine, tiny, tmp_path):
+    mine.write_text(MINE.replace('method = "realmix"', 'method = "realmix"\ninit = true').replace(
+        "[columns]", '[init]\nstore = "tiny_20"\nmethod = "mixup"\n[columns]'))  # fmt: skip
+    runs = plan(load(str(mine)), Scale(), str(tiny.parent), tmp_path)
+    (pre,) = runs["", ""]
+    assert pre.path.name == "tiny_20_mixup_s1"
+    assert [run.init for run in runs["RealMix", "20"]] == [pre.path] * 2
+    assert runs["RealMix", "20"][0].path.name == "tiny_20_realmix_gamma0.25_after_tiny_20_mixup_s1_s1"
+    assert [run.init for run in runs["Supervised", "20"]] == [None] * 2
+
+
+def test_other_stores_take_the_place_of_the_columns_and_rows_of_other_stores_fall_together(tiny):
+    store = str(tiny.parent / "tiny_20")
+    one = scaled(load("table6"), Scale(stores=(store,)))
+    assert one.columns == ("tiny_20",)
+    assert [row.name for row in one.rows] == ["50 copies, CutOut", "25 copies, CutOut"]
+    assert all(row.published == {"tiny_20": ""} and row.stores == {"tiny_20": store} for row in one.rows)
+
+
+# ---- tables, by hand ----
+
+
+def finished(folder: Path, name: str, seed: int, error: float, ood: dict | None = None) -> Planned:
+    run = folder / f"{name}_s{seed}"
+    run.mkdir(parents=True)
+    (run / "result.json").write_text(json.dumps({"error_last": error, "error_median20": error + 1, "ood": ood}))
+    return Planned(run, name, "20", seed, 4, ())
+
+
+@pytest.fixture
+def made(mine, tmp_path):
+    """A recipe, its finished runs (supervised 30, 33; RealMix 34), their cells."""
+    one = load(str(mine))
+    ood = {"masked": 30, "masked_ood": 15, "ood": 20, "rows": 120}
+    runs = {
+        ("Supervised", "20"): [finished(tmp_path, "Supervised", 1, 30.0), finished(tmp_path, "Supervised", 2, 33.0)],
+        ("RealMix", "20"): [finished(tmp_path, "RealMix", 1, 34.0, ood), Planned(tmp_path / "none", "", "", 2, 4, ())],
+    }
+    return one, table.cells(one, runs)
+
+
+def test_a_cell_is_mean_and_sample_deviation_over_the_finished_seeds(made):
+    _, found = made
+    assert str(found["Supervised", "20"]) == "31.50 ± 2.12"  # √((1.5² + 1.5²) / 1)
+    assert str(found["RealMix", "20"]) == "34.00"
+    assert found["RealMix", "20"].seeds == (1,)
+
+
+def test_the_page_says_what_is_reversed_what_is_smaller_and_what_the_mask_did(made):
+    one, found = made
+    paper = replace(one, steps=400, seeds=(1, 2, 3), settings={})
+    page = table.markdown(one, paper, found, {"batch": 4})
+    assert "| Supervised | 31.50 ± 2.12 |\n| *published* | *20.0 ± 1.5* |\n| RealMix | 34.00 |" in page
+    assert "Published order: 0 of 1 pairs" in page
+    assert "20: RealMix is ahead of Supervised in the paper, here behind by 2.50" in page
+    assert "4 steps instead of 400, batches of 4 instead of 64, 2 of 3 seeds" in page
+    assert "masked 0.25 of the unlabelled rows, 0.17 are foreign: precision 0.50, recall 0.75" in page
+    assert "Scaled down" not in table.markdown(one, one, found, {"batch": 4})
+
+
+def test_the_csv_has_every_cell(made):
+    rows = list(csv.DictReader(io.StringIO(table.as_csv(*made))))
+    assert [(row["row"], row["mean"], row["std"], row["errors"], row["published"]) for row in rows] == [
+        ("Supervised", "31.5000", "2.1213", "30.0000 33.0000", "20.0 ± 1.5"),
+        ("RealMix", "34.0000", "", "34.0000", "10.0"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["mine", "table1"])
+def test_the_picture_is_xml_with_a_mark_for_every_number(made, name, tmp_path):
+    one, found = made
+    if name == "table1":
+        one = load("table1")
+        cell = found["Supervised", "20"]
+        found = {(r.name, c): replace(cell, published=r.published[c]) for r in one.rows for c in r.stores}
+    root = ElementTree.fromstring(picture.draw(one, found, "Caption <& more>"))
+    marks = [element for element in root.iter() if element.tag.rpartition("}")[2] in ("circle", "rect")]
+    assert len(marks) - 1 == len(found) + sum(bool(cell.published) for cell in found.values())
+    words = " ".join(element.text or "" for element in root.iter())
+    assert "Caption <& more>" in words
+    assert all(row.name in words for row in one.rows)
+
+
+# ---- the command ----
+
+
+def test_it_trains_what_is_missing_and_nothing_twice(command, mine, tiny, tmp_path):
+    runs = tmp_path / "runs"
+    words = ["reproduce", mine, "--stores", tiny.parent, "--runs", runs, "--threads", 1]
+    code, out, err = command(*words, "--row", "Supervised", "--seeds", 1)
+    assert code == 0, err
+    folder = runs / "wrn-10-1_4_batch4"
+    first = folder / "tiny_20_supervised_s1" / "result.json"
+    written = first.stat().st_mtime_ns
+    assert "published" in out
+    code, out, err = command(*words, "--jobs", 2)
+    assert code == 0, err
+    assert first.stat().st_mtime_ns == written
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "mine.csv", "mine.md", "mine.svg", "tiny_20_realmix_gamma0.25_s1", "tiny_20_realmix_gamma0.25_s2",
+        "tiny_20_supervised_s1", "tiny_20_supervised_s2",
+    ]  # fmt: skip
+    errors = [
+        json.loads((folder / f"tiny_20_supervised_s{s}" / "result.json").read_text())["error_last"] for s in (1, 2)
+    ]
+    assert f"| Supervised | {sum(errors) / 2:.2f} ± " in (folder / "mine.md").read_text()
+    assert open_run(folder / "tiny_20_realmix_gamma0.25_s1").config["settings"]["gamma"] == 0.25
+    code, out, _ = command(*words, "--dry-run")
+    assert out.count("finished ") == 4
+    mine.write_text(MINE.replace("gamma = 0.25", "gamma = 0.25, alpha = 0.5"))
+    (folder / "tiny_20_realmix_gamma0.25_s1").rename(folder / "tiny_20_realmix_gamma0.25_alpha0.5_s1")
+    code, _, err = command(*words)
+    assert code == 2
+    assert "was trained with alpha=0.75, not 0.5" in err
+
+
+def test_a_run_that_fails_is_named_and_the_others_finish(command, mine, tiny, tmp_path):
+    folder = tmp_path / "runs" / "wrn-10-1_4_batch4"
+    folder.mkdir(parents=True)
+    (folder / "tiny_20_supervised_s1").write_text("no folder")
+    code, out, err = command("reproduce", mine, "--stores", tiny.parent, "--runs", tmp_path / "runs", "--seeds", 1,
+                             "--threads", 1)  # fmt: skip
+    assert code == 1
+    assert "1 of 2 runs failed" in err
+    assert "tiny_20_supervised_s1' exists" in err
+    assert "the same command tries them again" in err
+    assert (folder / "tiny_20_realmix_gamma0.25_s1" / "result.json").is_file()
+    assert "–" in out
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_it_takes_its_runs_along_and_continues_them(mine, tiny, tmp_path, how):
+    mine.write_text(MINE.replace("steps = 4", "steps = 60").replace("tensorboard = false", "eval_every = 5"))
+    words = [sys.executable, "-m", "trainer", "reproduce", mine, "--stores", tiny.parent, "--runs", tmp_path / "runs",
+             "--row", "Supervised", "--seeds", 1, "--threads", 1]  # fmt: skip
+    run = tmp_path / "runs" / "wrn-10-1_60_batch4" / "tiny_20_supervised_s1"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        list(map(str, words)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    _until(lambda: (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size > 0)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=90)
+    if how == signal.SIGTERM:
+        assert process.returncode == 130
+        assert "the same command continues" in said
+    _until(lambda: _free(run))
+    assert not (run / "result.json").exists()
+    done = subprocess.run(
+        list(map(str, words)), env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if '"eval"' in line]
+    assert steps == list(range(5, 61, 5))
+
+
+def test_a_run_that_is_being_trained_is_not_trained_a_second_time(trained, tmp_path, command):
+    import shutil
+
+    path = tmp_path / "first"
+    shutil.copytree(trained / "runs" / "first", path)
+    (path / "result.json").unlink()
+    held = open_run(path)
+    held.hold()
+    with pytest.raises(StoreError, match="another process is training"):
+        open_run(path).hold()
+    code, _, err = command("--resume", path)
+    assert code == 3
+    assert "another process is training" in err
+    held.close()
+    code, _, err = command("--resume", path)
+    assert code == 0, err
+
+
+def _free(run: Path) -> bool:
+    one = open_run(run)
+    try:
+        one.hold()
+    except StoreError:
+        return False
+    one.close()
+    return True
+
+
+def _until(condition, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_unknown_error_is_refused():
+    with pytest.raises(UsageError, match="unknown recipe"):
+        load("table9")
