@@ -12,7 +12,8 @@ SYSTEM := pkg-config libturbojpeg0-dev libopencv-dev g++ python3-dev
 demo: $(READY)          ## build the digits store, train supervised and RealMix from it, print the table, draw the curves
 	$(BIN)/python benchmarks/demo.py
 
-test: $(DEV)          ## every test
+test: export PYTHONDONTWRITEBYTECODE =
+test: $(DEV)          ## every test; hundreds of processes import torch, so what Python compiles is kept whatever is set
 	$(BIN)/python -m pytest
 
 soak: $(DEV)           ## the long half of the fault injection: minutes to an hour; SOAK="--kills 100 --every 10" chooses
@@ -25,8 +26,9 @@ bench-build: $(DEV)     ## speed and size of builds against other tools; IMAGES=
 bench-read: $(BENCH)     ## shuffled reading against FFCV, DataLoader, WebDataset, MosaicML Streaming and zarr; IMAGES as above
 	$(BIN)/python benchmarks/reading.py $(if $(IMAGES),--images $(IMAGES))
 
-bench-step: $(BENCH)     ## a training step against its limit and, with PORT=MixMatch-pytorch, a PyTorch port; its scaling
+bench-step: $(BENCH)     ## a training step against its limit and, with PORT=MixMatch-pytorch, a PyTorch port; strong views; scaling
 	$(BIN)/python benchmarks/step.py $(if $(IMAGES),--images $(IMAGES)) $(if $(PORT),--port $(PORT))
+	$(BIN)/python benchmarks/policies.py $(if $(IMAGES),--images $(IMAGES))
 	$(BIN)/python benchmarks/scaling.py $(if $(IMAGES),--images $(IMAGES))
 
 bench: bench-build bench-read bench-step   ## all of them: an hour, on a machine that does nothing else

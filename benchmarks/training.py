@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,15 @@ class Parts:
 
 
 def assemble(
-    store_path: Path, model: str, batch: int, how: str, precision: str, threads: int, copies: int | None = None
-) -> Parts:
-    """RealMix from a split store; `how` is the engine's name."""
+    store_path: Path, model: str, batch: int, how: str, precision: str, threads: int, copies: int | None = None,
+    name: str = "realmix", assignments: Sequence[str] = (),
+) -> Parts:  # fmt: skip
+    """A method from a split store; `how` is the engine's name, `assignments` are settings as "key=value"."""
     store = launch.open_split(str(store_path))
-    method = load_method("realmix")
+    method = load_method(name)
     flags = {"store": str(store_path), "model": model, "batch": batch, "engine": how, "precision": precision,
              "threads": threads, "copies": copies}  # fmt: skip
-    run, settings = config.build(method, "cifar10", [], flags)
+    run, settings = config.build(method, "cifar10", assignments, flags)
     run, settings, _ = config.resolve(run, settings, store)
     run = hardware.resolve(run)
     run = settle(store, method.views(settings), run, hardware.device(run))
@@ -55,9 +56,10 @@ def assemble(
     device = hardware.device(run)
     torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False
     torch.manual_seed(run.seed)
-    net = build_model(run.model, store.num_classes, run.bn_momentum).to(device)
+    net = build_model(run.model, store.num_classes, run.bn_momentum, method.views(settings).rotation).to(device)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = State(net, engine.build_optimizer(net, run), Ema(net, run.ema_decay), Telemetry(run.log_every))
+    own = {key: tensor.to(device) for key, tensor in method.init_state(store.num_classes, settings).items()}
+    state = State(net, engine.build_optimizer(net, run), Ema(net, run.ema_decay), Telemetry(run.log_every), own)
     feed = Feed(store, method, settings, run, device)
     step = engine.build_step(state, method, settings, run, feed.schedule_names)
     return Parts(state, feed, step, run, method, settings, store.dataset.image_size[0])
@@ -102,8 +104,8 @@ def time_prepare(parts: Parts) -> float:
 
 def time_views(parts: Parts) -> float:
     """Batch on the device, augmentation and scaling, uncompiled."""
-    work, declared = parts.feed.prepare(0), parts.method.views(parts.settings)
-    return _median(lambda _: make_batch(parts.feed.batch(work), declared, parts.feed.schedule_names, {}))
+    work, declared, own = parts.feed.prepare(0), parts.method.views(parts.settings), parts.state.method
+    return _median(lambda _: make_batch(parts.feed.batch(work), declared, parts.feed.schedule_names, own))
 
 
 def time_update(parts: Parts) -> float:

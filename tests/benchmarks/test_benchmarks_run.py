@@ -56,6 +56,14 @@ def test_step(images):
     assert number(rows["the limit, eager fp32"][1]) == 1
 
 
+def test_policies(images):
+    words = ["--images", images, "--side", 8, "--model", "wrn-10-1", "--batch", 4, "--threads", 1, "--steps", 1]
+    rows = table("policies.py", *words)
+    assert len(rows) == 5
+    assert all(number(cells[0]) > 0 for cells in rows.values())
+    assert all(0 < number(cells[2]) < 100 for name, cells in rows.items() if "torchvision" not in name)
+
+
 def test_scaling(images):
     words = ["--images", images, "--side", 8, "--threads", 1, "--steps", 2]
     rows = table("scaling.py", *words, "--batches", 4, "--copies", 2, "--pools", 300)
