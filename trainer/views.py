@@ -93,7 +93,7 @@ def _view(
     if kind == "weak":
         return augment.scale(moved)
     if kind == "probe":
-        return ctaugment.apply_probe(moved, drawn)
+        return ctaugment.apply_probe(moved, drawn, declared.cta_legacy)
     if declared.policy == "ctaugment":
-        return ctaugment.apply(moved, drawn, state, declared.cutout)
+        return ctaugment.apply(moved, drawn, state, declared.cutout, declared.cta_legacy)
     return randaugment.apply(moved, drawn, "fixmatch")

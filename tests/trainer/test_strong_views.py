@@ -14,6 +14,7 @@ from torch import Tensor
 from trainer import augment
 from trainer.config import RunConfig
 from trainer.feed import Feed
+from trainer.methods import load_method
 from trainer.methods.contract import Batch, Views
 from trainer.policies import ctaugment, randaugment
 from trainer.views import Raw, make_batch
@@ -112,6 +113,28 @@ def test_ctaugment_reads_what_was_learned_from_the_methods_state(store: Any) -> 
     state["weights"][:, 1:] = 0  # only the lowest bin is left
     after = both(feed, state=state)[1].u[1]
     assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "remixmatch"])
+def test_the_legacy_translation_can_be_asked_for(store: Any, name: str) -> None:
+    """Translated by .3 of a pixel a probe is its weak view; by .3 of the side it is not."""
+    method = load_method(name)
+    family = {"policy": "ctaugment"} if name == "fixmatch" else {}
+    moved = []
+    for legacy in (True, False):
+        views = dataclasses.asdict(method.views(method.Settings(cta_legacy=legacy, **family)))
+        feed = make_feed(store, **views | {"rotation": False, "teacher": False})
+        raw = feed.batch(feed.prepare(0))
+        place = views["labeled"].index("probe")
+        drawn = dict(raw.views[place])
+        drawn["op"] = torch.full_like(drawn["op"], ctaugment.ops.NAMES.index("translate_x"))
+        drawn["level"] = torch.ones_like(drawn["level"])
+        still = dataclasses.replace(raw, views=(*raw.views[:place], drawn, *raw.views[place + 1 :]))
+        probe = make_batch(still, feed.views, feed.schedule_names, ctaugment.init_state()).probe
+        weak = augment.scale(augment.move(raw.x, drawn["weak"]))
+        assert probe is not None
+        moved.append(not torch.equal(probe, weak))
+    assert moved == [False, True]
 
 
 def test_a_probe_and_its_draws_reach_the_batch(store: Any) -> None:

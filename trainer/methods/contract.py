@@ -33,6 +33,7 @@ class Views:
         ratio: unlabelled samples per labelled sample (μ).
         policy: what makes a "strong" view of a weak one; a "probe" is a weak view under CTAugment's uniform levels.
         cutout: whether the policy ends with CutOut (only CTAugment asks; RandAugment's variants always do).
+        cta_legacy: CTAugment translates by parts of a pixel, as the authors' code does.
         teacher: the method needs the network with averaged weights.
         rotation: the network has a second head, for four rotations.
         one_graph: the compiler may take the loss as a whole; False where the loss differentiates on its way (VAT).
@@ -45,6 +46,7 @@ class Views:
     ratio: int = 1
     policy: Policy | None = None
     cutout: bool = False
+    cta_legacy: bool = False
     teacher: bool = False
     rotation: bool = False
     one_graph: bool = True

@@ -4,7 +4,7 @@ Strong views come from RandAugment or CTAugment, which learns its magnitudes fro
 
 Differs from the official code:
 - CTAugment's weights follow each step at once; there about four batches late;
-- its translations are shares of the side; there of a pixel, which changes nothing.
+- its translations are shares of the side; there of a pixel, which changes nothing (cta_legacy=true does that).
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ class Settings:
     lambda_u: float = field(default=1.0, metadata={"help": "weight of the unlabelled loss"})
     ratio: int = field(default=7, metadata={"help": "unlabelled images per labelled one"})
 
+    cta_legacy: bool = field(
+        default=False, metadata={"help": "CTAugment translates by parts of a pixel, as in the authors' code"}
+    )
+
     def __post_init__(self) -> None:
         require(self.policy in ("randaugment", "ctaugment"), "policy", self.policy, "randaugment or ctaugment")
         require(0 <= self.threshold <= 1, "threshold", self.threshold, "between 0 and 1")
@@ -53,7 +57,8 @@ def views(settings: Settings) -> Views:
     learns = settings.policy == "ctaugment"
     return Views(
         labeled=("weak", "probe") if learns else ("weak",), unlabeled=("weak", "strong"), labeled_in_unlabeled=True,
-        ratio=settings.ratio, policy=settings.policy, cutout=learns, teacher=learns,
+        ratio=settings.ratio, policy=settings.policy, cutout=learns, cta_legacy=settings.cta_legacy,
+        teacher=learns,
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ lambda_rotation=3.
 
 Differs from the official code:
 - CTAugment draws single bins, as FixMatch's code does; there a segment between two;
-- its translations and rescalings are shares of the side; there of a pixel, which changes nothing;
+- its translations and rescalings are shares of the side; there of a pixel, which changes nothing
+  (cta_legacy=true translates so);
 - its weights follow each step at once; there about four batches late;
 - unlabelled images of STL-10 get the store's weak view; there none.
 """
@@ -57,6 +58,10 @@ class Settings:
         default="cross_entropy", metadata={"help": "cross_entropy, or squared_error as in MixMatch"}
     )
 
+    cta_legacy: bool = field(
+        default=False, metadata={"help": "CTAugment translates by parts of a pixel, as in the authors' code"}
+    )
+
     def __post_init__(self) -> None:
         require(self.strong_views >= 1, "strong_views", self.strong_views, "at least 1")
         require(self.alpha > 0, "alpha", self.alpha, "above 0")
@@ -84,7 +89,7 @@ def views(settings: Settings) -> Views:
         return Views(unlabeled=copies, labeled_in_unlabeled=True, rotation=rotation)
     return Views(
         labeled=("strong", "probe"), unlabeled=weak + strong * settings.strong_views, labeled_in_unlabeled=True,
-        policy="ctaugment", teacher=True, rotation=rotation,
+        policy="ctaugment", cta_legacy=settings.cta_legacy, teacher=True, rotation=rotation,
     )  # fmt: skip
 
 
