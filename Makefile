@@ -9,8 +9,9 @@ SYSTEM := pkg-config libturbojpeg0-dev libopencv-dev g++ python3-dev
 
 .PHONY: demo test soak lint format wheel system clean bench bench-build bench-read bench-step
 
-demo: $(READY)          ## build the digits store, train supervised and RealMix from it, print the table, draw the curves
-	$(BIN)/python benchmarks/demo.py
+demo: $(READY)          ## build the digits store, train the baseline and RealMix from it, print their table and draw it
+	$(BIN)/realmix-data build digits --copies 50
+	$(BIN)/realmix-train reproduce digits --row Supervised --row RealMix --seeds 1,2
 
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(DEV)          ## every test; hundreds of processes import torch, so what Python compiles is kept whatever is set

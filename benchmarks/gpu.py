@@ -1,4 +1,4 @@
-"""What a GPU makes of a step: RealMix and FixMatch with the papers' batches, plain and compiled, in one table.
+"""What a GPU makes of a step: methods with the papers' batches, plain and compiled, in one table.
 
     python benchmarks/gpu.py                          # WRN-28-2, synthetic images
     python benchmarks/gpu.py --store stores/cifar10_250
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from training import Parts, assemble
 
-METHODS, ENGINES = ("realmix", "fixmatch"), ("eager", "compiled")
+ENGINES = ("eager", "compiled")
 HOMES = ("device", "host", "mapped", "stream")
 
 
@@ -42,32 +43,11 @@ def synthetic_store(root: Path, images: int, copies: int, side: int) -> Path:
     return root / "synthetic_100"
 
 
-def build(store_path: str, method_name: str, engine: str, options: argparse.Namespace) -> tuple[Any, ...]:
-    """The parts of a run, as `trainer.launch` builds them."""
-    import torch
-
-    from trainer import config, hardware, launch
-    from trainer.checkpoint import State
-    from trainer.ema import Ema
-    from trainer.engine import build_optimizer
-    from trainer.feed import Feed
-    from trainer.methods import load_method
-    from trainer.models import build_model
-    from trainer.telemetry import Telemetry
-
-    store, method = launch.open_split(store_path), load_method(method_name)
-    flags = {"model": options.model, "batch": options.batch, "engine": engine, "feed": options.feed, "steps": 100_000}
-    run, settings = config.build(method, launch.family(store), [], flags)
-    run, settings, _ = config.resolve(run, settings, store)
-    run = hardware.resolve(run)
-    device = hardware.device(run)
-    torch.backends.cudnn.benchmark = True
-    torch.manual_seed(1)
-    model = build_model(run.model, store.num_classes, run.bn_momentum, method.views(settings).rotation).to(device)
-    model = model.to(memory_format=torch.channels_last)
-    own = {name: tensor.to(device) for name, tensor in method.init_state(store.num_classes, settings).items()}
-    state = State(model, build_optimizer(model, run), Ema(model, run.ema_decay), Telemetry(10_000), own)
-    return method, settings, run, state, Feed(store, method, settings, run, device), device
+def build(options: argparse.Namespace) -> Parts:
+    """The parts of a run of the chosen method, engine and home."""
+    long = [f"feed={options.feed}", "steps=100000", "log_every=10000"]
+    return assemble(Path(options.store), options.model, options.batch, options.engine, "auto", None,
+                    name=options.method, assignments=long)  # fmt: skip
 
 
 def measure_step(options: argparse.Namespace) -> dict[str, Any]:
@@ -75,12 +55,11 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from trainer.engine import build_step
     from trainer.prefetch import Prefetch
 
-    method, settings, run, state, feed, device = build(options.store, options.method, options.engine, options)
-    step = build_step(state, method, settings, run, feed.schedule_names)
-    cuda, blocks = device.type == "cuda", 5
+    parts = build(options)
+    run, state, feed, step = parts.run, parts.state, parts.feed, parts.step
+    cuda, blocks = run.device == "cuda", 5
 
     def wait() -> None:
         if cuda:
@@ -118,7 +97,7 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
     events = sorted(recorded.key_averages(), key=lambda event: -getattr(event, field))
     whole = sum(getattr(event, field) for event in events) or 1.0
     top = [(event.key[:60], getattr(event, field) / 5000, getattr(event, field) / whole) for event in events[:10]]
-    bare = measure_bare(method, settings, run, state, feed, device, options, wait)
+    bare = measure_bare(parts, options, wait)
     middle = statistics.median(seconds)
     return {
         "precision": run.precision,
@@ -134,16 +113,15 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def measure_bare(
-    method: Any, settings: Any, run: Any, state: Any, feed: Any, device: Any, options: Any, wait: Callable[[], None]
-) -> float:
+def measure_bare(parts: Parts, options: argparse.Namespace, wait: Callable[[], None]) -> float:
     """Seconds of the network's own part of a step: the calls that the method makes, repeated with one backward pass."""
     import torch
 
     from trainer.engine import Recorded, build_learner
     from trainer.views import make_batch
 
-    declared, calls = method.views(settings), []
+    method, settings, run, state, feed = parts.method, parts.settings, parts.run, parts.state, parts.feed
+    declared, calls, device = method.views(settings), [], torch.device(run.device)
     learner = build_learner(state, declared, compiled=False)
     network = learner.model
 
@@ -194,15 +172,16 @@ def measure_feed(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     began = time.perf_counter()
-    _, _, _, _, feed, device = build(options.store, "realmix", "eager", options)
+    parts = build(options)
+    feed, cuda = parts.feed, parts.run.device == "cuda"
     raw = feed.batch(feed.prepare(0))
-    if device.type == "cuda":
+    if cuda:
         torch.cuda.synchronize()
     ready = time.perf_counter() - began
     began, steps = time.perf_counter(), 20 * options.steps
     for step in range(1, steps + 1):
         raw = feed.batch(feed.prepare(step))
-    if device.type == "cuda":
+    if cuda:
         torch.cuda.synchronize()
     rate = steps * (len(raw.x) + len(raw.u)) / (time.perf_counter() - began)
     return {"images_per_s": rate, "ready_s": ready}
@@ -221,7 +200,8 @@ def main() -> None:
     parser.add_argument("--store", help="split store with copies; default: a synthetic one")
     parser.add_argument("--tiny", action="store_true", help="small net, few steps: for a CPU")
     parser.add_argument("--only", choices=("step", "feed"), help=argparse.SUPPRESS)
-    parser.add_argument("--method", choices=METHODS, default="realmix", help=argparse.SUPPRESS)
+    parser.add_argument("--methods", default="realmix,fixmatch", help="by comma; mixmatch and remixmatch too")
+    parser.add_argument("--method", default="realmix", help=argparse.SUPPRESS)
     parser.add_argument("--engine", choices=ENGINES, default="eager", help=argparse.SUPPRESS)
     parser.add_argument("--feed", default="auto", help=argparse.SUPPRESS)
     parser.add_argument("--model", default=None)
@@ -250,7 +230,7 @@ def main() -> None:
     columns = "precision", "steps/s, median [min–max]", "bare", "outside it", "data wait", "GPU memory", "first step"
     print("| | " + " | ".join(columns) + " |\n" + "|---" * 8 + "|", flush=True)
     tops = {}
-    for method in METHODS:
+    for method in options.methods.split(","):
         for engine in ENGINES:
             said = in_a_process("--only", "step", "--method", method, "--engine", engine, *common)
             if "failed" in said:

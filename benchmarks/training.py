@@ -40,7 +40,7 @@ class Parts:
 
 
 def assemble(
-    store_path: Path, model: str, batch: int, how: str, precision: str, threads: int, copies: int | None = None,
+    store_path: Path, model: str, batch: int, how: str, precision: str, threads: int | None, copies: int | None = None,
     name: str = "realmix", assignments: Sequence[str] = (),
 ) -> Parts:  # fmt: skip
     """A method from a split store; `how` is the engine's name, `assignments` are settings as "key=value"."""
