@@ -23,7 +23,7 @@ Value = tuple[float, float]  # mean, standard deviation (0: none)
 
 @dataclass(frozen=True)
 class _Panel:
-    """One side of the picture: its values by (row, column), where it stands, and the end of its axis."""
+    """One side of the picture: its values by (row, column), where it stands, and the ends of its axis."""
 
     title: str
     values: Mapping[tuple[str, str], Value]
@@ -33,6 +33,14 @@ class _Panel:
     @property
     def top(self) -> float:
         return 1.08 * max((mean + std for mean, std in self.values.values()), default=1.0) or 1.0
+
+    @property
+    def ticks(self) -> list[float]:
+        """Of an axis for lines; it begins at 0 only if that leaves them half of the height."""
+        low = min((mean - std for mean, std in self.values.values()), default=0.0)
+        low = low if low > self.top / 2 else 0.0
+        step = next(s for s in (0.5, 1, 2, 5, 10, 20) if (self.top - low) / s <= 7)
+        return [step * i for i in range(int(low / step), int(self.top / step) + 1)]
 
 
 def draw(recipe: Recipe, found: Cells, caption: str) -> str:
@@ -67,7 +75,7 @@ def _over_columns(recipe: Recipe, panels: list[_Panel], top: float) -> list[Mark
             column: panel.left + panel.width * (i + 0.5) / len(recipe.columns)
             for i, column in enumerate(recipe.columns)
         }
-        y_of = _scale(panel.top, top + PLOT, top)
+        y_of = _scale(panel.ticks[0], panel.top, top + PLOT, top)
         parts += _axis(panel, y_of, top)
         parts += [_text(column, x, top + PLOT + 16, anchor="middle") for column, x in places.items()]
         for i, row in enumerate(recipe.rows):
@@ -94,7 +102,7 @@ def _bars(recipe: Recipe, panels: list[_Panel], top: float) -> list[Markup]:
     parts = [_text(row.name, 180, top + LINE * i + 14, "end", INK, 12) for i, row in enumerate(recipe.rows)]
     (column,) = recipe.columns
     for panel in panels:
-        x_of = _scale(panel.top, panel.left, panel.left + panel.width - 40)
+        x_of = _scale(0.0, panel.top, panel.left, panel.left + panel.width - 40)
         parts.append(_text(f"{panel.title}, error in %", panel.left, top - 10, color=INK, size=12))
         for i, row in enumerate(recipe.rows):
             if (row.name, column) not in panel.values:
@@ -109,17 +117,15 @@ def _bars(recipe: Recipe, panels: list[_Panel], top: float) -> list[Markup]:
 
 
 def _axis(panel: _Panel, y_of: Callable[[float], float], top: float) -> list[Markup]:
-    step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50) if panel.top / s <= 7)
-    ticks = [step * i for i in range(int(panel.top / step) + 1)]
     return [
         _text(f"{panel.title}, error in %", panel.left, top - 10, color=INK, size=12),
-        *(_line(panel.left, y_of(t), panel.left + panel.width, y_of(t), RULE, 1) for t in ticks),
-        *(_text(f"{t:g}", panel.left - 6, y_of(t) + 4, "end") for t in ticks),
+        *(_line(panel.left, y_of(t), panel.left + panel.width, y_of(t), RULE, 1) for t in panel.ticks),
+        *(_text(f"{t:g}", panel.left - 6, y_of(t) + 4, "end") for t in panel.ticks),
     ]
 
 
-def _scale(top: float, at_zero: float, at_top: float) -> Callable[[float], float]:
-    return lambda value: at_zero + (at_top - at_zero) * value / top
+def _scale(low: float, high: float, at_low: float, at_high: float) -> Callable[[float], float]:
+    return lambda value: at_low + (at_high - at_low) * (value - low) / (high - low)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, color: str, width: float, dash: str = "") -> Markup:
