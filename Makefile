@@ -15,7 +15,7 @@ demo: $(READY)          ## build the digits store, train the baseline and RealMi
 
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(DEV)          ## every test; hundreds of processes import torch, so what Python compiles is kept whatever is set
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 soak: $(DEV)           ## the long half of the fault injection: minutes to an hour; SOAK="--kills 100 --every 10" chooses
 	PYTHONPATH=tests:tests/pipeline $(BIN)/python -W error tests/soak/soak.py $(SOAK)

@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `realmix-data`."""
+
+from pipeline.cli import main
+
+main()
