@@ -8,8 +8,9 @@ size. Works on stores in object storage, and through FFCV's Loader on stores in 
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class Stream:
     def __init__(
         self, array: ImageArray | BetonArray, rows: np.ndarray, copies: int | None, size: int, seed: int, window: int
     ) -> None:
-        self._array, self._rows, self._copies, self._size = array, rows, copies, size
+        self._array, self._rows, self._copies, self.size = array, rows, copies, size
         self.image_shape = tuple(int(n) for n in array.shape[-3:])
         block, first, counts = np.unique(rows // array.block, return_index=True, return_counts=True)
         self._first = np.append(first, len(rows))  # where each block's rows begin in `rows`
@@ -58,6 +59,7 @@ class Stream:
         self._images = np.empty((self.plan.places, self._held, *self.image_shape), np.uint8)
         self._flat = self._images.reshape(self.plan.places * self._held, -1)
         self._threads: ThreadPoolExecutor | None = None
+        self._taking, self._closing = threading.Lock(), False
         self._coming: deque[tuple[int, Future[None]]] = deque()
         self._next = 0  # entry that is to be read next
         self._tick, self._last, self._offset, self._position = 0, 0, 0, -1  # of the sample that comes next
@@ -66,43 +68,55 @@ class Stream:
     def __len__(self) -> int:
         return len(self._rows) * (self._copies or 1)
 
-    def take(self, step: int, pin: bool = False) -> tuple[np.ndarray, Tensor]:
-        """A step's samples, int64 [size], and their pixels, uint8 [size, H, W, 3], page-locked if `pin`.
+    def take(self, step: int, pin: bool = False, steps: int = 1) -> tuple[np.ndarray, Tensor]:
+        """The samples of `steps` steps, int64 [steps · size], and their pixels, uint8 [steps · size, H, W, 3],
+        page-locked if `pin`.
 
         One step after the other is what is prepared for; any other one starts anew.
 
         Raises:
             IntegrityError: a block that this step needs is missing or damaged; its file is named.
+            CancelledError: another thread has closed the stream.
         """
-        start = step * self._size
-        if start != self._position:
-            self._seek(start)
-        self._position = -1  # nowhere, should an error end this
-        samples = np.empty(self._size, np.int64)
-        out = empty((self._size, self._flat.shape[1]), self._flat.dtype, pin)
-        pixels, done = out.numpy(), 0
-        while done < self._size:
-            end = min(self._offset + self._size - done, len(self._samples))
-            if end > self._offset:
-                here, there = slice(done, done + end - self._offset), slice(self._offset, end)
-                self._await()
-                samples[here] = self._samples[there]
-                np.take(self._flat, self._at[there], axis=0, out=pixels[here], mode="clip")
-                done, self._offset = here.stop, end
-            if end == len(self._samples):
-                self._enter(self._tick + 1)
-        self._position = start + self._size
-        return samples, out.view(self._size, *self.image_shape)
+        with self._taking:
+            start, count = step * self.size, steps * self.size
+            if start != self._position:
+                self._seek(start)
+            self._position = -1  # nowhere, should an error end this
+            samples = np.empty(count, np.int64)
+            out = empty((count, self._flat.shape[1]), self._flat.dtype, pin)
+            pixels, done = out.numpy(), 0
+            while done < count:
+                end = min(self._offset + count - done, len(self._samples))
+                if end > self._offset:
+                    here, there = slice(done, done + end - self._offset), slice(self._offset, end)
+                    self._await()
+                    samples[here] = self._samples[there]
+                    np.take(self._flat, self._at[there], axis=0, out=pixels[here], mode="clip")
+                    done, self._offset = here.stop, end
+                if end == len(self._samples):
+                    self._enter(self._tick + 1)
+            self._position = start + count
+            return samples, out.view(count, *self.image_shape)
 
     def close(self) -> None:
-        """End the threads; what is being decoded is finished, what waits is dropped."""
+        """End the threads, and what another thread takes; what is being decoded is finished, what waits is dropped."""
+        self._closing = True
+        threads = self._threads
+        if threads is not None:  # wakes a thread that waits for a block
+            threads.shutdown(wait=False, cancel_futures=True)
+        with self._taking:
+            self._restart()
+            self._closing = False
+
+    def _restart(self) -> None:
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
         self._threads, self._position = None, -1
         self._coming.clear()
 
     def _seek(self, position: int) -> None:
-        self.close()
+        self._restart()
         tick = self.mixing.find(position)
         self._next = int(self.mixing.open(tick)[0])
         self._enter(tick)
@@ -110,6 +124,8 @@ class Stream:
 
     def _enter(self, tick: int) -> None:
         """Go to a tick: blocks that are closed give their places to those that come next."""
+        if self._closing:
+            raise CancelledError
         entries = self.mixing.open(tick)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self.plan.threads, thread_name_prefix="stream")
