@@ -65,9 +65,9 @@ class Drawn:
     def __len__(self) -> int:
         return len(self._base) * self._copies
 
-    def take(self, samples: np.ndarray, pin: bool = False) -> Tensor:
-        """Gather and fill: int64 [n] → uint8 [n, H, W, 3] on the pool's home, page-locked if `pin`."""
-        images = self._base.take(samples // self._copies, pin)
+    def take(self, samples: np.ndarray, pin: bool = False, out: Tensor | None = None) -> Tensor:
+        """Gather and fill: int64 [n] → uint8 [n, H, W, 3] on the pool's home, page-locked if `pin`, or in `out`."""
+        images = self._base.take(samples // self._copies, pin, out)
         boxes = gather(self._boxes, samples)
         values = self._value.expand(len(samples), 1) if self._values is None else gather(self._values, samples)
         arrays: list[Any] = [images.view(len(samples), images.shape[1], -1), boxes, values, *self._constants]

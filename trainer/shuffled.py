@@ -37,11 +37,18 @@ class Shuffled:
         start = (step - first * BLOCK) * self.size
         return (np.concatenate(orders) if len(orders) > 1 else orders[0])[start : start + steps * self.size]
 
-    def take(self, step: int, pin: bool = False, steps: int = 1) -> tuple[np.ndarray, Tensor]:
-        """The samples of `steps` steps, int64 [steps · size], and their pixels, uint8 [steps · size, H, W, 3] on the
-        pool's home, page-locked if `pin`. From any thread."""
-        samples = self.samples(step, steps)
+    def take(self, step: int, pin: bool = False) -> tuple[np.ndarray, Tensor]:
+        """A step's samples, int64 [size], and their pixels, uint8 [size, H, W, 3] on the pool's home, page-locked if
+        `pin`."""
+        samples = self.samples(step)
         return samples, self.pool.take(samples, pin)
+
+    def read(self, step: int, out: Tensor) -> np.ndarray:
+        """Put the pixels of as many steps as it holds into `out`, uint8 [steps · size, H, W, 3] in the computer's
+        memory; their samples, int64 [steps · size]. From any thread."""
+        samples = self.samples(step, len(out) // self.size)
+        self.pool.take(samples, out=out)
+        return samples
 
     def close(self) -> None:
         """A resident pool has no threads."""

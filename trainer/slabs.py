@@ -4,20 +4,22 @@ Threads read slabs, some batches one after the other in one piece of memory, and
 first slab is one batch, each next one twice as large until `limit`, so the first batch does not wait for others. Which
 sample comes when is the source's, whatever the slabs are: a run may start at any step, in the middle of what was a slab.
 
-A slab's memory is written once, so a batch may be kept as long as one likes. Page-locked batches, which a GPU copies
-while others are made, are read one by one: what they wait for is not the hand-over.
+Memory is used again when no batch of its slab is left, and not before: a batch may be kept as long as one likes.
+Page-locked batches, which a GPU copies while others are made, are read one by one: theirs is the system's to free.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
-LIMIT = 8 << 20  # bytes of a slab: `threads` + 1 of them, and the one that batches come from, are in memory
+LIMIT = 4 << 20  # bytes of a slab; `threads` + 1 of them are read ahead
 
 
 class Source(Protocol):
@@ -32,15 +34,15 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, step: int, pin: bool = False, steps: int = 1) -> tuple[np.ndarray, Tensor]:
-        """The samples of `steps` steps, int64 [steps · size], and their pixels, uint8 [steps · size, H, W, 3]."""
+    def take(self, step: int, pin: bool = False) -> tuple[np.ndarray, Tensor]: ...
 
-    def close(self) -> None:
-        """End the threads, and soon what another thread takes."""
+    def read(self, step: int, out: Tensor) -> np.ndarray: ...
+
+    def close(self) -> None: ...
 
 
 class _Slab(NamedTuple):
-    """A slab in the making: `steps` batches, the first one that of `step`."""
+    """A slab in the making: `steps` batches, the first one that of `step`; their samples and pixels."""
 
     step: int
     steps: int
@@ -57,7 +59,9 @@ class Slabs:
 
     def __init__(self, source: Source, threads: int = 1, limit: int = LIMIT) -> None:
         self._source, self._count, self._size = source, threads, source.size
-        self.most = max(1, limit // (source.size * int(np.prod(source.image_shape))))  # steps of a slab
+        self._batch = source.size * int(np.prod(source.image_shape))  # bytes
+        self.most = max(1, limit // self._batch)  # steps of a slab
+        self._memory = Memory(self.most * self._batch)
         self._threads: ThreadPoolExecutor | None = None
         self._coming: deque[_Slab] = deque()
         self._next, self._steps = 0, 1  # where the next slab begins, and how long it is
@@ -111,7 +115,7 @@ class Slabs:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="slab")
         while len(self._coming) <= self._count:
-            made = self._threads.submit(self._source.take, self._next, False, self._steps)
+            made = self._threads.submit(self._read, self._next, self._steps)
             self._coming.append(_Slab(self._next, self._steps, made))
             self._next, self._steps = self._next + self._steps, min(2 * self._steps, self.most)
         wait([self._coming[0].made])
@@ -121,3 +125,29 @@ class Slabs:
         """Forget what is read ahead."""
         wait([slab.made for slab in self._coming if not slab.made.cancel()])
         self._coming.clear()
+
+    def _read(self, step: int, steps: int) -> tuple[np.ndarray, Tensor]:
+        pixels = self._memory.lend()[: steps * self._batch].view(-1, *self._source.image_shape)
+        return self._source.read(step, pixels), pixels
+
+
+class Memory:
+    """Pieces of memory, each lent again when no tensor is left that it was lent as: fresh pages cost as much as a gather.
+
+    Attributes:
+        free: those that are not lent, uint8 [size].
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.free: list[np.ndarray] = []
+
+    def lend(self) -> Tensor:
+        """uint8 [size]"""
+        try:
+            piece = self.free.pop()
+        except IndexError:
+            piece = np.empty(self._size, np.uint8)
+        lent = memoryview(piece)  # lives as long as the tensor's storage, which all its views share
+        weakref.finalize(lent, self.free.append, piece).atexit = False
+        return torch.frombuffer(lent, dtype=torch.uint8)

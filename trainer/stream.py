@@ -68,24 +68,31 @@ class Stream:
     def __len__(self) -> int:
         return len(self._rows) * (self._copies or 1)
 
-    def take(self, step: int, pin: bool = False, steps: int = 1) -> tuple[np.ndarray, Tensor]:
-        """The samples of `steps` steps, int64 [steps · size], and their pixels, uint8 [steps · size, H, W, 3],
-        page-locked if `pin`.
+    def take(self, step: int, pin: bool = False) -> tuple[np.ndarray, Tensor]:
+        """A step's samples, int64 [size], and their pixels, uint8 [size, H, W, 3], page-locked if `pin`.
 
         One step after the other is what is prepared for; any other one starts anew.
 
         Raises:
             IntegrityError: a block that this step needs is missing or damaged; its file is named.
+        """
+        out = empty((self.size, *self.image_shape), self._flat.dtype, pin)
+        return self.read(step, out), out
+
+    def read(self, step: int, out: Tensor) -> np.ndarray:
+        """Put the pixels of as many steps as it holds into `out`, uint8 [steps · size, H, W, 3]; their samples, int64
+        [steps · size].
+
+        Raises:
+            IntegrityError: as of `take`.
             CancelledError: another thread has closed the stream.
         """
         with self._taking:
-            start, count = step * self.size, steps * self.size
+            start, count = step * self.size, len(out)
             if start != self._position:
                 self._seek(start)
             self._position = -1  # nowhere, should an error end this
-            samples = np.empty(count, np.int64)
-            out = empty((count, self._flat.shape[1]), self._flat.dtype, pin)
-            pixels, done = out.numpy(), 0
+            samples, pixels, done = np.empty(count, np.int64), out.view(count, -1).numpy(), 0
             while done < count:
                 end = min(self._offset + count - done, len(self._samples))
                 if end > self._offset:
@@ -97,7 +104,7 @@ class Stream:
                 if end == len(self._samples):
                     self._enter(self._tick + 1)
             self._position = start + count
-            return samples, out.view(count, *self.image_shape)
+            return samples
 
     def close(self) -> None:
         """End the threads, and what another thread takes; what is being decoded is finished, what waits is dropped."""
