@@ -7,6 +7,7 @@ Nothing here writes.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 from stores import layout, shards
 from stores.confine import require_inside
 from stores.errors import IntegrityError, StoreError
-from stores.storage import BucketPath, Location, open_file, parallel
+from stores.storage import BucketPath, LocalFile, Location, identity, open_file, parallel
 
 LARGE = 64 << 20  # bytes: before taking more, look whether the files can hold it
 
@@ -30,7 +31,7 @@ class ImageArray:
     def __init__(self, store: Location, name: str, sha256: str | None = None) -> None:
         self.store = store
         self.layout = layout.load(store, name, sha256)
-        self._opened: dict[int, _ArrayFile] = {}  # of a bucket: an index is asked for once
+        self._opened: dict[int, _ArrayFile] = {}  # latest, whose indices need not be read again
         self.shape = self.layout.shape
         self.dtype = np.dtype(self.layout.dtype)
         self.block = self.layout.chunk[0]
@@ -123,21 +124,27 @@ class ImageArray:
                 file.require_room_for((stop - start) * self.layout.row_bytes)
 
     def _open(self, index: int) -> _ArrayFile:
+        """A file of the array, to be closed; of one that is as it was when it was opened before, the index is known."""
         file = self._opened.get(index)
-        if file is None:
-            path = self.store / self.layout.key(index)
+        if file is not None and isinstance(file.path, BucketPath):
+            return file
+        path = self.store / self.layout.key(index)
+        if file is None or not file.is_still_there():
             require_inside(self.store, path)
-            file = _ArrayFile(self.layout, path)
-            if isinstance(path, BucketPath):
-                self._opened[index] = file
-        return file
+            file = None
+        self._opened[index] = opened = _ArrayFile(self.layout, path, file)
+        return opened
 
 
 class _ArrayFile:
-    """One file of an array: its index read first, its chunks on demand."""
+    """One file of an array: its index read first, its chunks on demand.
 
-    def __init__(self, array: layout.ArrayLayout, path: Location) -> None:
-        self._array, self._path = array, path
+    Args:
+        before: the same file, opened and closed before.
+    """
+
+    def __init__(self, array: layout.ArrayLayout, path: Location, before: _ArrayFile | None = None) -> None:
+        self._array, self.path = array, path
         try:
             self._file = open_file(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -148,10 +155,21 @@ class _ArrayFile:
             ) from None
         try:
             size = self._file.size
+            self.identity = self._file.identity if isinstance(self._file, LocalFile) else None
+            if before is not None and before.identity == self.identity:
+                self.entries = before.entries
+                return
             self.entries = shards.read_index(array, size, lambda n: self._file.read(size - n, n), path)
         except BaseException:
             self._file.close()
             raise
+
+    def is_still_there(self) -> bool:
+        """Whether the path leads to what it led to, unchanged."""
+        try:
+            return identity(os.stat(self.path)) == self.identity  # noqa: PTH116
+        except OSError:
+            return False
 
     def __enter__(self) -> _ArrayFile:
         return self
@@ -161,16 +179,16 @@ class _ArrayFile:
 
     def require_room_for(self, raw: int) -> None:
         if raw > self._file.size * shards.EXPANSION:
-            raise shards.damaged(self._path, f"its {self._file.size} bytes cannot hold the {raw} that they should")
+            raise shards.damaged(self.path, f"its {self._file.size} bytes cannot hold the {raw} that they should")
 
     def chunk(self, entry: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Decode one chunk into `out`, C-contiguous and of a chunk's shape, or into a buffer of this thread's."""
         offset, length = int(entry[0]), int(entry[1])
         if offset == shards.MISSING:
-            raise shards.damaged(self._path, "a chunk is missing")
+            raise shards.damaged(self.path, "a chunk is missing")
         frame = self._file.read(offset, length)
-        shards.check_frame(self._array, frame, self._path)  # before there is a buffer of the size that metadata claim
-        return shards.decode_chunk(self._array, frame, self._path, _scratch(self._array) if out is None else out)
+        shards.check_frame(self._array, frame, self.path)  # before there is a buffer of the size that metadata claim
+        return shards.decode_chunk(self._array, frame, self.path, _scratch(self._array) if out is None else out)
 
 
 _THREAD = threading.local()

@@ -70,6 +70,14 @@ def generator(seed: int, purpose: str, counter: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key(seed, purpose), counter=[0, 0, counter, 0]))
 
 
+def rewind(rng: np.random.Generator, counter: int) -> np.random.Generator:
+    """The `generator` of the same seed and purpose at another counter: it itself, a tenth of the time of a new one."""
+    state = rng.bit_generator.state
+    state["state"]["counter"][:] = [0, 0, counter, 0]
+    rng.bit_generator.state = {**state, "buffer_pos": len(state["buffer"]), "has_uint32": 0}
+    return rng
+
+
 def order(seed: int, purpose: str, n: int) -> np.ndarray:
     """A fixed random permutation of 0 … n−1 (int64 [n]): a stable sort of one 64-bit word per element."""
     words = np.empty(n, np.uint64)

@@ -23,7 +23,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from stores.draws import generator, order
+from stores.draws import generator, order, rewind
 
 
 class Mixing:
@@ -44,7 +44,8 @@ class Mixing:
         most = int(counts.max()) * copies
         self._entry = np.full(width, -1)  # what is open, each in the place entry mod width
         self._block, self._size = np.zeros(width, np.int64), np.zeros(width, np.int64)
-        self._row, self._copy = np.zeros((width, most), np.int32), np.zeros((width, most), np.int32)  # in their order
+        self._sample = np.zeros((width, most), np.int32)  # of each in its order, row · copies + copy
+        self._of_tick, self._of_block = generator(seed, "stream tick"), generator(seed, "stream block")
 
     def block(self, entry: int) -> int:
         """Which block an entry is."""
@@ -82,11 +83,12 @@ class Mixing:
         first = sizes * part // self._parts
         taken = sizes * (part + 1) // self._parts - first
         ends = np.cumsum(taken)
-        mixed = generator(self._seed, "stream tick", tick).permutation(ends[-1])
+        mixed = rewind(self._of_tick, tick).permutation(ends[-1])
         of = np.repeat(np.arange(len(entries)), taken)[mixed]
-        at = mixed + (first - ends + taken)[of]
-        place = places[of]
-        return entries[of], self._block[place], self._row[place, at], self._copy[place, at]
+        at = mixed + (places * self._sample.shape[1] + first - ends + taken)[of]
+        sample = self._sample.ravel()[at]
+        row = sample // self._copies
+        return entries[of], self._block[places][of], row, sample - row * self._copies
 
     def _sizes(self, entries: np.ndarray) -> np.ndarray:
         return self._counts[[self.block(entry) for entry in entries.tolist()]] * self._copies
@@ -96,10 +98,10 @@ class Mixing:
         place, block = entry % self.width, self.block(entry)
         rows = int(self._counts[block])
         size = rows * self._copies
-        rng = generator(self._seed, "stream block", entry)
-        copy = rng.permuted(np.tile(np.arange(self._copies), (rows, 1)), axis=1)
-        self._row[place, :size] = np.tile(rng.permutation(rows), self._copies)
-        self._copy[place, :size] = copy.T.reshape(-1)
+        rng = rewind(self._of_block, entry)
+        copy = rng.permuted(np.broadcast_to(np.arange(self._copies), (rows, self._copies)), axis=1)
+        of_a_row = rng.permutation(rows) * self._copies
+        np.add(of_a_row, copy.T, out=self._sample[place, :size].reshape(self._copies, rows), casting="same_kind")
         self._entry[place], self._block[place], self._size[place] = entry, block, size
 
     def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
