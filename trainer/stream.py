@@ -52,6 +52,7 @@ class Stream:
         self._first = np.append(first, len(rows))  # where each block's rows begin in `rows`
         self._start = block * array.block
         self._whole = copies in (None, array.shape[1]) and len(rows) >= WHOLE * len(block) * array.block
+        self._gaps = len(rows) < rows[-1] - self._start[0] + 1  # a row's place in its block is not its place in `rows`
         self._held = int(array.block if self._whole else counts.max()) * (copies or 1)  # images of a place
         place = self._held * (int(np.prod(self.image_shape)) + 2 * np.dtype(np.int32).itemsize)
         self.plan = Plan(array, place, len(block), window)
@@ -63,7 +64,8 @@ class Stream:
         self._coming: deque[tuple[int, Future[None]]] = deque()
         self._next = 0  # entry that is to be read next
         self._tick, self._last, self._offset, self._position = 0, 0, 0, -1  # of the sample that comes next
-        self._samples = self._at = np.empty(0, np.int64)  # of the tick, and where in the window they lie
+        self._mixed, self._ends = 0, np.empty(0, np.int64)  # the tick that what is mixed begins with, and where each ends
+        self._samples = self._at = np.empty(0, np.int64)  # of those ticks, and where in the window they lie
 
     def __len__(self) -> int:
         return len(self._rows) * (self._copies or 1)
@@ -94,14 +96,15 @@ class Stream:
             self._position = -1  # nowhere, should an error end this
             samples, pixels, done = np.empty(count, np.int64), out.view(count, -1).numpy(), 0
             while done < count:
-                end = min(self._offset + count - done, len(self._samples))
+                stop = int(self._ends[self._tick - self._mixed])
+                end = min(self._offset + count - done, stop)
                 if end > self._offset:
                     here, there = slice(done, done + end - self._offset), slice(self._offset, end)
                     self._await()
                     samples[here] = self._samples[there]
                     np.take(self._flat, self._at[there], axis=0, out=pixels[here], mode="clip")
                     done, self._offset = here.stop, end
-                if end == len(self._samples):
+                if end == stop:
                     self._enter(self._tick + 1)
             self._position = start + count
             return samples
@@ -127,7 +130,7 @@ class Stream:
         tick = self.mixing.find(position)
         self._next = int(self.mixing.open(tick)[0])
         self._enter(tick)
-        self._offset = position - self.mixing.through(tick - 1)
+        self._offset += position - self.mixing.through(tick - 1)
 
     def _enter(self, tick: int) -> None:
         """Go to a tick: blocks that are closed give their places to those that come next."""
@@ -140,13 +143,20 @@ class Stream:
             reading = self._threads.submit(self._read, self.mixing.block(self._next), self._next % self.plan.places)
             self._coming.append((self._next, reading))
             self._next += 1
-        self._tick, self._offset, self._last = tick, 0, int(entries[-1])
-        entry, block, row, copy = self.mixing.samples(tick)
-        image = self._first[block] + row
-        if self._whole:
-            row = self._rows[image] - self._start[block]
-        self._samples = image * (self._copies or 1) + copy
-        self._at = entry % self.plan.places * self._held + row * (self._copies or 1) + copy
+        self._tick, self._last = tick, int(entries[-1])
+        if not self._mixed <= tick < self._mixed + len(self._ends):
+            self._mix(tick)
+        self._offset = int(self._ends[tick - self._mixed - 1]) if tick > self._mixed else 0
+
+    def _mix(self, tick: int) -> None:
+        """The order of some ticks from this one on."""
+        entry, block, sample, self._ends = self.mixing.mix(tick, self.mixing.together)
+        self._mixed = tick
+        self._samples = self._first[block] * (self._copies or 1) + sample
+        if self._whole and self._gaps:
+            row, copy = np.divmod(self._samples, self._copies or 1)
+            sample = (self._rows[row] - self._start[block]) * (self._copies or 1) + copy
+        self._at = entry % self.plan.places * self._held + sample
 
     def _await(self) -> None:
         """Wait until every block is decoded that is open in this tick."""
