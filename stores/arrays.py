@@ -8,10 +8,10 @@ Nothing here writes.
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,9 +174,9 @@ class _ArrayFile:
             size = self._file.size
             self.identity = self._file.identity if isinstance(self._file, LocalFile) else None
             if before is not None and before.identity == self.identity:
-                self.entries = before.entries
-                return
-            self.entries = shards.read_index(array, size, lambda n: self._file.read(size - n, n), path)
+                self.entries: np.ndarray = before.entries
+            else:
+                self.entries = shards.read_index(array, size, lambda n: self._file.read(size - n, n), path)
         except BaseException:
             self._file.close()
             raise
@@ -184,7 +184,7 @@ class _ArrayFile:
     def is_still_there(self) -> bool:
         """Whether the path leads to what it led to, unchanged."""
         try:
-            return identity(os.stat(self.path)) == self.identity  # noqa: PTH116
+            return isinstance(self.path, Path) and identity(self.path.stat()) == self.identity
         except OSError:
             return False
 

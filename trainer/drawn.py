@@ -8,7 +8,6 @@ training step. So drawing is the default. Nothing here reads stored copies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from torch import Tensor
 
 from stores import DatasetStore
 from stores.errors import IntegrityError
-from trainer.pool import Pool, empty, gather
+from trainer.pool import Pool, gather
 
 BOX = ["top", "bottom", "left", "right"]  # half-open: rows top … bottom−1, columns left … right−1
-PART = 256  # samples that are gathered and filled at once, while they are in the processor's cache
 COLUMNS = {"cutout": BOX, "erase": [*BOX, "fill"]}  # parameters of a copy, by the kind of recipe
 
 
@@ -69,26 +67,19 @@ class Drawn:
 
     def take(self, samples: np.ndarray, pin: bool = False, out: Tensor | None = None) -> Tensor:
         """Gather and fill: int64 [n] → uint8 [n, H, W, 3] on the pool's home, page-locked if `pin`, or in `out`."""
-        if self.home.type != "cpu":
-            images = self._base.take(samples // self._copies)
-            self._fill(fill_boxes, images, samples)
-            return images
-        images = empty((len(samples), *self.image_shape), np.dtype(np.uint8), pin) if out is None else out
-        for start in range(0, len(samples), PART):
-            part, some = images[start : start + PART], samples[start : start + PART]
-            self._base.take(some // self._copies, out=part)
-            self._fill(fill_rows, part, some)
-        return images
-
-    def _fill(self, fill: Callable[..., None], images: Tensor, samples: np.ndarray) -> None:
+        images = self._base.take(samples // self._copies, pin, out)
         boxes = gather(self._boxes, samples)
         values = self._value.expand(len(samples), 1) if self._values is None else gather(self._values, samples)
         arrays: list[Any] = [images.view(len(samples), images.shape[1], -1), boxes, values, *self._constants]
-        fill(*(a.numpy() for a in arrays) if self.home.type == "cpu" else arrays)
+        if self.home.type == "cpu":
+            fill_rows(*(a.numpy() for a in arrays))
+        else:
+            fill_boxes(*arrays)
+        return images
 
 
 def fill_rows(
-    images: np.ndarray, boxes: np.ndarray, values: np.ndarray, _: np.ndarray, columns: np.ndarray, byte: np.ndarray,
+    images: np.ndarray, boxes: np.ndarray, values: np.ndarray, _rows: np.ndarray, columns: np.ndarray, byte: np.ndarray,
     ones: np.ndarray, spread: np.ndarray,
 ) -> None:  # fmt: skip
     """Overwrite one box of each image in place: the computer's half, which touches the rows of the boxes alone.

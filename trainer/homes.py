@@ -28,10 +28,11 @@ from trainer.drawn import Drawn, can_draw, drawn_bytes
 from trainer.memory import MARGIN, free_memory
 from trainer.pool import Pool
 from trainer.shuffled import Shuffled
-from trainer.slabs import LIMIT, Slabs
+from trainer.slabs import Slabs
 from trainer.stream import Stream
 
 DEVICE_SHARE = 0.6  # of the GPU's free memory that a pool may take unasked
+STREAMED = 16 << 20  # bytes of a slab of a stream, and at most a 32nd of its window
 THREADS = 2  # that gather from a resident pool: memory is not much faster for more
 
 Kind = Literal["device", "host", "mapped", "stream"]
@@ -112,7 +113,7 @@ def open_images(
     array = store.copies if copies else store.train_images
     if home.kind == "stream":
         assert array is not None
-        return Slabs(Stream(array, rows, copies, size, seed, home.size), limit=min(LIMIT, home.size // 32))
+        return Slabs(Stream(array, rows, copies, size, seed, home.size), limit=min(STREAMED, home.size // 32))
     if home.drawn:
         assert copies is not None
         pool: Pool | Drawn = Drawn(store, rows, copies, home.device, home.scratch)

@@ -2,7 +2,7 @@
 
 Threads read slabs, some batches one after the other in one piece of memory, and a batch is a view of its slab. The
 first slab is one batch, each next one twice as large until `limit`, so the first batch does not wait for others. Which
-sample comes when is the source's, whatever the slabs are: a run may start at any step, in the middle of what was a slab.
+sample comes when is the source's, whatever the slabs are: a run may start at any step, in the middle of a former slab.
 
 Memory is used again when no batch of its slab is left, and not before: a batch may be kept as long as one likes.
 Page-locked batches, which a GPU copies while others are made, are read one by one: theirs is the system's to free.
@@ -90,8 +90,10 @@ class Slabs:
 
     def close(self) -> None:
         """End the threads; what they have not begun is dropped."""
-        for slab in self._coming:
-            slab.made.cancel()
+        running = [slab.made for slab in self._coming if not slab.made.cancel()]
+        self._source.close()
+        while wait(running, timeout=0.05).not_done:  # it had hardly begun
+            self._source.close()
         self._source.close()
         if self._threads is not None:
             self._threads.shutdown(wait=True)
@@ -132,7 +134,7 @@ class Slabs:
 
 
 class Memory:
-    """Pieces of memory, each lent again when no tensor is left that it was lent as: fresh pages cost as much as a gather.
+    """Pieces of memory, each lent again when no tensor is left that it was lent as: fresh pages cost as a gather does.
 
     Attributes:
         free: those that are not lent, uint8 [size].
@@ -148,6 +150,6 @@ class Memory:
             piece = self.free.pop()
         except IndexError:
             piece = np.empty(self._size, np.uint8)
-        lent = memoryview(piece)  # lives as long as the tensor's storage, which all its views share
+        lent = piece.data  # a memoryview that lives as long as the tensor's storage, which all its views share
         weakref.finalize(lent, self.free.append, piece).atexit = False
         return torch.frombuffer(lent, dtype=torch.uint8)

@@ -24,6 +24,7 @@ from trainer.mixing import Mixing
 from trainer.pool import empty
 
 WHOLE = 0.75  # share of its rows from which on a block is decoded in place, the other rows with it
+AHEAD = 6  # blocks that a thread reads ahead, if the window has room for them: decoding does not wait for the mix
 OPEN = 0.75  # share of the window that open blocks take; the rest is for reading ahead
 
 
@@ -64,7 +65,7 @@ class Stream:
         self._coming: deque[tuple[int, Future[None]]] = deque()
         self._next = 0  # entry that is to be read next
         self._tick, self._last, self._offset, self._position = 0, 0, 0, -1  # of the sample that comes next
-        self._mixed, self._ends = 0, np.empty(0, np.int64)  # the tick that what is mixed begins with, and where each ends
+        self._mixed, self._ends = 0, np.empty(0, np.int64)  # the first tick of those that are mixed; where each ends
         self._samples = self._at = np.empty(0, np.int64)  # of those ticks, and where in the window they lie
 
     def __len__(self) -> int:
@@ -198,4 +199,4 @@ class Plan:
         # FFCV reads in one thread of its own
         wanted = parallel(array.store) if isinstance(array, ImageArray) else 1
         self.threads = max(1, min(wanted, left // (of_a_thread + place)))
-        self.places = self.width + min(2 * self.threads, (left - self.threads * of_a_thread) // place)
+        self.places = self.width + min(AHEAD * self.threads, (left - self.threads * of_a_thread) // place)
