@@ -1,9 +1,10 @@
 """Images streamed from the store: threads read and decode whole blocks ahead into a window of bounded memory.
 
 Which sample comes when says `trainer.mixing`, so a run may start at any step, and only the blocks that are open there
-are read. The window is one array of places, each holding one decoded block; a batch is gathered from it by index.
+are read. The window is one array of places, each holding one decoded block; batches are gathered from it by index.
 Everything that is decoded, and what the threads need to decode it, stays within `window` bytes, whatever the store's
-size. Works on stores in object storage, and through FFCV's Loader on stores in its format.
+size; what batches are gathered into is the caller's. Works on stores in object storage, and through FFCV's Loader on
+stores in its format.
 """
 
 from __future__ import annotations
