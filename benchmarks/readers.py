@@ -99,10 +99,9 @@ def gather(corpus: Corpus, threads: int) -> Epochs:
 
 
 def ours(corpus: Corpus, kind: str, drawn: bool = False) -> Epochs:
-    """What the trainer's feed takes its images from, in its order, in its thread ahead of the step."""
+    """What the trainer's feed takes its images from, in its order, by the threads that read ahead for it."""
     from stores import open_store
     from trainer.homes import Home, open_images
-    from trainer.prefetch import Prefetch
 
     store: Any = open_store(corpus.folder / "store")
     size, scratch = (WINDOW if kind == "stream" else 0), (corpus.folder if kind == "mapped" else None)
@@ -111,10 +110,9 @@ def ours(corpus: Corpus, kind: str, drawn: bool = False) -> Epochs:
     steps = len(images) // corpus.batch
 
     def epoch(number: int) -> Batches:
-        with Prefetch(images.take, range(number * steps, (number + 1) * steps)) as ahead:
-            for _ in range(steps):
-                samples, pixels = ahead.take()
-                yield pixels, samples // corpus.copies
+        for step in range(number * steps, (number + 1) * steps):
+            samples, pixels = images.take(step)
+            yield pixels, samples // corpus.copies
 
     return epoch
 
@@ -357,7 +355,7 @@ class Reader:
     batches: int = EVERY
 
 
-OURS = ("stores", "trainer.homes", "trainer.prefetch")
+OURS = ("stores", "trainer.homes")
 FFCV = ("ffcv.loader", "ffcv.fields.decoders")
 REFERENCE = "FFCV RANDOM"
 READERS: dict[str, Reader] = {

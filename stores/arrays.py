@@ -7,16 +7,19 @@ Nothing here writes.
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from stores import layout, shards
 from stores.confine import require_inside
 from stores.errors import IntegrityError, StoreError
-from stores.storage import BucketPath, Location, open_file, parallel
+from stores.storage import BucketPath, LocalFile, Location, identity, open_file, parallel
 
 LARGE = 64 << 20  # bytes: before taking more, look whether the files can hold it
 
@@ -30,7 +33,7 @@ class ImageArray:
     def __init__(self, store: Location, name: str, sha256: str | None = None) -> None:
         self.store = store
         self.layout = layout.load(store, name, sha256)
-        self._opened: dict[int, _ArrayFile] = {}  # of a bucket: an index is asked for once
+        self._opened: dict[int, _ArrayFile] = {}  # latest, whose indices need not be read again
         self.shape = self.layout.shape
         self.dtype = np.dtype(self.layout.dtype)
         self.block = self.layout.chunk[0]
@@ -70,50 +73,65 @@ class ImageArray:
                 self._require_extent(np.unique(rows // self.layout.file[0]).tolist())
             out = np.empty(shape, self.dtype)
         assert out.shape == shape and out.dtype == self.dtype
-        in_order = np.argsort(rows, kind="stable")
         block = self.layout.chunk[0]
+        if len(rows) and len(rows) == rows[-1] - rows[0] + 1 and bool((np.diff(rows) == 1).all()):
+            first, last = int(rows[0]), int(rows[-1]) + 1
+            starts = [first, *range((first // block + 1) * block, last, block), last]
+            spans = [(start, out[start - first : stop - first]) for start, stop in itertools.pairwise(starts)]
+            self._each(self._read_span, spans, workers)
+            return out
+        in_order = np.argsort(rows, kind="stable")
         cuts = np.flatnonzero(np.diff(rows[in_order] // block)) + 1
         groups = np.split(in_order, cuts) if rows.size else []
-        workers = min(workers or parallel(self.store), len(groups))
-        if workers <= 1:
-            for group in groups:
-                self._read_block(rows, group, out)
-            return out
-        with ThreadPoolExecutor(workers) as pool:
-            for future in [pool.submit(self._read_block, rows, group, out) for group in groups]:
-                future.result()
+        self._each(self._read_block, [(rows, group, out) for group in groups], workers)
         return out
+
+    def _each(self, read: Callable[..., None], calls: list[tuple[Any, ...]], workers: int | None) -> None:
+        """Read with each of these arguments, in threads."""
+        workers = min(workers or parallel(self.store), len(calls))
+        if workers <= 1:
+            for call in calls:
+                read(*call)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            for future in [pool.submit(read, *call) for call in calls]:
+                future.result()
+
+    def _read_span(self, start: int, out: np.ndarray) -> None:
+        """Decode the chunks of consecutive rows, all of one block of rows, into `out`."""
+        array = self.layout
+        index, place = divmod(start // array.chunk[0], array.chunk_grid[0])
+        inside = slice(start % array.chunk[0], start % array.chunk[0] + len(out))
+        with self._open(index) as file:
+            entries = file.entries[place]
+            if out.shape == array.chunk:
+                file.chunk(entries[0], out)
+            elif out.ndim == 1:
+                out[...] = file.chunk(entries[0])[inside]
+            else:
+                for first, entry in zip(range(0, out.shape[1], array.chunk[1]), entries, strict=False):
+                    target = out[:, first : first + array.chunk[1]]
+                    target[...] = file.chunk(entry)[inside, : target.shape[1]]
 
     def _read_block(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
         """Decode the chunks that hold `rows[places]`, all of one block of rows, into `out[places]`."""
         array = self.layout
-        block, start = divmod(int(rows[places[0]]) // array.chunk[0], array.chunk_grid[0])
+        start, consecutive = int(rows[places[0]]), bool(np.all(np.diff(places) == 1))
+        if consecutive and bool(np.all(np.diff(rows[places]) == 1)):
+            self._read_span(start, out[places[0] : places[-1] + 1])
+            return
+        index, place = divmod(start // array.chunk[0], array.chunk_grid[0])
         inside = rows[places] % array.chunk[0]
-        wide = out.shape[1] if out.ndim > 1 else 1
-        consecutive = bool(np.all(np.diff(places) == 1))
-        with self._open(block) as file:
-            entries = file.entries[start]
-            whole = out[places[0] : places[-1] + 1]
-            if consecutive and whole.shape == array.chunk and np.array_equal(inside, np.arange(array.chunk[0])):
-                file.chunk(entries[0], whole)
+        with self._open(index) as file:
+            if out.ndim == 1:
+                out[places] = file.chunk(file.entries[place][0])[inside]
                 return
-            for i, entry in enumerate(entries):
-                first = i * array.chunk[1] if len(entries) > 1 else 0
-                if first >= wide:
-                    break
-                chunk = file.chunk(entry)
-                if out.ndim == 1:
-                    out[places] = chunk[inside]
-                    continue
-                last = min(first + array.chunk[1], wide)
+            for first, entry in zip(range(0, out.shape[1], array.chunk[1]), file.entries[place], strict=False):
+                last = min(first + array.chunk[1], out.shape[1])
                 if consecutive:  # the usual case: one copy, no index arrays
-                    target = out[places[0] : places[-1] + 1, first:last]
-                    if np.all(np.diff(inside) == 1):
-                        target[...] = chunk[inside[0] : inside[-1] + 1, : last - first]
-                        continue
-                    target[...] = chunk[inside, : last - first]
+                    out[places[0] : places[-1] + 1, first:last] = file.chunk(entry)[inside, : last - first]
                 else:
-                    out[places, first:last] = chunk[inside, : last - first]
+                    out[places, first:last] = file.chunk(entry)[inside, : last - first]
 
     def _require_extent(self, files: Iterable[int]) -> None:
         """Before memory is taken for what the metadata says these files hold: they must be long enough to hold it."""
@@ -123,21 +141,27 @@ class ImageArray:
                 file.require_room_for((stop - start) * self.layout.row_bytes)
 
     def _open(self, index: int) -> _ArrayFile:
+        """A file of the array, to be closed; of one that is as it was when it was opened before, the index is known."""
         file = self._opened.get(index)
-        if file is None:
-            path = self.store / self.layout.key(index)
+        if file is not None and isinstance(file.path, BucketPath):
+            return file
+        path = self.store / self.layout.key(index)
+        if file is None or not file.is_still_there():
             require_inside(self.store, path)
-            file = _ArrayFile(self.layout, path)
-            if isinstance(path, BucketPath):
-                self._opened[index] = file
-        return file
+            file = None
+        self._opened[index] = opened = _ArrayFile(self.layout, path, file)
+        return opened
 
 
 class _ArrayFile:
-    """One file of an array: its index read first, its chunks on demand."""
+    """One file of an array: its index read first, its chunks on demand.
 
-    def __init__(self, array: layout.ArrayLayout, path: Location) -> None:
-        self._array, self._path = array, path
+    Args:
+        before: the same file, opened and closed before.
+    """
+
+    def __init__(self, array: layout.ArrayLayout, path: Location, before: _ArrayFile | None = None) -> None:
+        self._array, self.path = array, path
         try:
             self._file = open_file(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -148,10 +172,21 @@ class _ArrayFile:
             ) from None
         try:
             size = self._file.size
-            self.entries = shards.read_index(array, size, lambda n: self._file.read(size - n, n), path)
+            self.identity = self._file.identity if isinstance(self._file, LocalFile) else None
+            if before is not None and before.identity == self.identity:
+                self.entries: np.ndarray = before.entries
+            else:
+                self.entries = shards.read_index(array, size, lambda n: self._file.read(size - n, n), path)
         except BaseException:
             self._file.close()
             raise
+
+    def is_still_there(self) -> bool:
+        """Whether the path leads to what it led to, unchanged."""
+        try:
+            return isinstance(self.path, Path) and identity(self.path.stat()) == self.identity
+        except OSError:
+            return False
 
     def __enter__(self) -> _ArrayFile:
         return self
@@ -161,16 +196,16 @@ class _ArrayFile:
 
     def require_room_for(self, raw: int) -> None:
         if raw > self._file.size * shards.EXPANSION:
-            raise shards.damaged(self._path, f"its {self._file.size} bytes cannot hold the {raw} that they should")
+            raise shards.damaged(self.path, f"its {self._file.size} bytes cannot hold the {raw} that they should")
 
     def chunk(self, entry: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Decode one chunk into `out`, C-contiguous and of a chunk's shape, or into a buffer of this thread's."""
         offset, length = int(entry[0]), int(entry[1])
         if offset == shards.MISSING:
-            raise shards.damaged(self._path, "a chunk is missing")
+            raise shards.damaged(self.path, "a chunk is missing")
         frame = self._file.read(offset, length)
-        shards.check_frame(self._array, frame, self._path)  # before there is a buffer of the size that metadata claim
-        return shards.decode_chunk(self._array, frame, self._path, _scratch(self._array) if out is None else out)
+        shards.check_frame(self._array, frame, self.path)  # before there is a buffer of the size that metadata claim
+        return shards.decode_chunk(self._array, frame, self.path, _scratch(self._array) if out is None else out)
 
 
 _THREAD = threading.local()

@@ -61,13 +61,18 @@ def stores_in(folder: Location) -> list[Location]:
     return sorted(path.parent for path in folder.glob("*/zarr.json"))
 
 
+def identity(found: os.stat_result) -> tuple[int, ...]:
+    """Differs between two files, and between what a file was before and after it was written to."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 class LocalFile:
     """A file of the file system opened for reading parts of it."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not make anybody wait
         found = os.fstat(self._fd)
-        self.size = found.st_size
+        self.size, self.identity = found.st_size, identity(found)
         if not stat.S_ISREG(found.st_mode):
             os.close(self._fd)
             raise IntegrityError(f"'{path}' is no regular file", "a store holds nothing but files and folders")

@@ -26,7 +26,7 @@ from trainer.methods.contract import Kind, Method, Policy, Sizes, Views
 from trainer.policies import ctaugment, randaugment
 from trainer.pool import Pool
 from trainer.shuffled import Shuffled
-from trainer.stream import Stream
+from trainer.slabs import Slabs
 from trainer.to_device import Transfer
 from trainer.views import Raw
 
@@ -73,7 +73,7 @@ class Feed:
         if self.home.kind in ("device", "host"):
             hint = "--feed stream reads them as they are needed, --copies takes fewer of each image"
             require_memory(self.home.size, self.home.device, hint)
-        self._unlabeled: Shuffled | Stream | None = None
+        self._unlabeled: Shuffled | Slabs | None = None
         if unlabeled:
             self._unlabeled = open_images(store.dataset, self._rows, self.copies, self.home, unlabeled, run.seed)
         labeled = Pool(store.dataset.train_images, store.labeled, None, self.home.device)

@@ -11,6 +11,7 @@ recipe allows it, but for stores whose copies are FFCV's alone: who made those w
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -27,9 +28,12 @@ from trainer.drawn import Drawn, can_draw, drawn_bytes
 from trainer.memory import MARGIN, free_memory
 from trainer.pool import Pool
 from trainer.shuffled import Shuffled
+from trainer.slabs import Slabs
 from trainer.stream import Stream
 
 DEVICE_SHARE = 0.6  # of the GPU's free memory that a pool may take unasked
+STREAMED = 16 << 20  # bytes of a slab of a stream, and at most a 32nd of its window
+THREADS = 2  # that gather from a resident pool: memory is not much faster for more
 
 Kind = Literal["device", "host", "mapped", "stream"]
 
@@ -98,7 +102,7 @@ def choose(
 def open_images(
     store: DatasetStore, rows: np.ndarray, copies: int | None, home: Home, size: int, seed: int,
     purpose: str = "order unlabeled",
-) -> Shuffled | Stream:  # fmt: skip
+) -> Shuffled | Slabs:  # fmt: skip
     """Endless shuffled batches of a pool: `take(step)` gives samples and pixels, `close()` ends the threads.
 
     Args:
@@ -109,12 +113,15 @@ def open_images(
     array = store.copies if copies else store.train_images
     if home.kind == "stream":
         assert array is not None
-        return Stream(array, rows, copies, size, seed, home.size)
+        return Slabs(Stream(array, rows, copies, size, seed, home.size), limit=min(STREAMED, home.size // 32))
     if home.drawn:
         assert copies is not None
-        return Shuffled(Drawn(store, rows, copies, home.device, home.scratch), size, seed, purpose)
-    assert array is not None
-    return Shuffled(Pool(array, rows, copies, home.device, home.scratch), size, seed, purpose)
+        pool: Pool | Drawn = Drawn(store, rows, copies, home.device, home.scratch)
+    else:
+        assert array is not None
+        pool = Pool(array, rows, copies, home.device, home.scratch)
+    images = Shuffled(pool, size, seed, purpose)
+    return images if home.device.type != "cpu" else Slabs(images, min(THREADS, len(os.sched_getaffinity(0))))
 
 
 def _size(run: RunConfig, store: DatasetStore, rows: int, copies: int | None) -> tuple[int, bool]:

@@ -23,7 +23,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from stores.draws import generator, order
+from stores.draws import generator, order, rewind
+
+TICKS = 16  # whose order is computed at once: dear per call, cheap per sample
 
 
 class Mixing:
@@ -41,10 +43,12 @@ class Mixing:
         self._parts = self._pace * width  # ticks of a block
         self.width = width
         self._epoch = lru_cache(maxsize=3)(self._shuffle)
-        most = int(counts.max()) * copies
-        self._entry = np.full(width, -1)  # what is open, each in the place entry mod width
-        self._block, self._size = np.zeros(width, np.int64), np.zeros(width, np.int64)
-        self._row, self._copy = np.zeros((width, most), np.int32), np.zeros((width, most), np.int32)  # in their order
+        self.together = min(TICKS, width)
+        places, most = width + self.together, int(counts.max()) * copies
+        self._entry = np.full(places, -1)  # what is open in any of them, each in the place entry mod places
+        self._block, self._size = np.zeros(places, np.int64), np.zeros(places, np.int64)
+        self._sample = np.zeros((places, most), np.int32)  # of each in its order, row · copies + copy
+        self._of_tick, self._of_block = generator(seed, "stream tick"), generator(seed, "stream block")
 
     def block(self, entry: int) -> int:
         """Which block an entry is."""
@@ -74,32 +78,46 @@ class Mixing:
 
     def samples(self, tick: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """A tick's samples in their order: entry, its block, row within the block, and copy; int64 or int32 [n]."""
-        entries = self.open(tick)
-        places = entries % self.width
-        for entry in entries[self._entry[places] != entries].tolist():
+        entry, block, sample, _ = self.mix(tick, 1)
+        return entry, block, sample // self._copies, sample % self._copies
+
+    def mix(self, tick: int, ticks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The samples of some ticks, at most `together`, one after the other.
+
+        Returns:
+            entry, its block, and row · copies + copy within the block, int64 or int32 [n]; and where each tick ends,
+            int64 [ticks].
+        """
+        each = np.arange(tick, tick + ticks)[:, None]
+        entries = each // self._pace + np.arange(1 - self.width, 1)  # [ticks, width]; before the first one: negative
+        places = entries % len(self._entry)
+        asked = np.arange(max(0, entries[0, 0]), entries[-1, -1] + 1)
+        for entry in asked[self._entry[asked % len(self._entry)] != asked].tolist():
             self._open(entry)
-        sizes, part = self._size[places], tick - entries * self._pace
+        sizes, part = np.where(entries < 0, 0, self._size[places]), each - entries * self._pace
         first = sizes * part // self._parts
         taken = sizes * (part + 1) // self._parts - first
-        ends = np.cumsum(taken)
-        mixed = generator(self._seed, "stream tick", tick).permutation(ends[-1])
-        of = np.repeat(np.arange(len(entries)), taken)[mixed]
-        at = mixed + (first - ends + taken)[of]
-        place = places[of]
-        return entries[of], self._block[place], self._row[place, at], self._copy[place, at]
+        ends, counts = np.cumsum(taken).reshape(taken.shape), taken.sum(axis=1)
+        mixed = np.concatenate([
+            rewind(self._of_tick, tick + i).permutation(count) + ends[i, -1] - count
+            for i, count in enumerate(counts.tolist())
+        ])  # fmt: skip
+        of = np.repeat(np.arange(taken.size), taken.ravel())[mixed]
+        at = mixed + (places * self._sample.shape[1] + first - ends + taken).ravel()[of]
+        return entries.ravel()[of], self._block[places].ravel()[of], self._sample.ravel()[at], ends[:, -1]
 
     def _sizes(self, entries: np.ndarray) -> np.ndarray:
         return self._counts[[self.block(entry) for entry in entries.tolist()]] * self._copies
 
     def _open(self, entry: int) -> None:
         """Draw the order of an entry's samples: every row once, then every row once more …, with another copy."""
-        place, block = entry % self.width, self.block(entry)
+        place, block = entry % len(self._entry), self.block(entry)
         rows = int(self._counts[block])
         size = rows * self._copies
-        rng = generator(self._seed, "stream block", entry)
-        copy = rng.permuted(np.tile(np.arange(self._copies), (rows, 1)), axis=1)
-        self._row[place, :size] = np.tile(rng.permutation(rows), self._copies)
-        self._copy[place, :size] = copy.T.reshape(-1)
+        rng = rewind(self._of_block, entry)
+        copy = rng.permuted(np.broadcast_to(np.arange(self._copies), (rows, self._copies)), axis=1)
+        of_a_row = rng.permutation(rows) * self._copies
+        np.add(of_a_row, copy.T, out=self._sample[place, :size].reshape(self._copies, rows), casting="same_kind")
         self._entry[place], self._block[place], self._size[place] = entry, block, size
 
     def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -65,12 +65,14 @@ class Pool:
     def __len__(self) -> int:
         return self._flat.shape[0]
 
-    def take(self, samples: np.ndarray, pin: bool = False) -> Tensor:
-        """Gather: int64 [n] → uint8 [n, H, W, 3] on the pool's home; if that is the computer, page-locked if `pin`."""
-        return gather(self._flat, samples, pin).view(-1, *self.image_shape)
+    def take(self, samples: np.ndarray, pin: bool = False, out: Tensor | None = None) -> Tensor:
+        """Gather: int64 [n] → uint8 [n, H, W, 3] on the pool's home; if that is the computer, page-locked if `pin`, or
+        in `out`, contiguous uint8 [n, H, W, 3]."""
+        flat = None if out is None else out.view(len(samples), -1)
+        return gather(self._flat, samples, pin, flat).view(-1, *self.image_shape)
 
 
-def gather(table: Tensor, rows: np.ndarray, pin: bool = False) -> Tensor:
+def gather(table: Tensor, rows: np.ndarray, pin: bool = False, out: Tensor | None = None) -> Tensor:
     """Rows of a table [m, k] as a tensor [n, k] beside it, on a GPU without waiting for it.
 
     On the computer NumPy gathers: torch would wake a second team of OpenMP threads in the feed's thread, to wait for
@@ -79,7 +81,7 @@ def gather(table: Tensor, rows: np.ndarray, pin: bool = False) -> Tensor:
     if table.device.type != "cpu":
         index = torch.from_numpy(rows).pin_memory().to(table.device, non_blocking=True)
         return table.index_select(0, index)
-    out = empty((len(rows), table.shape[1]), table.numpy().dtype, pin)
+    out = empty((len(rows), table.shape[1]), table.numpy().dtype, pin) if out is None else out
     # "clip" writes straight into `out`; the default mode would make a copy first
     np.take(table.numpy(), rows, axis=0, out=out.numpy(), mode="clip")
     return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from torch import Tensor
 
@@ -20,22 +22,20 @@ class Shuffled:
     """
 
     def __init__(self, pool: Pool | Drawn, size: int, seed: int, purpose: str) -> None:
-        self.pool, self._size, self._seed, self._purpose = pool, size, seed, purpose
+        self.pool, self.size, self._seed, self._purpose = pool, size, seed, purpose
         self.home, self.image_shape = pool.home, pool.image_shape
-        self._known = (-1, np.empty((0, 0), np.int64))  # a block of steps and its order; one tuple, for any thread
+        self._known: dict[int, np.ndarray] = {}  # orders of the latest blocks of steps
+        self._one_at_a_time = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.pool)
 
-    def samples(self, step: int) -> np.ndarray:
-        """int64 [size], samples of the pool."""
-        block, offset = divmod(step, BLOCK)
-        known, order = self._known
-        if known != block:
-            positions = np.arange(block * BLOCK * self._size, (block + 1) * BLOCK * self._size)
-            order = shuffled(positions, len(self.pool), self._seed, self._purpose).reshape(BLOCK, self._size)
-            self._known = block, order
-        return order[offset]
+    def samples(self, step: int, steps: int = 1) -> np.ndarray:
+        """int64 [steps · size], samples of the pool."""
+        first, last = step // BLOCK, (step + steps - 1) // BLOCK
+        orders = [self._order(block) for block in range(first, last + 1)]
+        start = (step - first * BLOCK) * self.size
+        return (np.concatenate(orders) if len(orders) > 1 else orders[0])[start : start + steps * self.size]
 
     def take(self, step: int, pin: bool = False) -> tuple[np.ndarray, Tensor]:
         """A step's samples, int64 [size], and their pixels, uint8 [size, H, W, 3] on the pool's home, page-locked if
@@ -43,5 +43,21 @@ class Shuffled:
         samples = self.samples(step)
         return samples, self.pool.take(samples, pin)
 
+    def read(self, step: int, out: Tensor) -> np.ndarray:
+        """Put the pixels of as many steps as it holds into `out`, uint8 [steps · size, H, W, 3] in the computer's
+        memory; their samples, int64 [steps · size]. From any thread."""
+        samples = self.samples(step, len(out) // self.size)
+        self.pool.take(samples, out=out)
+        return samples
+
     def close(self) -> None:
         """A resident pool has no threads."""
+
+    def _order(self, block: int) -> np.ndarray:
+        """Samples of a block of steps, int64 [BLOCK · size]."""
+        with self._one_at_a_time:
+            if block not in self._known:
+                positions = np.arange(block * BLOCK * self.size, (block + 1) * BLOCK * self.size)
+                order = shuffled(positions, len(self.pool), self._seed, self._purpose)
+                self._known = {block: order, **dict(list(self._known.items())[:1])}
+            return self._known[block]

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stores.draws import below, generator, key, order, philox, shuffled, unit
+from stores import draws
+from stores.draws import below, generator, key, order, philox, rewind, shuffled, unit
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,28 @@ def test_generators_of_two_steps_never_meet():
     draws = [generator(1, "mixup", step).random(4).tolist() for step in (0, 1, 2, 0)]
     assert draws[0] == draws[3]
     assert len({value for four in draws[:3] for value in four}) == 12
+
+
+@given(n=st.integers(1, 5000), start=st.integers(0, 2**33), seed=st.integers(0, 2**31))
+def test_shuffled_is_the_same_with_and_without_tables(n, start, seed):
+    positions = start + np.arange(300)
+    tabled = shuffled(positions, n, seed, "pool")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draws, "_TABLE", 0)
+        np.testing.assert_array_equal(shuffled(positions, n, seed, "pool"), tabled)
+
+
+def test_the_endless_order_is_what_it_was_when_runs_began():
+    """Recorded before its rounds were looked up in tables: a resumed run goes on in the order that it began with."""
+    assert shuffled(np.arange(6), 500_000, 1, "a").tolist() == [23455, 391956, 210387, 444602, 496720, 48475]
+    assert shuffled(np.arange(499_998, 500_002), 500_000, 1, "a").tolist() == [196144, 23951, 314750, 318894]
+
+
+def test_a_rewound_generator_is_a_new_one():
+    rng = generator(3, "x", 8)
+    rng.permutation(5)
+    rng.random(1, np.float32)
+    for counter in (0, 7, 2**40):
+        mine, other = rewind(rng, counter), generator(3, "x", counter)
+        assert mine.permutation(100).tolist() == other.permutation(100).tolist()
+        assert mine.random(3, np.float32).tolist() == other.random(3, np.float32).tolist()

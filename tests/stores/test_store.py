@@ -10,7 +10,7 @@ import pytest
 import tensorstore
 import zarr
 
-from stores import DatasetStore, SplitStore, manifest, open_store
+from stores import DatasetStore, SplitStore, manifest, open_store, shards
 from stores.errors import IntegrityError, StoreError
 
 
@@ -50,6 +50,30 @@ def test_rows_are_decoded_in_place(tiny, rows, copies, workers):
     store.copies.read(chosen, copies=copies, out=room[1:-1], workers=workers)
     np.testing.assert_array_equal(room[1:-1], expected)
     assert (room[[0, -1]] == 7).all()
+
+
+def test_a_files_index_is_read_once_until_the_file_changes(tiny_copy, monkeypatch):
+    array, reads = open_store(tiny_copy).copies, []
+    read_index = shards.read_index
+    monkeypatch.setattr(shards, "read_index", lambda *args: reads.append(args[3]) or read_index(*args))
+    expected = array.read(np.arange(64))
+    np.testing.assert_array_equal(array.read(np.arange(64)), expected)
+    assert len(reads) == 1
+    path = reads[0]
+    data = path.read_bytes()
+    path.unlink()
+    with pytest.raises(IntegrityError, match="is missing"):
+        array.read(np.arange(64))
+    path.write_bytes(data[:-1])
+    with pytest.raises(IntegrityError, match="is damaged"):
+        array.read(np.arange(64))
+    path.write_bytes(data)
+    np.testing.assert_array_equal(array.read(np.arange(64)), expected)
+    elsewhere = tiny_copy.parent / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    with pytest.raises(IntegrityError, match="leads out of its store"):
+        array.read(np.arange(64))
 
 
 def test_a_split_store_opens_in_zarr_and_tensorstore(tiny):

@@ -17,7 +17,7 @@ from stores import open_store
 from stores.errors import IntegrityError, UsageError
 from trainer import homes
 from trainer.config import RunConfig
-from trainer.drawn import Drawn, can_draw, drawn_bytes, fill_boxes
+from trainer.drawn import Drawn, can_draw, drawn_bytes, fill_boxes, fill_rows
 from trainer.pool import Pool
 
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ def test_a_batch_does_not_change_the_images(cut):
 
 @given(st.data())
 def test_boxes_are_those_of_a_loop_on_numpy_and_on_torch(data):
-    """The GPU's half of `fill_boxes`, run on the CPU: the same operators on tensors."""
+    """The GPU's half, run on the CPU, on arrays and on tensors; and the computer's."""
     height, width = data.draw(st.integers(1, 9)), data.draw(st.sampled_from([1, 3, 8, 16, 300]))
     count, seed = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 99))
     rng = np.random.default_rng(seed)
@@ -97,9 +97,9 @@ def test_boxes_are_those_of_a_loop_on_numpy_and_on_torch(data):
         np.array([-1 if word is np.int64 else 255], word),
         np.array([0x0101010101010101 if word is np.int64 else 1], word),
     ]  # fmt: skip
-    for convert in (np.array, torch.tensor):
+    for convert, fill in ((np.array, fill_boxes), (torch.tensor, fill_boxes), (np.array, fill_rows)):
         arrays = [convert(a) for a in (images, boxes, values, *constants)]
-        fill_boxes(*arrays)
+        fill(*arrays)
         np.testing.assert_array_equal(np.asarray(arrays[0]), expected)
 
 

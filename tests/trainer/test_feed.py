@@ -290,6 +290,8 @@ def test_prefetch_keeps_the_order_and_runs_at_most_depth_ahead():
             release.acquire()
             assert ahead.take() == expected**2
             assert len(done) <= expected - 3 + 3
+        with pytest.raises(IndexError, match="no step is left"):
+            ahead.take()
     assert done == [3, 4, 5, 6]
 
 

@@ -63,6 +63,19 @@ def test_any_position_is_found_without_what_came_before(counts, copies, width, t
     )
 
 
+@settings(deadline=None)
+@given(COUNTS, st.integers(1, 9), st.integers(1, 6), st.integers(0, 40))
+def test_ticks_mixed_together_are_those_mixed_one_by_one(counts, copies, width, tick):
+    width = min(width, len(counts))
+    mixing, single = Mixing(counts, copies, width, 1), Mixing(counts, copies, width, 1)
+    entry, block, sample, ends = mixing.mix(tick, mixing.together)
+    each = ticks(single, tick, tick + mixing.together)
+    np.testing.assert_array_equal(
+        np.stack([entry, block, sample // copies, sample % copies], axis=1), np.concatenate(each)
+    )
+    assert ends.tolist() == np.cumsum([len(samples) for samples in each]).tolist()
+
+
 def test_seeds_epochs_and_blocks_have_orders_of_their_own():
     counts = np.full(20, 8)
     one, two = Mixing(counts, 5, 4, 1), Mixing(counts, 5, 4, 2)

@@ -23,7 +23,7 @@ WINDOW = 8 * BLOCK
 
 
 def ours() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("stream", "feed"))]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("stream", "feed", "slab"))]
 
 
 @pytest.fixture(autouse=True)
