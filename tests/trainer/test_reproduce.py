@@ -54,6 +54,8 @@ def mine(tmp_path) -> Path:
     return path
 
 
+CONFIG = {"run": {"batch": 4}, "store": {"image_size": [12, 10]}}
+
 # ---- recipes ----
 
 
@@ -196,13 +198,14 @@ def test_a_cell_is_mean_and_sample_deviation_over_the_finished_seeds(made):
 def test_the_page_says_what_is_reversed_what_is_smaller_and_what_the_mask_did(made):
     one, found = made
     paper = replace(one, steps=400, seeds=(1, 2, 3), settings={})
-    page = table.markdown(one, paper, found, {"batch": 4})
+    page = table.markdown(one, paper, found, CONFIG)
     assert "| Supervised | 31.50 ± 2.12 |\n| *published* | *20.0 ± 1.5* |\n| RealMix | 34.00 |" in page
     assert "Published order: 0 of 1 pairs" in page
     assert "20: RealMix is ahead of Supervised in the paper, here behind by 2.50" in page
+    assert "wrn-10-1, 4 steps of 4, images of 12 × 10, 1 to 2 seeds." in page
     assert "4 steps instead of 400, batches of 4 instead of 64, 2 of 3 seeds" in page
     assert "masked 0.25 of the unlabelled rows, 0.17 are foreign: precision 0.50, recall 0.75" in page
-    assert "Scaled down" not in table.markdown(one, one, found, {"batch": 4})
+    assert "Scaled down" not in table.markdown(one, one, found, CONFIG)
 
 
 def test_the_csv_has_every_cell(made):

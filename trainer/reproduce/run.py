@@ -77,7 +77,7 @@ def write(table: Table) -> None:
     recipe, paper, runs = table.recipe, table.paper, table.runs
     found = tables.cells(recipe, table.cells)
     some = next((run for run in runs if run.finished), None)
-    config: dict[str, Any] | None = json.loads((some.path / "config.json").read_text())["run"] if some else None
+    config: dict[str, Any] | None = json.loads((some.path / "config.json").read_text()) if some else None
     _show(recipe, found)
     caption = tables.caption(recipe, paper, found, config)
     for line in [caption.replace("**", ""), *tables.order(recipe, found)]:

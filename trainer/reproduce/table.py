@@ -89,14 +89,14 @@ def lines(recipe: Recipe, found: Cells) -> list[list[str]]:
     return rows
 
 
-def markdown(recipe: Recipe, paper: Recipe, found: Cells, run: Mapping[str, Any] | None) -> str:
+def markdown(recipe: Recipe, paper: Recipe, found: Cells, config: Mapping[str, Any] | None) -> str:
     """The whole page.
 
     Args:
-        recipe: as it was run; paper: as it is in its file; run: config.json's "run" of one of its runs.
+        recipe: as it was run; paper: as it is in its file; config: config.json of one of its runs.
     """
     header, *rows = lines(recipe, found)
-    out = [f"# {recipe.title}", "", caption(recipe, paper, found, run), ""]
+    out = [f"# {recipe.title}", "", caption(recipe, paper, found, config), ""]
     out += [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for row in rows:
         text = [f"*{cell}*" if cell and row[0] == "published" else cell for cell in row]
@@ -107,14 +107,16 @@ def markdown(recipe: Recipe, paper: Recipe, found: Cells, run: Mapping[str, Any]
     return "\n".join(out) + "\n"
 
 
-def caption(recipe: Recipe, paper: Recipe, found: Cells, run: Mapping[str, Any] | None) -> str:
+def caption(recipe: Recipe, paper: Recipe, found: Cells, config: Mapping[str, Any] | None) -> str:
     """What the numbers are, and how far from the recipe's scale."""
     counts = {len(cell.errors) for cell in found.values()}
     seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else _plural(counts.pop(), "seed")
+    run = config["run"] if config else None
     batch = f" of {run['batch']}" if run else ""
+    size = ", images of {} × {}".format(*config["store"]["image_size"]) if config else ""
     text = (
         f"Test error in %, {KINDS[recipe.error]}, averaged weights; ± is the standard deviation over seeds. "
-        f"{recipe.model}, {recipe.steps:,} steps{batch}, {seeds}."
+        f"{recipe.model}, {recipe.steps:,} steps{batch}{size}, {seeds}."
     )
     smaller = [
         f"{recipe.steps:,} steps instead of {paper.steps:,}" if recipe.steps != paper.steps else "",
