@@ -101,9 +101,10 @@ def markdown(recipe: Recipe, paper: Recipe, found: Cells, config: Mapping[str, A
     for row in rows:
         text = [f"*{cell}*" if cell and row[0] == "published" else cell for cell in row]
         out.append(f"| {' | '.join(text)} |")
-    out += ["", *order(recipe, found), *masks(recipe, found)]
-    if recipe.source:
-        out += ["", f"Published: {recipe.source}"]
+    published = any(cell.published for cell in found.values())
+    source = ["Published: " * published + recipe.source] if recipe.source else []
+    for part in (order(recipe, found), masks(recipe, found), source):
+        out += ["", *part] if part else []
     return "\n".join(out) + "\n"
 
 
@@ -165,7 +166,7 @@ def masks(recipe: Recipe, found: Cells) -> list[str]:
             precision, recall = total["masked_ood"] / total["masked"], total["masked_ood"] / total["ood"]
             text += f", {total['ood'] / total['rows']:.2f} are foreign: precision {precision:.2f}, recall {recall:.2f}"
         out.append(text)
-    return ["", "Masks:", "", *out] if out else []
+    return ["Masks:", "", *out] if out else []
 
 
 def as_csv(recipe: Recipe, found: Cells) -> str:
