@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from trainer.reproduce.plan import Planned
 
@@ -89,16 +90,20 @@ class _Process:
         if "--resume" not in words:
             words += options
         # a session of its own: Ctrl-C reaches it once, through `stop`, not while it is saving already
+        self._out, self._said = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 a pipe could fill up unread
         self._process = subprocess.Popen(
             [sys.executable, "-m", "trainer.reproduce.child", *words], env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            stdout=self._out, stderr=self._said, start_new_session=True,
         )  # fmt: skip
 
     def poll(self) -> bool:
         """Whether it has ended."""
         if self._process.poll() is None:
             return False
-        out, said = self._process.communicate()
+        with self._out, self._said:
+            self._out.seek(0)
+            self._said.seek(0)
+            out, said = self._out.read(), self._said.read()
         self.last_line = (out.strip().splitlines() or [f"{self.run.path}: failed"])[-1]
         if self._process.returncode:
             self.reason = said.strip().removeprefix("error: ") or f"it ended with code {self._process.returncode}"
@@ -111,10 +116,12 @@ class _Process:
 
     def wait(self) -> None:
         try:
-            self._process.communicate(timeout=GRACE_S)
+            self._process.wait(timeout=GRACE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+        self._out.close()
+        self._said.close()
 
 
 class _Progress:
