@@ -51,15 +51,18 @@ def tell(table: Table) -> None:
 
 
 def train(table: Table, jobs: int = 1, threads: int | None = None) -> None:
-    """Train what is missing, `jobs` runs at a time, then `write`.
+    """Train what is missing, `jobs` runs at a time, then `write`. `threads`: of each run; None: what the machine has.
 
     Raises:
         RealMixError: some runs failed; the others are finished, and in the table.
         Interrupted: by Ctrl-C or SIGTERM; what was being trained is saved.
     """
+    gpus = torch.cuda.device_count()
+    if threads is None and jobs > 1 and not gpus:
+        threads = max(1, torch.get_num_threads() // jobs)  # they share the processor
     options = () if threads is None else ("--threads", str(threads))
     try:
-        failures = execute(table.runs, jobs, options, torch.cuda.device_count())
+        failures = execute(table.runs, jobs, options, gpus)
     except Interrupted:
         raise Interrupted(
             "interrupted", "the runs that were being trained are saved", "the same command continues"
