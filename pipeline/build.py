@@ -112,8 +112,7 @@ def _write_base(target: Target, source: Source, rows: np.ndarray, workers: int, 
 
 def _write_images(target: Target, name: str, part: Part, rows: np.ndarray, workers: int, report: Progress) -> None:
     """Images `rows` of one part of the source, in that order."""
-    array = layout.images(name, *part.images.shape[:3])
-    array.create(target.path)
+    array = layout.images(name, *part.images.shape[:3]).create(target.path)
 
     def write(index: int) -> list[Record]:
         start, stop = array.rows(index)

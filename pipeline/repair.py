@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,7 +33,7 @@ from stores.draws import order
 from stores.errors import IntegrityError, RealMixError, StoreError
 from stores.identity import dataset_fingerprint
 from stores.lock import exclusive
-from stores.shards import encode, frame_size
+from stores.shards import encode, frame_size, has_checksum
 from stores.storage import Location
 from stores.verify import Problem, verify
 from stores.writer import write_table
@@ -195,6 +196,18 @@ def _arrays(work: _Work) -> list[list[layout.ArrayLayout]]:
     return [[array] for array in arrays] + [folds]
 
 
+def _as_there(work: _Work, array: layout.ArrayLayout) -> layout.ArrayLayout:
+    """With the kind of checksum that the store's array has."""
+    key = f"{array.name}/zarr.json"
+    if key not in work.damaged:
+        return replace(array, checksum=layout.load(work.store, array.name).checksum)
+    for kind in (array, replace(array, checksum="zstd")):
+        if work.expects(key, _metadata_of(kind)[key]):
+            return kind
+    sound = next(filterfalse(work.damaged.__contains__, array.keys()), array.key(0))
+    return replace(array, checksum="zstd" if has_checksum(work.on_disk(sound) or b"") else "crc32c")
+
+
 def _table(name: str, *shape: int) -> layout.ArrayLayout:
     return layout.table(name, np.broadcast_to(np.int64(0), shape))
 
@@ -207,13 +220,18 @@ def _metadata(work: _Work, arrays: list[list[layout.ArrayLayout]]) -> None:
             own = f"{array.name}/zarr.json"
             if not wanted & {own, f"{array.name.partition('/')[0]}/zarr.json"}:
                 continue
-            with TemporaryDirectory() as folder:
-                array.create(Path(folder))
-                made = {p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob("zarr.json")}
+            made = _metadata_of(_as_there(work, array))
             if len(shapes) > 1 and own in wanted and not work.expects(own, made[own]):
                 continue  # of the shapes that are possible, the one with the checksum
             for key in sorted(wanted & made.keys() - work.report.restored.keys()):
                 work.put(key, made[key])
+
+
+def _metadata_of(array: layout.ArrayLayout) -> dict[str, bytes]:
+    """The zarr.json of an array and of the groups above it."""
+    with TemporaryDirectory() as folder:
+        array.create(Path(folder))
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in Path(folder).rglob("zarr.json")}
 
 
 def _order(work: _Work) -> None:
@@ -222,7 +240,7 @@ def _order(work: _Work) -> None:
     if f"{name}/c/0" not in work.damaged:
         return
     table = order(work.content["spec"]["seed"], "order", work.content["num_images"])
-    data = encode(layout.table(name, table), 0, table)
+    data = encode(_as_there(work, layout.table(name, table)), 0, table)
     if work.expects(f"{name}/c/0", data):
         work.put(f"{name}/c/0", data)
 
@@ -336,7 +354,8 @@ def _split(work: _Work, dataset: Location, inner: Report) -> None:
         return
     with TemporaryDirectory() as folder:
         for name in ARRAYS:
-            write_table(Path(folder), name, getattr(found, name).astype(np.int64))
+            table = getattr(found, name).astype(np.int64)
+            write_table(Path(folder), name, table, _as_there(work, layout.table(name, table)).checksum)
         for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
             if (key := file.relative_to(folder).as_posix()) in work.damaged:
                 work.put(key, file.read_bytes())

@@ -42,13 +42,13 @@ class ImageArray:
         return self.shape[0]
 
     def read(
-        self, rows: np.ndarray | None = None, copies: int | None = None, out: np.ndarray | None = None,
+        self, rows: np.ndarray | range | None = None, copies: int | None = None, out: np.ndarray | None = None,
         workers: int | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Decode rows.
 
         Args:
-            rows: int64 [n] in any order, repeats allowed; None for all.
+            rows: int64 [n] in any order, repeats allowed; or consecutive ones as a range; None for all.
             copies: for arrays [N, A, …], only the first `copies` of each image.
             out: where to put them, C-contiguous [n, (copies,) …] of the array's dtype.
             workers: threads; as many as there are processors by default, more for a bucket; 1: the calling one.
@@ -61,8 +61,13 @@ class ImageArray:
         """
         if rows is None:
             self._require_extent(range(self.layout.num_files))
-        rows = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
-        if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
+            rows = range(len(self))
+        if not isinstance(rows, range):
+            rows = np.asarray(rows, np.int64)
+            if len(rows) and len(rows) == rows[-1] - rows[0] + 1 and bool((np.diff(rows) == 1).all()):
+                rows = range(int(rows[0]), int(rows[-1]) + 1)
+        ends = (rows.start, rows.stop - 1) if isinstance(rows, range) else (rows.min(initial=0), rows.max(initial=-1))
+        if len(rows) and not 0 <= ends[0] <= ends[1] < len(self):
             raise StoreError(
                 f"array '{self.layout.name}' of '{self.store}' has {len(self)} rows", "a row beyond it was asked for"
             )
@@ -70,19 +75,21 @@ class ImageArray:
         shape = (len(rows), *((copies,) if copies is not None else self.shape[1:2]), *self.shape[2:])
         if out is None:
             if len(rows) * self.layout.row_bytes > LARGE:
-                self._require_extent(np.unique(rows // self.layout.file[0]).tolist())
+                self._require_extent(np.unique(np.asarray(rows) // self.layout.file[0]).tolist())
             out = np.empty(shape, self.dtype)
         assert out.shape == shape and out.dtype == self.dtype
+        if not len(rows):
+            return out
         block = self.layout.chunk[0]
-        if len(rows) and len(rows) == rows[-1] - rows[0] + 1 and bool((np.diff(rows) == 1).all()):
-            first, last = int(rows[0]), int(rows[-1]) + 1
+        if isinstance(rows, range):
+            assert rows.step == 1
+            first, last = rows.start, rows.stop
             starts = [first, *range((first // block + 1) * block, last, block), last]
             spans = [(start, out[start - first : stop - first]) for start, stop in itertools.pairwise(starts)]
             self._each(self._read_span, spans, workers)
             return out
         in_order = np.argsort(rows, kind="stable")
-        cuts = np.flatnonzero(np.diff(rows[in_order] // block)) + 1
-        groups = np.split(in_order, cuts) if rows.size else []
+        groups = np.split(in_order, np.flatnonzero(np.diff(rows[in_order] // block)) + 1)
         self._each(self._read_block, [(rows, group, out) for group in groups], workers)
         return out
 
@@ -145,7 +152,7 @@ class ImageArray:
         file = self._opened.get(index)
         if file is not None and isinstance(file.path, BucketPath):
             return file
-        path = self.store / self.layout.key(index)
+        path = self.store / self.layout.key(index) if file is None else file.path
         if file is None or not file.is_still_there():
             require_inside(self.store, path)
             file = None
@@ -204,8 +211,10 @@ class _ArrayFile:
         if offset == shards.MISSING:
             raise shards.damaged(self.path, "a chunk is missing")
         frame = self._file.read(offset, length)
-        shards.check_frame(self._array, frame, self.path)  # before there is a buffer of the size that metadata claim
-        return shards.decode_chunk(self._array, frame, self.path, _scratch(self._array) if out is None else out)
+        if out is None:
+            shards.check_frame(self._array, frame, self.path)  # before there is a buffer of the size metadata claim
+            out = _scratch(self._array)
+        return shards.decode_chunk(self._array, frame, self.path, out)
 
 
 _THREAD = threading.local()

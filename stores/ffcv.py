@@ -45,13 +45,13 @@ class BetonArray:
         return self.shape[0]
 
     def read(
-        self, rows: np.ndarray | None = None, copies: int | None = None, out: np.ndarray | None = None,
+        self, rows: np.ndarray | range | None = None, copies: int | None = None, out: np.ndarray | None = None,
         workers: int | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Read rows.
 
         Args:
-            rows: int64 [n] in any order, repeats allowed; None for all.
+            rows: int64 [n] in any order, repeats allowed; or consecutive ones as a range; None for all.
             copies: for copies, only the first `copies` of each image.
             out: where to put them, C-contiguous uint8 [n, (copies,) H, W, 3].
             workers: ignored; see above.

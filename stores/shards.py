@@ -1,8 +1,8 @@
 """Bytes of one file of an array: encode rows into it, decode rows out of it.
 
-A file is what zarr v3's `sharding_indexed` codec describes: chunks one after the other (each one zstd frame with its
-own checksum), then an index of (offset, length) pairs as little-endian uint64, then the index's CRC32C. A small
-array's file is a single zstd frame. zstd frees the GIL, so threads encode and decode in parallel.
+A file is what zarr v3's `sharding_indexed` codec describes: chunks one after the other (each one zstd frame and its
+checksum), then an index of (offset, length) pairs as little-endian uint64, then the index's CRC32C. A small array's
+file is a single chunk. zstd frees the GIL, so threads encode and decode in parallel.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from stores.layout import ArrayLayout
 from stores.storage import Location
 
 EXPANSION = 1 << 15  # a block of zstd holds 128 KiB at most and takes 4 bytes at least (RFC 8878 §3.1.1.2)
+MAGIC = b"\x28\xb5\x2f\xfd"
+CRC = 4  # bytes
+WITH_ITS_CRC = google_crc32c.value(bytes(CRC))  # the CRC of any bytes that are followed by their own CRC
 MISSING = 0xFFFFFFFFFFFFFFFF  # index entry of a chunk that lies wholly outside the array
 
 
@@ -51,7 +54,9 @@ class Encoder:
                 padded = np.zeros(layout.chunk, layout.dtype)
                 padded[tuple(slice(n) for n in chunk.shape)] = chunk
                 chunk = padded
-            frame = compress(np.ascontiguousarray(chunk))
+            frame = compress(np.ascontiguousarray(chunk), layout.checksum == "zstd")
+            if layout.checksum == "crc32c":
+                frame += struct.pack("<I", google_crc32c.value(frame))
             self._frames.append(frame)
             self._entries.append((self._offset, len(frame)))
             self._offset += len(frame)
@@ -111,35 +116,36 @@ def decode_chunk(layout: ArrayLayout, frame: bytes, path: Location, out: np.ndar
     """
     check_frame(layout, frame, path)
     chunk = np.empty(layout.chunk, layout.dtype) if out is None else out
-    assert chunk.flags.c_contiguous and chunk.nbytes == chunk_bytes(layout)
+    assert chunk.flags.c_contiguous and chunk.nbytes == layout.chunk_bytes
     try:
-        zstd.decompress(frame, chunk)
+        zstd.decompress(memoryview(frame)[:-CRC] if layout.checksum == "crc32c" else frame, chunk)
     except (RuntimeError, ValueError) as error:
         raise damaged(path, str(error)) from None
     return chunk
-
-
-def chunk_bytes(layout: ArrayLayout) -> int:
-    """Raw bytes of one chunk, as a Python integer: a hostile product must not wrap around."""
-    return math.prod(layout.chunk) * np.dtype(layout.dtype).itemsize
 
 
 def check_frame(layout: ArrayLayout, frame: bytes, path: Location) -> None:
     """Refuse a frame that cannot hold a chunk, before memory is taken for what the metadata says a chunk is.
 
     Raises:
-        IntegrityError: the frame states another size, or is too short for it.
+        IntegrityError: the frame states another size, is too short for it, has no checksum, or not the right one.
     """
+    if layout.checksum == "crc32c":
+        sound = google_crc32c.value(frame) == WITH_ITS_CRC
+    else:  # zstd compares it
+        sound = has_checksum(frame)
+    if not sound:
+        raise damaged(path, "the checksum of a chunk does not match")
     # A frame that decodes to fewer bytes would leave the rest of the chunk as it was: compare the size it states first.
-    if frame_size(frame) != chunk_bytes(layout):
-        raise damaged(path, f"a chunk does not hold the {chunk_bytes(layout)} bytes it should")
-    if chunk_bytes(layout) > len(frame) * EXPANSION:
-        raise damaged(path, f"a chunk of {len(frame)} bytes cannot hold {chunk_bytes(layout)}")
+    if frame_size(frame) != layout.chunk_bytes:
+        raise damaged(path, f"a chunk does not hold the {layout.chunk_bytes} bytes it should")
+    if layout.chunk_bytes > len(frame) * EXPANSION:
+        raise damaged(path, f"a chunk of {len(frame)} bytes cannot hold {layout.chunk_bytes}")
 
 
 def frame_size(frame: bytes) -> int:
-    """Content size that a zstd frame's header states (RFC 8878 §3.1.1.1), −1 if it states none, or has no checksum."""
-    if len(frame) < 6 or frame[:4] != b"\x28\xb5\x2f\xfd" or not frame[4] & 0b100:
+    """Content size that a zstd frame's header states (RFC 8878 §3.1.1.1), −1 if it states none."""
+    if len(frame) < 6 or frame[:4] != MAGIC:
         return -1
     descriptor = frame[4]
     flag, single, dictionary = descriptor >> 6, descriptor >> 5 & 1, descriptor & 3
@@ -148,6 +154,11 @@ def frame_size(frame: bytes) -> int:
     if width == 0 or len(frame) < at + width:
         return -1
     return int.from_bytes(frame[at : at + width], "little") + (256 if width == 2 else 0)
+
+
+def has_checksum(frame: bytes) -> bool:
+    """Whether a zstd frame has a checksum of its content."""
+    return frame[:4] == MAGIC and bool(frame[4:5]) and bool(frame[4] & 0b100)
 
 
 def damaged(path: Location, why: str) -> IntegrityError:

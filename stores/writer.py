@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ def write_file(store: Location, array: layout.ArrayLayout, index: int, data: byt
     return {"key": array.key(index), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def write_table(store: Location, name: str, array: np.ndarray) -> Record:
+def write_table(store: Location, name: str, array: np.ndarray, checksum: str | None = None) -> Record:
     """Write a small array whole: its metadata and its single file."""
     table = layout.table(name, array)
-    table.create(store)
+    table = replace(table, checksum=checksum or table.checksum).create(store)
     if array.shape[0] == 0:  # an empty array has no chunk; its file stands for "nothing is missing"
         return write_file(store, table, 0, b"")
     return write_file(store, table, 0, shards.encode(table, 0, array))

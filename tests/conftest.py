@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_stores import build_stores
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-SIDE, TRAIN, TEST, COPIES = 12, 150, 30, 5
+SIDE, TRAIN, TEST = 12, 150, 30
 
 
 @pytest.fixture(scope="session")
@@ -32,21 +33,6 @@ def source():
         name="arrays", train=part(TRAIN), test=part(TEST), class_names=["ant", "bee", "cow", "dog", "eel"],
         weak={"flip": True, "shift": 2}, origin={"kind": "test", "count": TRAIN},
     )  # fmt: skip
-
-
-def build_stores(
-    root: Path, source, recipe_name: str = "cutout", copies: int = COPIES, seed: int = 1, copies_format: str = "zarr"
-) -> Path:
-    """Build root/tiny and the split store root/tiny_20; returns root/tiny."""
-    from pipeline.build import build
-    from pipeline.protocols import Request
-    from pipeline.recipes import load_recipe
-    from pipeline.split_stores import write_all
-
-    recipe = load_recipe(recipe_name, source.weak, source.train.images.shape[1:3])
-    store, _ = build(root / "tiny", source, recipe, copies=copies, seed=seed, workers=2, copies_format=copies_format)
-    write_all(store, [Request(labels=20)])
-    return root / "tiny"
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from collections import Counter
 
 import faults
 import pytest
-from conftest import build_stores
+from tiny_stores import build_stores
 
 
 @pytest.mark.parametrize(("kind", "least"), [("dataset", 250), ("split", 150)])

@@ -11,9 +11,9 @@ from collections import Counter
 import hostile
 import numpy as np
 import pytest
-from conftest import build_stores
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_stores import build_stores
 
 from pipeline.recipes import from_spec
 from stores import manifest, open_store

@@ -55,16 +55,20 @@ class Mixing:
         epoch, place = divmod(entry, len(self._counts))
         return int(self._epoch(epoch)[0][place])
 
-    def open(self, tick: int) -> np.ndarray:
-        """int64 [1 … width]: the entries that a tick takes from, ascending and without a gap."""
+    def open(self, tick: int) -> range:
+        """The entries that a tick takes from, 1 … width of them."""
         last = tick // self._pace
-        return np.arange(max(0, last - self.width + 1), last + 1)
+        return range(max(0, last - self.width + 1), last + 1)
+
+    def enters(self, entry: int) -> int:
+        """The first tick that takes from an entry."""
+        return entry * self._pace
 
     def through(self, tick: int) -> int:
         """Samples of all ticks up to and including this one; 0 for −1."""
         if tick < 0:
             return 0
-        entries = self.open(tick)
+        entries = np.array(self.open(tick))
         epochs, place = divmod(int(entries[0]), len(self._counts))
         whole = epochs * int(self._counts.sum()) + int(self._epoch(epochs)[1][place])
         parts = tick - entries * self._pace + 1

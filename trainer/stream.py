@@ -10,8 +10,7 @@ stores in its format.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 
 import numpy as np
 import torch
@@ -20,7 +19,8 @@ from torch import Tensor
 from stores import ImageArray
 from stores.errors import UsageError
 from stores.ffcv import BetonArray
-from stores.storage import parallel
+from stores.storage import BucketPath, parallel
+from trainer.crew import Crew
 from trainer.mixing import Mixing
 from trainer.pool import empty
 
@@ -61,11 +61,10 @@ class Stream:
         self.mixing = Mixing(counts, copies or 1, self.plan.width, seed)
         self._images = np.empty((self.plan.places, self._held, *self.image_shape), np.uint8)
         self._flat = self._images.reshape(self.plan.places * self._held, -1)
-        self._threads: ThreadPoolExecutor | None = None
+        self._crew: Crew | None = None
         self._taking, self._closing = threading.Lock(), False
-        self._coming: deque[tuple[int, Future[None]]] = deque()
-        self._next = 0  # entry that is to be read next
-        self._tick, self._last, self._offset, self._position = 0, 0, 0, -1  # of the sample that comes next
+        self._next, self._there = 0, 0  # entries: which the crew is to be given next; before which all are decoded
+        self._tick, self._offset, self._position = 0, 0, -1  # of the sample that comes next
         self._mixed, self._ends = 0, np.empty(0, np.int64)  # the first tick of those that are mixed; where each ends
         self._samples = self._at = np.empty(0, np.int64)  # of those ticks, and where in the window they lie
 
@@ -98,39 +97,35 @@ class Stream:
             self._position = -1  # nowhere, should an error end this
             samples, pixels, done = np.empty(count, np.int64), out.view(count, -1).numpy(), 0
             while done < count:
-                stop = int(self._ends[self._tick - self._mixed])
-                end = min(self._offset + count - done, stop)
-                if end > self._offset:
-                    here, there = slice(done, done + end - self._offset), slice(self._offset, end)
-                    self._await()
-                    samples[here] = self._samples[there]
-                    np.take(self._flat, self._at[there], axis=0, out=pixels[here], mode="clip")
-                    done, self._offset = here.stop, end
-                if end == stop:
-                    self._enter(self._tick + 1)
+                end = min(self._offset + count - done, self._await())
+                here, there = slice(done, done + end - self._offset), slice(self._offset, end)
+                samples[here] = self._samples[there]
+                np.take(self._flat, self._at[there], axis=0, out=pixels[here], mode="clip")
+                done, self._offset = here.stop, end
+                self._enter(self._mixed + int(np.searchsorted(self._ends, end, side="right")))
             self._position = start + count
             return samples
 
     def close(self) -> None:
         """End the threads, and what another thread takes; what is being decoded is finished, what waits is dropped."""
         self._closing = True
-        threads = self._threads
-        if threads is not None:  # wakes a thread that waits for a block
-            threads.shutdown(wait=False, cancel_futures=True)
+        crew = self._crew
+        if crew is not None:  # wakes a thread that waits for a block
+            crew.stop()
         with self._taking:
             self._restart()
             self._closing = False
 
     def _restart(self) -> None:
-        if self._threads is not None:
-            self._threads.shutdown(wait=True, cancel_futures=True)
-        self._threads, self._position = None, -1
-        self._coming.clear()
+        if self._crew is not None:
+            self._crew.join()
+        self._crew, self._position = None, -1
 
     def _seek(self, position: int) -> None:
         self._restart()
         tick = self.mixing.find(position)
-        self._next = int(self.mixing.open(tick)[0])
+        self._next = self._there = self.mixing.open(tick)[0]
+        self._mixed, self._ends = tick, np.empty(0, np.int64)  # nothing
         self._enter(tick)
         self._offset += position - self.mixing.through(tick - 1)
 
@@ -138,39 +133,45 @@ class Stream:
         """Go to a tick: blocks that are closed give their places to those that come next."""
         if self._closing:
             raise CancelledError
-        entries = self.mixing.open(tick)
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self.plan.threads, thread_name_prefix="stream")
-        while self._next < entries[0] + self.plan.places:
-            reading = self._threads.submit(self._read, self.mixing.block(self._next), self._next % self.plan.places)
-            self._coming.append((self._next, reading))
+        if self._crew is None:
+            self._crew = Crew(self._read, self.plan.threads, self.plan.helps, "stream")
+        while self._next < self.mixing.open(tick)[0] + self.plan.places:
+            self._crew.give(self._next)
             self._next += 1
-        self._tick, self._last = tick, int(entries[-1])
-        if not self._mixed <= tick < self._mixed + len(self._ends):
+        self._tick = tick
+        if tick == self._mixed + len(self._ends):
             self._mix(tick)
-        self._offset = int(self._ends[tick - self._mixed - 1]) if tick > self._mixed else 0
 
     def _mix(self, tick: int) -> None:
         """The order of some ticks from this one on."""
         entry, block, sample, self._ends = self.mixing.mix(tick, self.mixing.together)
-        self._mixed = tick
+        self._mixed, self._offset = tick, 0
         self._samples = self._first[block] * (self._copies or 1) + sample
         if self._whole and self._gaps:
             row, copy = np.divmod(self._samples, self._copies or 1)
             sample = (self._rows[row] - self._start[block]) * (self._copies or 1) + copy
         self._at = entry % self.plan.places * self._held + sample
 
-    def _await(self) -> None:
-        """Wait until every block is decoded that is open in this tick."""
-        while self._coming and self._coming[0][0] <= self._last:
-            self._coming[0][1].result()
-            self._coming.popleft()
+    def _await(self) -> int:
+        """Wait until every block is decoded that is open in this tick; where the mixed samples end that then are there.
 
-    def _read(self, block: int, place: int) -> None:
+        As many ticks as are there are gathered at once: a gather of few samples takes less time than what is around it.
+        """
+        assert self._crew is not None
+        last = self.mixing.open(self._tick)[-1]
+        while self._there <= last or self._crew.is_done(self._there):
+            self._crew.wait(self._there)
+            self._there += 1
+        ticks = self.mixing.enters(self._there) - self._mixed
+        return int(self._ends[min(ticks, len(self._ends)) - 1])
+
+    def _read(self, entry: int) -> None:
         """Decode a block into its place."""
-        start = self._start[block]
+        block, place = self.mixing.block(entry), entry % self.plan.places
+        rows: np.ndarray | range
         if self._whole:
-            rows = np.arange(start, min(start + self._array.block, self._array.shape[0]))
+            start = int(self._start[block])
+            rows = range(start, min(start + self._array.block, self._array.shape[0]))
         else:
             rows = self._rows[self._first[block] : self._first[block + 1]]
         shape = (len(rows), *((self._copies,) if self._copies else ()), *self.image_shape)
@@ -183,6 +184,7 @@ class Plan:
 
     Attributes:
         width: blocks that are open. places: decoded blocks, open ones and those read ahead. threads: that read.
+        helps: one of the threads is that which takes batches, while it waits: where reading is work of a processor.
     """
 
     def __init__(self, array: ImageArray | BetonArray, place: int, blocks: int, window: int) -> None:
@@ -200,4 +202,5 @@ class Plan:
         # FFCV reads in one thread of its own
         wanted = parallel(array.store) if isinstance(array, ImageArray) else 1
         self.threads = max(1, min(wanted, left // (of_a_thread + place)))
+        self.helps = self.threads > 1 and isinstance(array, ImageArray) and not isinstance(array.store, BucketPath)
         self.places = self.width + min(AHEAD * self.threads, (left - self.threads * of_a_thread) // place)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import build_stores
+from tiny_stores import build_stores
 
 from pipeline.build import build
 from pipeline.deep_verify import check_copies

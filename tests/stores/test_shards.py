@@ -56,14 +56,16 @@ def test_layouts_keep_siblings_together_and_chunks_small():
 
 
 @pytest.fixture
-def array(tmp_path):
+def array(tmp_path, request):
+    checksum = getattr(request, "param", "crc32c")
     values = np.random.default_rng(1).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
     shape = values.shape[1:]
-    array = layout.ArrayLayout("train/images", values.shape, "uint8", (8, *shape), (24, *shape), True)
+    array = layout.ArrayLayout("train/images", values.shape, "uint8", (8, *shape), (24, *shape), True, checksum)
     write(tmp_path, array, values)
     return tmp_path, array, values
 
 
+@pytest.mark.parametrize("array", ["crc32c", "zstd"], indirect=True)
 def test_every_flipped_byte_of_a_file_is_noticed_or_harmless(array):
     path, spec, values = array
     file = path / spec.key(0)
@@ -77,6 +79,7 @@ def test_every_flipped_byte_of_a_file_is_noticed_or_harmless(array):
         except IntegrityError as error:
             assert str(file) in str(error)  # noqa: PT017
         else:  # a bit that zstd does not use; the pixels must be the ones written
+            assert spec.checksum == "zstd"
             assert (read == values[:24]).all()
 
 

@@ -46,7 +46,7 @@ def test_no_tick_holds_two_copies_of_one_row_and_none_more_than_the_width(counts
         assert len(set(rows)) == len(rows)
         open_now = mixing.open(tick)
         assert len(open_now) <= width
-        assert {entry for entry, *_ in rows} <= set(open_now.tolist())
+        assert {entry for entry, *_ in rows} <= set(open_now)
 
 
 @settings(deadline=None)
