@@ -23,7 +23,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from stores.draws import generator, order, rewind
+from stores.draws import Generators, order
 
 TICKS = 16  # whose order is computed at once: dear per call, cheap per sample
 
@@ -48,7 +48,7 @@ class Mixing:
         self._entry = np.full(places, -1)  # what is open in any of them, each in the place entry mod places
         self._block, self._size = np.zeros(places, np.int64), np.zeros(places, np.int64)
         self._sample = np.zeros((places, most), np.int32)  # of each in its order, row · copies + copy
-        self._of_tick, self._of_block = generator(seed, "stream tick"), generator(seed, "stream block")
+        self._of_tick, self._of_block = Generators(seed, "stream tick"), Generators(seed, "stream block")
 
     def block(self, entry: int) -> int:
         """Which block an entry is."""
@@ -103,7 +103,7 @@ class Mixing:
         taken = sizes * (part + 1) // self._parts - first
         ends, counts = np.cumsum(taken).reshape(taken.shape), taken.sum(axis=1)
         mixed = np.concatenate([
-            rewind(self._of_tick, tick + i).permutation(count) + ends[i, -1] - count
+            self._of_tick[tick + i].permutation(count) + ends[i, -1] - count
             for i, count in enumerate(counts.tolist())
         ])  # fmt: skip
         of = np.repeat(np.arange(taken.size), taken.ravel())[mixed]
@@ -118,7 +118,7 @@ class Mixing:
         place, block = entry % len(self._entry), self.block(entry)
         rows = int(self._counts[block])
         size = rows * self._copies
-        rng = rewind(self._of_block, entry)
+        rng = self._of_block[entry]
         copy = rng.permuted(np.broadcast_to(np.arange(self._copies), (rows, self._copies)), axis=1)
         of_a_row = rng.permutation(rows) * self._copies
         np.add(of_a_row, copy.T, out=self._sample[place, :size].reshape(self._copies, rows), casting="same_kind")

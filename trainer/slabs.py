@@ -66,7 +66,7 @@ class Slabs:
         self._coming: deque[_Slab] = deque()
         self._next, self._steps = 0, 1  # where the next slab begins, and how long it is
         self._first, self._end = 0, 0  # steps of the slab that batches come from
-        self._slab: tuple[np.ndarray, Tensor] | None = None
+        self._slab: tuple[np.ndarray, tuple[Tensor, ...]] | None = None  # its samples, and the pixels of each batch
 
     def __len__(self) -> int:
         return len(self._source)
@@ -84,9 +84,9 @@ class Slabs:
         if not self._first <= step < self._end:
             self._enter(step)
         assert self._slab is not None
-        samples, pixels = self._slab
-        part = slice((step - self._first) * self._size, (step - self._first + 1) * self._size)
-        return samples[part], pixels[part]
+        samples, batches = self._slab
+        place = step - self._first
+        return samples[place * self._size : (place + 1) * self._size], batches[place]
 
     def close(self) -> None:
         """End the threads; what they have not begun is dropped."""
@@ -107,7 +107,8 @@ class Slabs:
         if slab.steps > 1 and slab.made.exception() is not None:
             self._drop()  # the batches before the one that failed are good: one by one
             slab = self._await(step)
-        self._slab = slab.made.result()
+        samples, pixels = slab.made.result()
+        self._slab = samples, pixels.split(self._size)
         self._first, self._end = step, step + slab.steps
 
     def _await(self, step: int) -> _Slab:
