@@ -39,14 +39,15 @@ def build_step(state: State, method: Method, settings: Any, run: RunConfig, name
     decayed = kernels(state.model)
 
     def loss(raw: Raw) -> Losses:
-        return method.loss(learner, make_batch(raw, declared, names, learner.state), settings)
+        batch = make_batch(raw, declared, names, learner.state)  # grey levels are exact: bf16 holds half of them
+        with torch.autocast(raw.x.device.type, torch.bfloat16, enabled=run.precision == "bf16"):
+            return method.loss(learner, batch, settings)
 
     if compiled and declared.one_graph and distributed.world() == 1:
         loss = torch.compile(loss, fullgraph=True, dynamic=False)
 
     def step(raw: Raw) -> Losses:
-        with torch.autocast(raw.x.device.type, torch.bfloat16, enabled=run.precision == "bf16"):
-            losses = loss(raw)
+        losses = loss(raw)
         state.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         update(state, decayed, raw.schedule[-1], run)

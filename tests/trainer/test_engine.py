@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -134,6 +135,31 @@ def state_of(store: Any, run: RunConfig, settings: Any) -> State:
     model = build_model(run.model, store.num_classes, 0.1, method.views(settings).rotation)
     own = method.init_state(store.num_classes, settings)
     return State(model, build_optimizer(model, run), Ema(model, 0.9), Telemetry(100), own)
+
+
+# --- bf16 -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bf16_is_for_the_network_and_never_for_its_images(
+    make_store: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """bf16 holds 8 bits: half of the grey levels of a view would be others."""
+    store, method, seen, losses = make_store(), load_method(name), [], []
+    made = engine.make_batch
+    monkeypatch.setattr(engine, "make_batch", lambda *given: seen.append(made(*given)) or seen[-1])
+    for precision in ("fp32", "bf16"):
+        run, settings, feed = prepared(store, name)
+        torch.manual_seed(0)
+        state = state_of(store, run, settings)
+        run = dataclasses.replace(run, precision=precision)
+        step = engine.build_step(state, method, settings, run, feed.schedule_names)
+        losses.append(step(feed.batch(feed.prepare(3))).total.item())
+    for ours, theirs in zip((seen[0].x, *seen[0].u), (seen[1].x, *seen[1].u), strict=True):
+        assert ours.dtype == theirs.dtype == torch.float32
+        assert torch.equal(ours, theirs)
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0], "it was bf16"
 
 
 # --- optimizers -----------------------------------------------------------------------------------------------------
