@@ -48,19 +48,15 @@ class Drawn:
                 "`realmix-data repair` mends it",
             )  # fmt: skip
         word = np.int64 if width * channels % 8 == 0 else np.uint8  # an image's row is filled in such words
-        narrow = np.uint8 if max(height, width) <= 255 else np.int32
 
-        def tensor(values: Any, dtype: type = narrow) -> Tensor:
+        def tensor(values: Any, dtype: Any) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values, dtype)).to(home)
 
-        self._boxes = tensor(params[:, :4])
+        self._boxes = tensor(params[:, :4], _narrow(height, width))
         self._values = tensor(params[:, 4:], np.uint8) if params.shape[1] > 4 else None
         self._value = tensor([store.manifest["spec"]["recipe"].get("fill", 0)], np.uint8)
-        spread = int.from_bytes(bytes([1]) * np.dtype(word).itemsize, "little")  # times a byte: that byte throughout
-        self._constants = [
-            tensor(np.arange(height)), tensor(np.repeat(np.arange(width), channels)), tensor([255], np.uint8),
-            tensor([-1 if word is np.int64 else 255], word), tensor([spread], word),
-        ]  # fmt: skip
+        made = row_tables(width, channels, word) if home.type == "cpu" else box_tables(height, width, channels, word)
+        self._tables = [tensor(table, table.dtype) for table in made]
 
     def __len__(self) -> int:
         return len(self._base) * self._copies
@@ -70,7 +66,7 @@ class Drawn:
         images = self._base.take(samples // self._copies, pin, out)
         boxes = gather(self._boxes, samples)
         values = self._value.expand(len(samples), 1) if self._values is None else gather(self._values, samples)
-        arrays: list[Any] = [images.view(len(samples), images.shape[1], -1), boxes, values, *self._constants]
+        arrays: list[Any] = [images.view(len(samples), images.shape[1], -1), boxes, values, *self._tables]
         if self.home.type == "cpu":
             fill_rows(*(a.numpy() for a in arrays))
         else:
@@ -78,27 +74,59 @@ class Drawn:
         return images
 
 
+def row_tables(width: int, channels: int, word: Any) -> tuple[np.ndarray, ...]:
+    """`right_of`, `left_of` and `spread` of `fill_rows`."""
+    right = np.repeat(np.arange(width), channels) >= np.arange(width + 1)[:, None]
+    right_of, left_of = (np.where(side, np.uint8(255), np.uint8(0)).view(word) for side in (right, ~right))
+    return right_of, left_of, _spread(word)
+
+
+def box_tables(height: int, width: int, channels: int, word: Any) -> tuple[np.ndarray, ...]:
+    """`rows`, `columns`, `byte`, `ones` and `spread` of `fill_boxes`; the first two of the boxes' dtype."""
+    rows, columns = (np.arange(n, dtype=_narrow(height, width)) for n in (height, width))
+    ones = np.full(np.dtype(word).itemsize, 255, np.uint8).view(word)
+    return rows, np.repeat(columns, channels), np.array([255], np.uint8), ones, _spread(word)
+
+
+def _narrow(height: int, width: int) -> Any:
+    """What holds a place in an image."""
+    return np.uint8 if max(height, width) <= 255 else np.int32
+
+
+def _spread(word: Any) -> np.ndarray:
+    """Times a byte: that byte throughout the word."""
+    return np.ones(np.dtype(word).itemsize, np.uint8).view(word)
+
+
 def fill_rows(
-    images: np.ndarray, boxes: np.ndarray, values: np.ndarray, _rows: np.ndarray, columns: np.ndarray, byte: np.ndarray,
-    ones: np.ndarray, spread: np.ndarray,
+    images: np.ndarray, boxes: np.ndarray, values: np.ndarray, right_of: np.ndarray, left_of: np.ndarray,
+    spread: np.ndarray,
 ) -> None:  # fmt: skip
     """Overwrite one box of each image in place: the computer's half, which touches the rows of the boxes alone.
 
     Args:
-        as of `fill_boxes`.
+        images: uint8 [n, H, W·3]. boxes: [n, 4] as `BOX`. values: uint8 [n, 1].
+        right_of, left_of: words [W + 1, words of an image's row], all bits of the bytes from a column on; before it.
+        spread: word [1], of bytes 1.
     """
+    height, word = images.shape[1], right_of.dtype
+    inside = right_of.take(boxes[:, 2], axis=0)
+    inside &= left_of.take(boxes[:, 3], axis=0)
+    filled = inside & (values * spread)
+    outside = np.invert(inside, out=inside)
     top, bottom = boxes[:, 0].astype(np.intp), boxes[:, 1].astype(np.intp)
     heights = np.maximum(bottom - top, 0)
-    first = np.arange(len(images)) * images.shape[1] + top  # row of each box among those of all images
     ends = np.cumsum(heights)
+    first = np.arange(0, height * len(images), height) + top - ends + heights
+    at = np.repeat(first, heights)  # of each of the boxes' rows, its place among the rows of all images
+    at += np.arange(len(at))
     of = np.repeat(np.arange(len(images)), heights)
-    at = np.arange(len(of)) + (first - ends + heights)[of]
-    across = (((columns >= boxes[:, 2:3]) & (columns < boxes[:, 3:4])) * byte).view(ones.dtype)
-    words = images.view(ones.dtype).reshape(len(images) * images.shape[1], -1)
+    words = images.view(word).reshape(height * len(images), -1)
     rows = words.take(at, axis=0)
-    rows &= (across ^ ones)[of]
-    rows |= (across & (values * spread))[of]
-    words[at] = rows
+    rows &= outside.take(of, axis=0)
+    rows |= filled.take(of, axis=0)
+    whole = np.dtype((np.void, words.shape[1] * word.itemsize))  # a row as one element: put back at once
+    np.put(words.view(whole)[:, 0], at, rows.view(whole)[:, 0])
 
 
 def fill_boxes(

@@ -17,7 +17,7 @@ from stores import open_store
 from stores.errors import IntegrityError, UsageError
 from trainer import homes
 from trainer.config import RunConfig
-from trainer.drawn import Drawn, can_draw, drawn_bytes, fill_boxes, fill_rows
+from trainer.drawn import Drawn, box_tables, can_draw, drawn_bytes, fill_boxes, fill_rows, row_tables
 from trainer.pool import Pool
 
 CPU = torch.device("cpu")
@@ -83,7 +83,7 @@ def test_boxes_are_those_of_a_loop_on_numpy_and_on_torch(data):
     count, seed = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 99))
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (count, height, width * 3), dtype=np.uint8)
-    box = np.int32 if width > 255 else np.uint8
+    box = np.int32 if max(height, width) > 255 else np.uint8
     boxes = np.concatenate([np.sort(rng.integers(0, n + 1, (count, 2)), axis=1) for n in (height, width)], 1).astype(
         box
     )
@@ -92,13 +92,11 @@ def test_boxes_are_those_of_a_loop_on_numpy_and_on_torch(data):
     for image, (top, bottom, left, right), value in zip(expected, boxes, values, strict=True):
         image[top:bottom, left * 3 : right * 3] = value
     word = np.int64 if width % 8 == 0 else np.uint8
-    constants = [
-        np.arange(height, dtype=box), np.repeat(np.arange(width, dtype=box), 3), np.array([255], np.uint8),
-        np.array([-1 if word is np.int64 else 255], word),
-        np.array([0x0101010101010101 if word is np.int64 else 1], word),
-    ]  # fmt: skip
-    for convert, fill in ((np.array, fill_boxes), (torch.tensor, fill_boxes), (np.array, fill_rows)):
-        arrays = [convert(a) for a in (images, boxes, values, *constants)]
+    boxwise, rowwise = box_tables(height, width, 3, word), row_tables(width, 3, word)
+    for convert, fill, tables in (
+        (np.array, fill_boxes, boxwise), (torch.tensor, fill_boxes, boxwise), (np.array, fill_rows, rowwise),
+    ):  # fmt: skip
+        arrays = [convert(a) for a in (images, boxes, values, *tables)]
         fill(*arrays)
         np.testing.assert_array_equal(np.asarray(arrays[0]), expected)
 
