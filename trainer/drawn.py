@@ -2,7 +2,7 @@
 
 For the recipes `cutout` and `erase` a copy is its image with one rectangle of one value, so the images and a few bytes
 a copy stand for all of them, bit for bit (tests compare every stored copy). CIFAR-10 × 50 takes 0.15 GiB and half a
-second to load instead of 7.1 GiB and 5 to 15; in exchange a sample costs a core 2 µs instead of 0.6, little beside a
+second to load instead of 7.1 GiB and 5 to 15; in exchange a sample costs a core 1.4 µs instead of 0.7, little beside a
 training step. So drawing is the default. Nothing here reads stored copies.
 """
 
