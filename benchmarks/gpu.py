@@ -132,8 +132,9 @@ def measure_bare(parts: Parts, options: argparse.Namespace, wait: Callable[[], N
     learner.model = noted
     raw = feed.batch(feed.prepare(0))
     compiled = run.engine == "compiled"
+    batch = make_batch(raw, declared, feed.schedule_names, learner.state)
     with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
-        method.loss(learner, make_batch(raw, declared, feed.schedule_names, learner.state), settings)
+        method.loss(learner, batch, settings)
     state.model.joint = compiled or device.type == "cuda"
 
     def forward() -> Any:

@@ -8,6 +8,7 @@ they are. What a store holds, and so its fingerprint, never changes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -28,12 +29,13 @@ from pipeline.recipes import Recipe
 from pipeline.split_stores import ARRAYS
 from pipeline.splits import Split
 from stores import DatasetStore, ImageArray, layout, manifest, open_store
+from stores.compression import MAGIC, frame_size, has_checksum
 from stores.confine import require_inside
 from stores.draws import order
 from stores.errors import IntegrityError, RealMixError, StoreError
 from stores.identity import dataset_fingerprint
 from stores.lock import exclusive
-from stores.shards import encode, frame_size, has_checksum
+from stores.shards import encode
 from stores.storage import Location
 from stores.verify import Problem, verify
 from stores.writer import write_table
@@ -197,15 +199,25 @@ def _arrays(work: _Work) -> list[list[layout.ArrayLayout]]:
 
 
 def _as_there(work: _Work, array: layout.ArrayLayout) -> layout.ArrayLayout:
-    """With the kind of checksum that the store's array has."""
+    """With the kind of checksum that the store's array has; if nothing of it is left, that the others have."""
     key = f"{array.name}/zarr.json"
-    if key not in work.damaged:
-        return replace(array, checksum=layout.load(work.store, array.name).checksum)
+    if (kept := _kept_checksum(work, array.name)) is not None:
+        return replace(array, checksum=kept)
     for kind in (array, replace(array, checksum="zstd")):
         if work.expects(key, _metadata_of(kind)[key]):
             return kind
-    sound = next(filterfalse(work.damaged.__contains__, array.keys()), array.key(0))
-    return replace(array, checksum="zstd" if has_checksum(work.on_disk(sound) or b"") else "crc32c")
+    first = next(filterfalse(work.damaged.__contains__, array.keys()), array.key(0))
+    if (there := work.on_disk(first) or b"")[: len(MAGIC)] == MAGIC:
+        return replace(array, checksum="zstd" if has_checksum(there) else "crc32c")
+    others = (_kept_checksum(work, name.removesuffix("/zarr.json")) for name in work.content["files"])
+    return replace(array, checksum=next(filter(None, others), array.checksum))
+
+
+def _kept_checksum(work: _Work, name: str) -> str | None:
+    """The kind of checksum of an array whose metadata is sound."""
+    with contextlib.suppress(RealMixError):
+        return None if f"{name}/zarr.json" in work.damaged else layout.load(work.store, name).checksum
+    return None
 
 
 def _table(name: str, *shape: int) -> layout.ArrayLayout:

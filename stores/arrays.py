@@ -75,7 +75,12 @@ class ImageArray:
         shape = (len(rows), *((copies,) if copies is not None else self.shape[1:2]), *self.shape[2:])
         if out is None:
             if len(rows) * self.layout.row_bytes > LARGE:
-                self._require_extent(np.unique(np.asarray(rows) // self.layout.file[0]).tolist())
+                per_file = self.layout.file[0]
+                self._require_extent(
+                    range(rows.start // per_file, (rows.stop - 1) // per_file + 1)
+                    if isinstance(rows, range)
+                    else np.unique(rows // per_file).tolist()
+                )
             out = np.empty(shape, self.dtype)
         assert out.shape == shape and out.dtype == self.dtype
         if not len(rows):
@@ -211,10 +216,7 @@ class _ArrayFile:
         if offset == shards.MISSING:
             raise shards.damaged(self.path, "a chunk is missing")
         frame = self._file.read(offset, length)
-        if out is None:
-            shards.check_frame(self._array, frame, self.path)  # before there is a buffer of the size metadata claim
-            out = _scratch(self._array)
-        return shards.decode_chunk(self._array, frame, self.path, out)
+        return shards.decode_chunk(self._array, frame, self.path, lambda: _scratch(self._array) if out is None else out)
 
 
 _THREAD = threading.local()

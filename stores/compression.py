@@ -1,4 +1,4 @@
-"""Compresses one chunk into one zstd frame, with parameters measured for stacks of near-identical images.
+"""One chunk as one zstd frame: compressed with parameters measured for stacks of near-identical images.
 
 The frame states its content size. `ZSTD_LEVEL` in the array's metadata is what a generic writer would use; these
 parameters give frames that any zstd reader decodes, a fifth faster than level 1 at 3 % more bytes: a hash table of
@@ -16,6 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     import zstandard
 
+MAGIC = b"\x28\xb5\x2f\xfd"
 _THREAD = threading.local()
 
 
@@ -43,3 +44,21 @@ def _parameters(checksum: bool) -> Any:
         strategy=zstandard.STRATEGY_FAST, window_log=19, hash_log=12, chain_log=10, search_log=1, min_match=6,
         target_length=1, write_content_size=True, write_checksum=checksum,
     )  # fmt: skip
+
+
+def frame_size(frame: bytes) -> int:
+    """Content size that a zstd frame's header states (RFC 8878 §3.1.1.1), −1 if it states none."""
+    if len(frame) < 6 or frame[:4] != MAGIC:
+        return -1
+    descriptor = frame[4]
+    flag, single, dictionary = descriptor >> 6, descriptor >> 5 & 1, descriptor & 3
+    width = (1 if single else 0, 2, 4, 8)[flag]
+    at = 5 + (0 if single else 1) + (0, 1, 2, 4)[dictionary]
+    if width == 0 or len(frame) < at + width:
+        return -1
+    return int.from_bytes(frame[at : at + width], "little") + (256 if width == 2 else 0)
+
+
+def has_checksum(frame: bytes) -> bool:
+    """Whether a zstd frame has a checksum of its content."""
+    return frame[:4] == MAGIC and bool(frame[4:5]) and bool(frame[4] & 0b100)

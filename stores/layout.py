@@ -12,6 +12,7 @@ Nothing here reads or writes pixels.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -24,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from stores import manifest
+from stores.compression import has_checksum
 from stores.confine import read_inside, require_inside
 from stores.errors import IntegrityError, StoreError
 from stores.fields import MOST
@@ -96,12 +98,25 @@ class ArrayLayout:
         Returns:
             the layout that is there: an array that was begun with the other checksum keeps it.
         """
+        begun = self._begun(store)
+        begun._create(store)
+        return begun
+
+    def _begun(self, store: Location) -> ArrayLayout:
+        """With the kind of checksum of what is there."""
+        if (store / self.name / "zarr.json").is_file():
+            with contextlib.suppress(StoreError, IntegrityError):  # what is damaged is written anew
+                there = load(store, self.name)
+                return there if replace(there, checksum=self.checksum) == self else self
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, IntegrityError):
+            if has_checksum(read_inside(store, store / self.key(0))):
+                return replace(self, checksum="zstd")
+        return self
+
+    def _create(self, store: Location) -> None:
         import zarr
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
-        other = replace(self, checksum="zstd" if self.checksum == "crc32c" else "crc32c")
-        if (store / self.name / "zarr.json").is_file() and load(store, self.name) == other:
-            return other
         made: dict[str, Any] = {}  # zarr makes the metadata in memory: written here, a crash leaves no half of it
         groups = [str(group) for group in reversed(PurePosixPath(self.name).parents[:-1])]
         for group in groups:
@@ -126,7 +141,6 @@ class ArrayLayout:
             if not path.is_file() or path.read_bytes() != data:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 manifest.write_atomically(path, data)
-        return self
 
 
 def images(name: str, count: int, height: int, width: int) -> ArrayLayout:

@@ -16,13 +16,12 @@ import google_crc32c
 import numpy as np
 from numcodecs import zstd
 
-from stores.compression import compress
+from stores.compression import compress, frame_size, has_checksum
 from stores.errors import IntegrityError
 from stores.layout import ArrayLayout
 from stores.storage import Location
 
 EXPANSION = 1 << 15  # a block of zstd holds 128 KiB at most and takes 4 bytes at least (RFC 8878 §3.1.1.2)
-MAGIC = b"\x28\xb5\x2f\xfd"
 CRC = 4  # bytes
 WITH_ITS_CRC = google_crc32c.value(bytes(CRC))  # the CRC of any bytes that are followed by their own CRC
 MISSING = 0xFFFFFFFFFFFFFFFF  # index entry of a chunk that lies wholly outside the array
@@ -108,14 +107,17 @@ def read_index(layout: ArrayLayout, size: int, tail: Callable[[int], bytes], pat
     return entries
 
 
-def decode_chunk(layout: ArrayLayout, frame: bytes, path: Location, out: np.ndarray | None = None) -> np.ndarray:
-    """One chunk, `layout.chunk` of the array's dtype, into `out` if given.
+def decode_chunk(layout: ArrayLayout, frame: bytes, path: Location, place: Callable[[], np.ndarray]) -> np.ndarray:
+    """One chunk, `layout.chunk` of the array's dtype.
+
+    Args:
+        place: gives what it is decoded into, C-contiguous; asked only when the frame is known to hold a chunk.
 
     Raises:
         IntegrityError: the frame is altered, or not of the size it should be.
     """
     check_frame(layout, frame, path)
-    chunk = np.empty(layout.chunk, layout.dtype) if out is None else out
+    chunk = place()
     assert chunk.flags.c_contiguous and chunk.nbytes == layout.chunk_bytes
     try:
         zstd.decompress(memoryview(frame)[:-CRC] if layout.checksum == "crc32c" else frame, chunk)
@@ -141,24 +143,6 @@ def check_frame(layout: ArrayLayout, frame: bytes, path: Location) -> None:
         raise damaged(path, f"a chunk does not hold the {layout.chunk_bytes} bytes it should")
     if layout.chunk_bytes > len(frame) * EXPANSION:
         raise damaged(path, f"a chunk of {len(frame)} bytes cannot hold {layout.chunk_bytes}")
-
-
-def frame_size(frame: bytes) -> int:
-    """Content size that a zstd frame's header states (RFC 8878 §3.1.1.1), −1 if it states none."""
-    if len(frame) < 6 or frame[:4] != MAGIC:
-        return -1
-    descriptor = frame[4]
-    flag, single, dictionary = descriptor >> 6, descriptor >> 5 & 1, descriptor & 3
-    width = (1 if single else 0, 2, 4, 8)[flag]
-    at = 5 + (0 if single else 1) + (0, 1, 2, 4)[dictionary]
-    if width == 0 or len(frame) < at + width:
-        return -1
-    return int.from_bytes(frame[at : at + width], "little") + (256 if width == 2 else 0)
-
-
-def has_checksum(frame: bytes) -> bool:
-    """Whether a zstd frame has a checksum of its content."""
-    return frame[:4] == MAGIC and bool(frame[4:5]) and bool(frame[4] & 0b100)
 
 
 def damaged(path: Location, why: str) -> IntegrityError:

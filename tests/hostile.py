@@ -10,6 +10,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import math
 import random
 import struct
 import tracemalloc
@@ -22,8 +23,9 @@ import numpy as np
 
 from pipeline.deep_verify import check_copies
 from pipeline.repair import repair
-from stores import DatasetStore, manifest, open_store
+from stores import DatasetStore, layout, manifest, open_store
 from stores.errors import RealMixError
+from stores.shards import MISSING
 from stores.verify import verify
 
 ALLOWANCE = 64 << 20  # bytes beyond what the sound store takes
@@ -182,18 +184,30 @@ def hostile_index(store: Path, rng: random.Random) -> None:
 
 
 def hostile_frame(store: Path, rng: random.Random) -> None:
-    """A frame that states another size, or bytes at random places."""
+    """A frame that states another size, or with bytes at random places, under checksums that fit."""
     keys = [p.relative_to(store).as_posix() for p in sorted(store.rglob("*")) if p.is_file() and p.name != "zarr.json"]
     key = rng.choice(keys)
-    data = bytearray((store / key).read_bytes())
+    data, array = (store / key).read_bytes(), layout.load(store, key.partition("/c/")[0])
+    entries = 16 * math.prod(array.chunk_grid) if array.sharded else 0
+    table = np.frombuffer(data[len(data) - entries - 4 : -4], "<u8").reshape(-1, 2).copy() if entries else None
+    length = len(data) if table is None else int(table[0, 1])
+    crc = array.checksum == "crc32c"
+    frame = bytearray(data[: length - 4 * crc])
     if rng.random() < 0.5:
         claimed = rng.choice([0, 1, 2**20, 2**31, 2**40, 2**63])
-        data[4:5] = bytes([0b11100100])  # single segment, checksum, content size in eight bytes
-        data[5:5] = struct.pack("<Q", claimed)
+        frame[4:5] = bytes([0b11100000 if crc else 0b11100100])  # single segment, content size in eight bytes
+        frame[5:5] = struct.pack("<Q", claimed)
     else:
         for _ in range(rng.choice([1, 3, 10])):
-            data[rng.randrange(len(data))] = rng.randrange(256)
-    put_file(store, key, bytes(data))
+            frame[rng.randrange(len(frame))] = rng.randrange(256)
+    made = bytes(frame) + (struct.pack("<I", google_crc32c.value(bytes(frame))) if crc else b"")
+    if table is not None:
+        made += data[length : len(data) - entries - 4]
+        table[0, 1] += len(frame) + 4 * crc - length
+        later = (table[:, 0] > 0) & (table[:, 0] != MISSING)
+        table[later, 0] += len(frame) + 4 * crc - length
+        made += table.tobytes() + struct.pack("<I", google_crc32c.value(table.tobytes()))
+    put_file(store, key, made)
 
 
 def hostile_recipe(store: Path, rng: random.Random) -> None:

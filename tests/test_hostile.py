@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tiny_stores import build_stores
 
 from pipeline.recipes import from_spec
-from stores import manifest, open_store
+from stores import layout, manifest, open_store
 from stores.errors import IntegrityError, RealMixError, StoreError, UsageError
 from stores.verify import verify
 
@@ -31,10 +31,12 @@ def traced():
 
 
 @pytest.fixture
-def victim(tmp_path, source_of_few):
+def victim(tmp_path, source_of_few, request, monkeypatch):
+    monkeypatch.setattr(layout, "CHECKSUM", getattr(request, "param", "crc32c"))
     return build_stores(tmp_path / "stores", source_of_few, copies=3)
 
 
+@pytest.mark.parametrize("victim", ["crc32c", "zstd"], indirect=True)
 def test_mutations_whose_checksums_fit(victim, traced):
     seen = Counter(hostile.attack(victim, victim.with_name("tiny_20"), seed) for seed in range(CASES))
     assert sum(seen.values()) == CASES

@@ -49,7 +49,11 @@ class Crew:
             raise error
 
     def is_done(self, job: int) -> bool:
-        """Whether `wait` would return at once; False if it would raise."""
+        """Whether `wait` would return at once; False if it would raise what the work raised.
+
+        Raises:
+            CancelledError: the crew was stopped.
+        """
         return self._is_done(job) and self._results[job] is None
 
     def stop(self) -> None:
@@ -94,8 +98,10 @@ class Crew:
     def _do(self, job: int) -> None:
         try:
             self._work(job)
-        except BaseException as error:  # noqa: BLE001 - raised where the job is waited for
-            self._done.put((job, error))
+        except BaseException as error:
+            self._done.put((job, error))  # raised where the job is waited for
+            if not isinstance(error, Exception):  # Ctrl-C, of a thread that only helps
+                raise
         else:
             self._done.put((job, None))
 

@@ -20,6 +20,7 @@ from stores.errors import IntegrityError
 from trainer.pool import Pool, gather
 
 BOX = ["top", "bottom", "left", "right"]  # half-open: rows top … bottom−1, columns left … right−1
+WIDEST = 1024  # pixels of a row; `row_tables` grow with its square: 6 MiB
 COLUMNS = {"cutout": BOX, "erase": [*BOX, "fill"]}  # parameters of a copy, by the kind of recipe
 
 
@@ -55,7 +56,8 @@ class Drawn:
         self._boxes = tensor(params[:, :4], _narrow(height, width))
         self._values = tensor(params[:, 4:], np.uint8) if params.shape[1] > 4 else None
         self._value = tensor([store.manifest["spec"]["recipe"].get("fill", 0)], np.uint8)
-        made = row_tables(width, channels, word) if home.type == "cpu" else box_tables(height, width, channels, word)
+        self._by_rows = home.type == "cpu" and width <= WIDEST
+        made = row_tables(width, channels, word) if self._by_rows else box_tables(height, width, channels, word)
         self._tables = [tensor(table, table.dtype) for table in made]
 
     def __len__(self) -> int:
@@ -68,9 +70,8 @@ class Drawn:
         values = self._value.expand(len(samples), 1) if self._values is None else gather(self._values, samples)
         arrays: list[Any] = [images.view(len(samples), images.shape[1], -1), boxes, values, *self._tables]
         if self.home.type == "cpu":
-            fill_rows(*(a.numpy() for a in arrays))
-        else:
-            fill_boxes(*arrays)
+            arrays = [array.numpy() for array in arrays]
+        (fill_rows if self._by_rows else fill_boxes)(*arrays)
         return images
 
 

@@ -10,6 +10,8 @@ stores in its format.
 from __future__ import annotations
 
 import threading
+import weakref
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 
 import numpy as np
@@ -118,6 +120,7 @@ class Stream:
 
     def _restart(self) -> None:
         if self._crew is not None:
+            self._forgotten.detach()
             self._crew.join()
         self._crew, self._position = None, -1
 
@@ -134,7 +137,9 @@ class Stream:
         if self._closing:
             raise CancelledError
         if self._crew is None:
-            self._crew = Crew(self._read, self.plan.threads, self.plan.helps, "stream")
+            read = weakref.WeakMethod(self._read)  # a stream that nobody holds ends its threads
+            self._crew = Crew(lambda entry: _call(read(), entry), self.plan.threads, self.plan.helps, "stream")
+            self._forgotten = weakref.finalize(self, self._crew.stop)
         while self._next < self.mixing.open(tick)[0] + self.plan.places:
             self._crew.give(self._next)
             self._next += 1
@@ -177,6 +182,11 @@ class Stream:
         shape = (len(rows), *((self._copies,) if self._copies else ()), *self.image_shape)
         out = self._images[place, : len(rows) * (self._copies or 1)].reshape(shape)
         self._array.read(rows, copies=self._copies, out=out, workers=1)
+
+
+def _call(read: Callable[[int], None] | None, entry: int) -> None:
+    if read is not None:
+        read(entry)
 
 
 class Plan:

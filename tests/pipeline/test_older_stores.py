@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,9 +15,9 @@ from tiny_stores import build_stores
 from pipeline import build as builds
 from pipeline import repair as repairs
 from pipeline.repair import repair
-from stores import ImageArray, layout, open_store
+from stores import ImageArray, layout, manifest, open_store
+from stores.compression import has_checksum
 from stores.errors import IntegrityError
-from stores.shards import has_checksum
 from stores.verify import verify
 
 COPIES = "copies/images/c/0/0/0/0/0"
@@ -102,3 +104,55 @@ def test_repair_puts_back_what_was_there(older):
     assert report.lost == {}
     assert set(report.restored.values()) == {repairs.SAME}
     assert [file.read_bytes() for file in lost] == whole
+
+
+def test_an_order_lost_with_metadata_of_another_zarr_is_drawn_again(older):
+    """Nothing of the array is left, and its metadata was in other bytes: what its checksum was the others tell."""
+    meta, file = older / "train/source_index/zarr.json", older / "train/source_index/c/0"
+    whole, content = file.read_bytes(), manifest.read(older)
+    written = json.dumps(json.loads(meta.read_text())).encode()
+    content["files"]["train/source_index/zarr.json"] = {
+        "bytes": len(written), "sha256": hashlib.sha256(written).hexdigest(),
+    }  # fmt: skip
+    meta.write_bytes(written)
+    manifest.write(older, content)
+    assert verify(older) == []
+    meta.unlink()
+    file.unlink()
+    assert repair(older).lost == {}
+    assert file.read_bytes() == whole
+    assert verify(older) == []
+
+
+def test_repair_needs_no_array_that_the_store_does_not_have(tiny_ffcv, tmp_path):
+    """Of a store whose copies are FFCV's alone, the group of the copies."""
+    store = tmp_path / "stores" / tiny_ffcv.name
+    shutil.copytree(tiny_ffcv, store)
+    assert not (store / "copies/images").exists()
+    (store / "copies/zarr.json").write_bytes(b"{")
+    assert repair(store).restored == {"copies/zarr.json": repairs.SAME}
+    assert verify(store) == []
+
+
+@pytest.mark.parametrize("kind", ["crc32c", "zstd"])
+@pytest.mark.parametrize("left", [b"", b"{", None], ids=["empty", "torn", "none"])
+def test_a_build_mends_the_metadata_of_what_it_continues(tmp_path, source, tiny, monkeypatch, kind, left):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layout, "CHECKSUM", kind)
+        patch.setattr(builds, "dataset_fingerprint", killed)  # all is written, the store is not complete
+        with pytest.raises(Killed):
+            build_stores(tmp_path, source)
+    for name in ("train/images", "copies/images", "train/labels"):
+        (tmp_path / "tiny" / name / "zarr.json").write_bytes(left or b"")
+        if left is None:
+            (tmp_path / "tiny" / name / "zarr.json").unlink()
+    store = build_stores(tmp_path, source)
+    assert codecs(store, "copies/images")[2:] == ([] if kind == "zstd" else ["crc32c"])
+    assert verify(store) == []
+    assert open_store(store).fingerprint == open_store(tiny).fingerprint

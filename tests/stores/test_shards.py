@@ -118,7 +118,7 @@ def test_a_frame_of_another_size_is_refused(array):
     file = encoder.finish()
     frame = file[: int.from_bytes(file[8 + len(file) - 4 - 6 * 16 : 16 + len(file) - 4 - 6 * 16], "little")]
     with pytest.raises(IntegrityError, match="does not hold"):
-        shards.decode_chunk(spec, frame, path)
+        shards.decode_chunk(spec, frame, path, lambda: np.empty(spec.chunk, np.uint8))
 
 
 @pytest.mark.parametrize(

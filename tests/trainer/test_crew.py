@@ -93,3 +93,23 @@ def test_stopping_ends_a_wait_and_drops_what_is_not_begun():
     crew.join()
     crew.join()
     assert done == [0]
+
+
+def test_ctrl_c_is_for_who_waits():
+    """Not kept for the job that the waiting thread happened to do."""
+    begun = threading.Event()
+
+    def work(job):
+        if job == 0:
+            begun.wait(20)
+        if job == 1:
+            begun.set()
+            raise KeyboardInterrupt
+
+    crew = Crew(work, 2, True, "test")
+    crew.give(0)
+    time.sleep(0.05)  # the thread has it
+    crew.give(1)
+    with pytest.raises(KeyboardInterrupt):
+        crew.wait(0)
+    crew.join()

@@ -15,7 +15,7 @@ from pipeline.build import build
 from pipeline.recipes import load_recipe
 from stores import open_store
 from stores.errors import IntegrityError, UsageError
-from trainer import homes
+from trainer import drawn, homes
 from trainer.config import RunConfig
 from trainer.drawn import Drawn, box_tables, can_draw, drawn_bytes, fill_boxes, fill_rows, row_tables
 from trainer.pool import Pool
@@ -99,6 +99,15 @@ def test_boxes_are_those_of_a_loop_on_numpy_and_on_torch(data):
         arrays = [convert(a) for a in (images, boxes, values, *tables)]
         fill(*arrays)
         np.testing.assert_array_equal(np.asarray(arrays[0]), expected)
+
+
+def test_wide_images_are_filled_without_tables_that_grow_with_their_square(cut, monkeypatch):
+    narrow, rows = Drawn(cut, np.arange(40), 5, CPU), np.arange(200)
+    monkeypatch.setattr(drawn, "WIDEST", 11)
+    wide = Drawn(cut, np.arange(40), 5, CPU)
+    assert narrow._by_rows
+    assert not wide._by_rows
+    np.testing.assert_array_equal(wide.take(rows), narrow.take(rows))
 
 
 def test_what_can_be_drawn(cut, erased, simple):

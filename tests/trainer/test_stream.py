@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -139,6 +141,19 @@ def test_the_first_batch_needs_one_block_only(split, opened, monkeypatch):
     made = opened(array, np.sort(split.unlabeled))
     made.take(0)
     release.set()
+
+
+def test_a_stream_that_nobody_holds_ends_its_threads(split):
+    made = Stream(split.dataset.copies, np.sort(split.unlabeled), 5, 7, 1, WINDOW)
+    made.take(0)
+    window = weakref.ref(made._images)
+    assert ours()
+    del made
+    gc.collect()
+    ends = time.monotonic() + 20
+    while ours() and time.monotonic() < ends:
+        time.sleep(0.001)
+    assert window() is None
 
 
 def test_a_damaged_file_is_named_at_the_step_that_needs_it_and_every_time(tiny_copy, opened):
