@@ -14,7 +14,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import filterfalse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +28,7 @@ from pipeline.recipes import Recipe
 from pipeline.split_stores import ARRAYS
 from pipeline.splits import Split
 from stores import DatasetStore, ImageArray, layout, manifest, open_store
-from stores.compression import MAGIC, frame_size, has_checksum
+from stores.compression import frame_size
 from stores.confine import require_inside
 from stores.draws import order
 from stores.errors import IntegrityError, RealMixError, StoreError
@@ -199,16 +198,13 @@ def _arrays(work: _Work) -> list[list[layout.ArrayLayout]]:
 
 
 def _as_there(work: _Work, array: layout.ArrayLayout) -> layout.ArrayLayout:
-    """With the kind of checksum that the store's array has; if nothing of it is left, that the others have."""
+    """With the kind of checksum that its metadata say, or those that the manifest knows, or the other arrays'."""
     key = f"{array.name}/zarr.json"
     if (kept := _kept_checksum(work, array.name)) is not None:
         return replace(array, checksum=kept)
     for kind in (array, replace(array, checksum="zstd")):
         if work.expects(key, _metadata_of(kind)[key]):
             return kind
-    first = next(filterfalse(work.damaged.__contains__, array.keys()), array.key(0))
-    if (there := work.on_disk(first) or b"")[: len(MAGIC)] == MAGIC:
-        return replace(array, checksum="zstd" if has_checksum(there) else "crc32c")
     others = (_kept_checksum(work, name.removesuffix("/zarr.json")) for name in work.content["files"])
     return replace(array, checksum=next(filter(None, others), array.checksum))
 

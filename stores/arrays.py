@@ -66,11 +66,13 @@ class ImageArray:
             rows = np.asarray(rows, np.int64)
             if len(rows) and len(rows) == rows[-1] - rows[0] + 1 and bool((np.diff(rows) == 1).all()):
                 rows = range(int(rows[0]), int(rows[-1]) + 1)
-        ends = (rows.start, rows.stop - 1) if isinstance(rows, range) else (rows.min(initial=0), rows.max(initial=-1))
-        if len(rows) and not 0 <= ends[0] <= ends[1] < len(self):
-            raise StoreError(
-                f"array '{self.layout.name}' of '{self.store}' has {len(self)} rows", "a row beyond it was asked for"
-            )
+        if len(rows):
+            least, most = (rows[0], rows[-1]) if isinstance(rows, range) else (rows.min(), rows.max())
+            if least < 0 or most >= len(self):
+                raise StoreError(
+                    f"array '{self.layout.name}' of '{self.store}' has {len(self)} rows",
+                    "a row beyond it was asked for",
+                )
         assert copies is None or 0 < copies <= self.shape[1]
         shape = (len(rows), *((copies,) if copies is not None else self.shape[1:2]), *self.shape[2:])
         if out is None:
