@@ -7,7 +7,9 @@ for the guesses and three with gradient. Contestants, each in a process of its o
     the limit   the five forward passes and the backward pass of the same network in the same memory format, no more
     port        the training loop of a checkout of github.com/YU1ut/MixMatch-pytorch that `--port` names, as it is
 
-bf16 only where the processor multiplies in it. Prints two Markdown tables: seconds a step, and where ours go.
+bf16 only where the processor multiplies in it. Prints two Markdown tables: seconds a step, and where ours go; and, in
+each precision, what no engine could beat that multiplies as often: the passes' multiplications and additions at the
+rate of one large matrix product.
 
     python benchmarks/step.py --port MixMatch-pytorch
 """
@@ -28,7 +30,8 @@ import rounds
 import torch
 from build import load
 from corpus import build_stores, shrink
-from training import PARTS, Parts, assemble, clock, trained
+from torch.utils.flop_counter import FlopCounterMode
+from training import PARTS, Parts, assemble, clock, seconds, trained
 
 from trainer import hardware
 
@@ -57,6 +60,22 @@ def limit(parts: Parts) -> Steps:
         yield
 
 
+def count_operations(parts: Parts) -> int:
+    """Floating-point operations of the limit's passes, a multiplication and its addition counted as two."""
+    steps = limit(parts)
+    with FlopCounterMode(display=False) as counter:
+        next(steps)
+    return counter.get_total_flops()
+
+
+def time_product(parts: Parts) -> float:
+    """Seconds a floating-point operation takes inside a product of two matrices of 4,096 × 4,096."""
+    device, rows = next(parts.state.model.parameters()).device, 4096
+    dtype = torch.bfloat16 if parts.run.precision == "bf16" else torch.float32
+    matrix = torch.randn(rows, rows, device=device, dtype=dtype)
+    return statistics.median(seconds(lambda: matrix @ matrix) for _ in range(5)) / (2 * rows**3)
+
+
 OURS, LIMIT, PORT = "realmix", "the limit", "port"
 CONTESTANTS: dict[str, Callable[[Parts], Steps]] = {OURS: trained, LIMIT: limit}
 
@@ -75,6 +94,9 @@ def measure(name: str, options: argparse.Namespace) -> rounds.Result:
         steps = CONTESTANTS[who](parts)
         with contextlib.closing(steps):
             result = clock(steps, WARM_UP, options.steps)
+        if who == LIMIT and engine == "eager":
+            operations, each = count_operations(parts), time_product(parts)
+            result |= {"gigaflop": operations / 1e9, "floor": operations * each}
         if who == OURS:
             result |= {part: time_part(parts) for part, time_part in PARTS.items()}
     return result | {"note": f"{result['seconds']:.3f} s a step, the first {result['first']:.1f} s"}
@@ -113,6 +135,14 @@ def compare(options: argparse.Namespace) -> None:
     columns = ["", "seconds a step, median [min–max]", "× the limit's time", "times as fast as the port",
                "first step: cold / with the compiler's cache, s"]  # fmt: skip
     rounds.table(columns, lines)
+    for name, runs in results.items():
+        if "floor" in runs[0]:
+            floor = [run["floor"] for run in runs]
+            faster = rounds.spread([run["seconds"] / least for run, least in zip(port or runs, floor, strict=True)], 2)
+            print(
+                f"\n{name.split()[-1]}: {runs[0]['gigaflop']:,.1f} gigaflop, at the rate of a large matrix product "
+                f"{rounds.spread(floor, 3)} s: {faster} times as fast as {PORT if port else LIMIT}."
+            )
     shares = []
     for name, runs in results.items():
         if name.startswith(OURS):
