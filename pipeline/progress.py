@@ -29,7 +29,7 @@ class Bars:
         )
         self._bars = Progress(*columns, console=console, disable=quiet or not self._terminal)
         self._tasks: dict[str, TaskID] = {}
-        self._began: dict[str, float] = {}
+        self._began: dict[str, tuple[float, int]] = {}  # when a stage's first items were there, and how many
         self._said = time.monotonic()
 
     def __enter__(self) -> Bars:
@@ -45,13 +45,15 @@ class Bars:
         """`done` of `of` items of the stage `what` are ready."""
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=of, completed=done)
-            self._began[what] = time.monotonic()
         self._bars.update(self._tasks[what], completed=done, total=of)
         now = time.monotonic()
+        if done:  # neither what an earlier build made nor what precedes the first item says how fast items are made
+            self._began.setdefault(what, (now, done))
         if not self._quiet and not self._terminal and now - self._said > LINE_EVERY_S:
             self._said = now
-            left = (now - self._began[what]) * (of - done) / max(done, 1)
-            print(f"{what}: {done:,} of {of:,}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            since, before = self._began.get(what, (now, done))
+            left = f", about {(now - since) * (of - done) / (done - before):.0f} s left" if done > before else ""
+            print(f"{what}: {done:,} of {of:,}{left}", file=sys.stderr, flush=True)
 
 
 class _Count(ProgressColumn):
