@@ -115,6 +115,12 @@ def require_divisible(rows: int, what: str) -> None:
         )  # fmt: skip
 
 
+def from_first(tensor: Tensor) -> None:
+    """Overwrite a tensor with that of process 0, in all of them."""
+    if _world > 1:
+        dist.broadcast(tensor, src=0)
+
+
 def pooled(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance over the rows of all processes, each having as many; differentiable."""
     if _world == 1:

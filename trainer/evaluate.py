@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stores import ImageArray, SplitStore
 from stores.errors import StoreError
 from trainer.augment import scale
 from trainer.ema import Ema
+from trainer.models import WideResNet
 
 BATCH = 500
 MEDIAN_OF = 20
@@ -28,7 +29,7 @@ MEDIAN_OF = 20
 class Evaluator:
     """Held-out images on the device, and the network that sees them: a copy, for the live one never leaves training."""
 
-    def __init__(self, store: SplitStore, model: nn.Module, device: torch.device, bf16: bool) -> None:
+    def __init__(self, store: SplitStore, model: WideResNet, device: torch.device, bf16: bool) -> None:
         dataset = store.dataset
         self._num_classes, self._device, self._bf16 = store.num_classes, device, bf16
         self._test = self._load(dataset.test_images, store.test, store.test_labels)
@@ -69,6 +70,17 @@ class Evaluator:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             parts = [self.model(scale(part.to(self._device))) for part in images.split(BATCH)]
         return torch.cat(parts)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """What `self.model` makes of uint8 [n, H, W, 3] images.
+
+        Returns:
+            pooled features, float64 [n, D], and the class with the largest logit, int64 [n]; both on the host.
+        """
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            features = torch.cat([self.model.embed(scale(part.to(self._device))) for part in images.split(BATCH)])
+        return features.double().cpu().numpy(), self.model.head(features).argmax(1).cpu().numpy()
 
     def _errors(self) -> tuple[dict[str, float], Tensor]:
         assert self._test is not None

@@ -31,6 +31,7 @@ from trainer.evaluate import Evaluator, per_class_error, summary
 from trainer.feed import Feed, settle
 from trainer.log import Console, header
 from trainer.methods import load_method
+from trainer.mismatch_share import Sample
 from trainer.models import build_model
 from trainer.run import Run
 from trainer.telemetry import Telemetry, mask_quality
@@ -139,6 +140,7 @@ def _execute(
     feed = Feed(store, method, settings, run, device)
     first = distributed.rank() == 0
     evaluator = Evaluator(store, model, device, run.precision == "bf16")
+    sample = Sample(store) if declared.mismatch else None
 
     def open_folder() -> Run:
         if folder is None:
@@ -159,7 +161,7 @@ def _execute(
             console.say(f"init    {run.init}")
         console.say(f"run in  {path}" + (f", continued at step {state.step:,}" if state.step else ""))
         try:
-            loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves)
+            loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves, sample)
         except Interrupted as stopped:
             if not first:  # the first process says it for all
                 raise SystemExit(stopped.exit_code) from None
@@ -210,6 +212,7 @@ def outcome(state: State, store: SplitStore, run: RunConfig, assessment: Mapping
         "ood": {**state.telemetry.counts, **mask_quality(state.telemetry.counts)} or None,
         "calibration": assessment["calibration"],
         "detection": assessment["detection"],
+        "foreign_share": assessment["foreign_share"],
         "history": state.history,
     }
 

@@ -23,18 +23,23 @@ from trainer.evaluate import Evaluator
 from trainer.feed import Feed
 from trainer.log import Console
 from trainer.methods.contract import Method
+from trainer.mismatch_share import LARGEST, Sample
 from trainer.prefetch import Prefetch
 from trainer.run import Run
 from trainer.views import Raw, make_batch
 
 AGREE_EVERY = 10  # steps between two questions whether any process was told to stop
+ESTIMATES, ESTIMATE_EVERY = 20, 500  # of γ in a run at least, and steps between two of them at most
 
 
 def train(
     state: State, method: Method, settings: Any, run: RunConfig, feed: Feed, evaluator: Evaluator, folder: Run,
-    identity: dict[str, Any], console: Console, curves: Curves | None,
+    identity: dict[str, Any], console: Console, curves: Curves | None, sample: Sample | None = None,
 ) -> None:  # fmt: skip
     """Train from `state.step` to the end of the run, with a line, an evaluation and a checkpoint at the last step.
+
+    Args:
+        sample: the images that γ is estimated from, of a method that asks for it.
 
     Raises:
         RealMixError: the loss became non-finite; the last good checkpoint is left as it was.
@@ -79,6 +84,14 @@ def train(
             curves.confusion(state.confusion, state.step)
         console.evaluated(record)
 
+    def estimate() -> None:
+        assert sample is not None
+        share = 0.0
+        if first:
+            state.ema.apply_to(evaluator.model)
+            share = min(sample.share(evaluator), LARGEST)
+        distributed.from_first(state.method["gamma"].fill_(share))
+
     def show(raw: Raw) -> None:
         with clock.aside():
             batch = make_batch(raw, method.views(settings), feed.schedule_names, state.method)
@@ -100,8 +113,11 @@ def train(
             console.tick(state.step, ahead.waited)
             # several processes ask one another only now and then: each question is a message to all
             stop = stopped() if distributed.world() == 1 else due(AGREE_EVERY) and distributed.agree(stopped())
-            if due(run.log_every) or due(run.eval_every) or due(run.checkpoint_every) or stop:
+            estimated = sample is not None and due(max(1, min(ESTIMATE_EVERY, run.steps // ESTIMATES)))
+            if estimated or due(run.log_every) or due(run.eval_every) or due(run.checkpoint_every) or stop:
                 refuse_non_finite(state, run, folder)
+            if estimated:
+                estimate()
             if due(run.log_every):
                 log(ahead.waited)
             if first and due(run.eval_every):

@@ -1,61 +1,96 @@
-"""The share γ of unlabelled rows that belong to no training class, from how sure the network is of its guesses.
+"""The share γ of unlabelled images that belong to no training class, from features of labelled and unlabelled images.
 
-Foreign images are guessed with less confidence, but so are hard images of known classes; what is usual for these, the
-labelled ones tell. Two histograms over a window of steps, of the largest probability of unmixed views: F_x of labelled
-rows, F_u of unlabelled ones, as cumulative shares. Both together, weighted alike, are split where the variance between
-the two sides is largest (Otsu 1979), at t; then
+How sure a network is does not tell foreign images from known ones: trained on its own sharpened guesses it is as sure
+of both. Where their features lie does. With the averaged weights' pooled features of plain images, and class c being
+what the network predicts:
 
-    γ = (F_u(t) − F_x(t)) / (1 − F_x(t)),    at least 0 and at most 0.9
+ 1. Fisher's linear discriminant gives the direction along which unlabelled images differ from labelled ones. Labelled
+    images are weighted so that both have as many of each class: classes that are rarer among the unlabelled images are
+    no mismatch.
+ 2. Along it, F_x and F_u are the shares of the labelled and of the unlabelled images of class c below a threshold t. If
+    a share κ of the latter are known, F_u(t) ≥ κ·F_x(t) everywhere, so κ_c is the least F_u / F_x (Blanchard, Lee &
+    Scott 2010), over the thresholds that leave at least half of the labelled images below.
+ 3. γ = 1 − Σ_c κ_c · (share of the unlabelled images that are of class c).
 
-which corrects the share below t for the known images that lie there too (Rogan & Gladen 1978). While the window fills,
-γ grows with it. With no difference between the two, as before the network has learnt anything, γ is 0.
-
-It says how many rows stand out, not how many are foreign: foreign images that the network is sure of are not counted,
-so γ is too small rather than too large, and too large where few labels are learnt by heart. Never reads a label.
+A half of the images chooses the direction for the other half; γ is the mean of both. F_x is two standard errors less
+than it is likely to be, so that with few labels γ is too small rather than too large. Labels are not read.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-BINS = 100
-WINDOW = 100  # steps: time constant of the histograms
-LARGEST = 0.9  # some rows must be left to learn from
+from stores import SplitStore
+from trainer.evaluate import Evaluator
 
-
-def init_state() -> dict[str, Tensor]:
-    """`confidences`: float32 [2, 100], histograms of labelled and unlabelled confidences; their sums approach 1."""
-    return {"confidences": torch.zeros(2, BINS)}
+LARGEST = 0.9  # γ of a run: some rows must be left to learn from
+IMAGES = 4000  # of each kind, at most
+RIDGE = 0.1  # added to the covariance, of its mean variance
+ERRORS = 2  # standard errors
 
 
-@torch.no_grad()
-def observe(state: dict[str, Tensor], labeled: Tensor, unlabeled: Tensor) -> None:
-    """Count one step's confidences, in [0, 1], [n] and [m], in place."""
-    counted = torch.stack([_histogram(labeled), _histogram(unlabeled)])
-    state["confidences"].lerp_(counted, 1 / WINDOW)
+class Sample:
+    """The labelled images and as many unlabelled ones, evenly spread, at most 4,000 of each: uint8, on the host."""
+
+    def __init__(self, store: SplitStore) -> None:
+        pools = (np.unique(store.labeled), np.setdiff1d(store.unlabeled, store.labeled))
+        spread = [rows[np.linspace(0, len(rows) - 1, min(len(rows), IMAGES)).astype(np.int64)] for rows in pools]
+        self._images = [torch.from_numpy(store.dataset.train_images.read(rows)) for rows in spread]
+        self._num_classes = store.num_classes
+
+    def share(self, evaluator: Evaluator) -> float:
+        """γ as `evaluator.model` sees the images, in [0, 1]; 0 where fewer than 4 of either kind can be compared."""
+        if min(map(len, self._images)) < 4:
+            return 0.0
+        (x, classes_x), (u, classes_u) = map(evaluator.features, self._images)
+        return estimate(x, classes_x, u, classes_u, self._num_classes)
 
 
-def share(confidences: Tensor) -> Tensor:
-    """γ of the two histograms [2, 100]: 0-dim, in [0, 0.9]."""
-    filled = confidences.sum(1, keepdim=True)
-    density = confidences / filled.clamp(min=1e-12)
-    below = density.cumsum(1)
-    known, all_rows = below.index_select(1, _split(density.mean(0)).view(1)).flatten().unbind()
-    foreign = (all_rows - known) / (1 - known).clamp(min=1e-6)
-    return (foreign * filled[1, 0]).clamp(0, LARGEST)
+def estimate(x: np.ndarray, classes_x: np.ndarray, u: np.ndarray, classes_u: np.ndarray, num_classes: int) -> float:
+    """γ in [0, 1].
+
+    Args:
+        x, u: features of labelled and unlabelled images, float64 [n, D] and [m, D], at least 4 of each.
+        classes_x, classes_u: what they are predicted to be, int64 [n] and [m] in [0, num_classes).
+    """
+    known = []
+    for half in (0, 1):
+        chosen_x, chosen_u = (np.arange(len(rows)) % 2 == half for rows in (x, u))
+        w = direction(x[chosen_x], classes_x[chosen_x], u[chosen_u], classes_u[chosen_u], num_classes)
+        along_x, along_u, of_x, of_u = x[~chosen_x] @ w, u[~chosen_u] @ w, classes_x[~chosen_x], classes_u[~chosen_u]
+        counts = [known_share(along_x[of_x == c], along_u[of_u == c]) * np.sum(of_u == c) for c in range(num_classes)]
+        known.append(sum(counts) / len(of_u))
+    return max(0.0, 1 - float(np.mean(known)))
 
 
-def _split(density: Tensor) -> Tensor:
-    """The last bin of the lower part, int64 0-dim: the first of those that separate the two best."""
-    centre = torch.arange(BINS, dtype=density.dtype, device=density.device) + 0.5
-    lower, mean = density.cumsum(0), (density * centre).cumsum(0)
-    between = (mean[-1] * lower - mean).square() / (lower * (1 - lower)).clamp(min=1e-6)
-    return between.argmax()
+def direction(
+    x: np.ndarray, classes_x: np.ndarray, u: np.ndarray, classes_u: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Fisher's linear discriminant, from labelled to unlabelled images: float64 [D]."""
+    count_x, count_u = (np.bincount(classes, minlength=num_classes) for classes in (classes_x, classes_u))
+    weight = (count_u / np.maximum(count_x, 1))[classes_x]
+    if not weight.any():
+        return np.zeros(x.shape[1])
+    weight = weight / weight.sum()
+    centre_x, centre_u = weight @ x, u.mean(0)
+    covariance = ((x - centre_x).T * weight) @ (x - centre_x) + (u - centre_u).T @ (u - centre_u) / len(u)
+    variance = np.trace(covariance) / len(covariance)
+    if variance == 0:
+        return np.zeros(x.shape[1])
+    return np.linalg.solve(covariance + RIDGE * variance * np.eye(len(covariance)), centre_u - centre_x)
 
 
-def _histogram(confidence: Tensor) -> Tensor:
-    """Share of the rows in each bin, float32 [100]."""
-    place = (confidence * BINS).to(torch.int64).clamp(max=BINS - 1)
-    return F.one_hot(place, BINS).to(torch.float32).mean(0)
+def known_share(x: np.ndarray, u: np.ndarray) -> float:
+    """κ of one class, in [0, 1]: the largest share of the values `u` that may be drawn as `x` is, [m] and [n].
+
+    1 where fewer than two values say how they are drawn.
+    """
+    if len(x) < 2 or not len(u):
+        return 1.0
+    x, u = np.sort(x), np.sort(u)
+    thresholds = x[(len(x) - 1) // 2 :]
+    below_x, below_u = (np.searchsorted(values, thresholds, "right") for values in (x, u))
+    mean = below_x / (len(x) + 1)  # what is below the i-th smallest of n values is Beta(i, n + 1 − i)
+    least = mean - ERRORS * np.sqrt(mean * (1 - mean) / (len(x) + 2))
+    return float(min(1.0, (below_u / len(u) / np.maximum(least, 1e-9)).min()))

@@ -36,6 +36,8 @@ class Views:
         cta_legacy: CTAugment translates by parts of a pixel, as the authors' code does.
         teacher: the method needs the network with averaged weights.
         rotation: the network has a second head, for four rotations.
+        mismatch: the loop estimates the share of unlabelled images that are foreign, now and then, into the method's
+            state `gamma` (`trainer.mismatch_share`).
         one_graph: the compiler may take the loss as a whole; False where the loss differentiates on its way (VAT).
     """
 
@@ -49,6 +51,7 @@ class Views:
     cta_legacy: bool = False
     teacher: bool = False
     rotation: bool = False
+    mismatch: bool = False
     one_graph: bool = True
 
 

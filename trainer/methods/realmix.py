@@ -3,7 +3,7 @@
 What it adds to MixMatch (Berthelot et al. 2019): the unlabelled images come from the store's copies (`views`), labelled
 rows that are already learnt do not count (training-signal annealing), and neither do the unlabelled rows with the least
 confidence (the mask). Without copies, TSA and γ it is MixMatch. With γ = auto, which the paper does not have, the share
-that the mask drops is estimated while training (`trainer.mismatch_share`).
+that the mask drops is estimated now and then while training (`trainer.mismatch_share`).
 
 Differs from the official code:
 - annealing compares predictions with labels; there logits, so that it hardly ever acts (`tsa_legacy`);
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import masks, mismatch_share, ops, schedules
+from trainer import masks, ops, schedules
 from trainer.methods.contract import Batch, Learner, Losses, Sizes, Views, require
 
 NAME = "realmix"
@@ -44,7 +44,7 @@ class Settings:
         default=None,
         metadata={
             "help": "share of unlabelled rows that the out-of-distribution mask drops; unset: what the store suggests; "
-            "auto: estimated from the confidences"
+            "auto: estimated from the features"
         },
     )
     ood_confidence: Literal["mixed", "target"] = field(
@@ -77,12 +77,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def views(settings: Settings) -> Views:
     """Two weak views of one stored copy; labelled images are not in the unlabelled pool."""
-    return Views(unlabeled=("weak", "weak"), source="copies")
+    return Views(unlabeled=("weak", "weak"), source="copies", mismatch=settings.gamma == "auto")
 
 
 def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
-    """With γ = auto, what its estimate is made from."""
-    return mismatch_share.init_state() if settings.gamma == "auto" else {}
+    """With γ = auto its estimate, float32 0-dim: 0 before the first one."""
+    return {"gamma": torch.zeros(())} if settings.gamma == "auto" else {}
 
 
 def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
@@ -105,10 +105,8 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     assert all(view.shape == batch.x.shape for view in batch.u), "interleaving exchanges batches of one size"
 
     # As MixMatch guesses, from the live weights, each view by its own statistics: one sharpened label for both.
-    seen = [*batch.u, batch.x] if settings.gamma == "auto" else [*batch.u]
     with torch.no_grad():
-        z_seen = learner.model(torch.cat(seen), groups=len(seen)).chunk(len(seen))
-        q = ops.guess(z_seen[:VIEWS], settings.temperature)
+        q = ops.guess(learner.model(torch.cat(batch.u), groups=VIEWS).chunk(VIEWS), settings.temperature)
 
     # As MixMatch mixes: labelled and unlabelled rows with one another.
     lam, partner = batch.draws["lam"], batch.draws["partner"]
@@ -132,13 +130,7 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
 
     # RealMix: unlabelled loss over the rows that look in-distribution.
     confidence = (ops.softmax(z_u.detach()) if settings.ood_confidence == "mixed" else torch.cat([q] * VIEWS)).amax(1)
-    gamma: float | Tensor
-    if settings.gamma == "auto":
-        *sure_u, sure_x = [ops.softmax(z).amax(1) for z in z_seen]
-        mismatch_share.observe(learner.state, sure_x, torch.cat(sure_u))
-        gamma = mismatch_share.share(learner.state["confidences"])
-    else:
-        gamma = settings.gamma
+    gamma = learner.state["gamma"] if settings.gamma == "auto" else settings.gamma
     keep_u = masks.ood_mask(confidence, gamma, settings.ood_strict)
     loss_u = masks.kept_mean(ops.squared_error(z_u, y_u), keep_u)
 
@@ -152,5 +144,5 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
         "confidence": confidence.mean(),
     }
     if isinstance(gamma, Tensor):
-        metrics["gamma"] = gamma
+        metrics["gamma"] = gamma.clone()
     return Losses(loss_x + weight_u * loss_u, metrics, keep_u)
