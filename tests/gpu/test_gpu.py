@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ from trainer import config, hardware, launch, loop
 from trainer.feed import Feed
 from trainer.homes import Home, open_images
 from trainer.methods import METHODS, load_method
+from trainer.mismatch_share import Sample
 from trainer.views import make_batch
 
 STEPS = 200
@@ -57,6 +59,19 @@ def test_losses_follow_plain_fp32(tmp_path, command, plain, method, how):
         )  # a guess may pass FixMatch's threshold in one of the two
     for part in (slice(0, 50), slice(50, 100), slice(100, 200)):
         assert statistics.mean(ours[part]) == pytest.approx(statistics.mean(theirs[part]), rel=0.15)
+
+
+def test_a_recorded_step_masks_what_was_estimated_last(split, device, tmp_path, monkeypatch):
+    """The loop writes γ into memory that the recorded step reads; an estimate every second step of forty."""
+    shares = [0.25, 0.5, 0.75, 0.0] * 5
+    estimates = iter([*shares, 0.0])
+    monkeypatch.setattr(Sample, "share", lambda *_: next(estimates))
+    flags = {"store": str(split), "model": "wrn-10-1", "steps": 40, "batch": 8, "threads": 1, "engine": "eager"}
+    words = ["gamma=auto", "log_every=1", "eval_every=40", "tensorboard=false", "precision=fp32"]
+    folder, _ = launch.start(words, {**flags, "device": device.type}, tmp_path, "run", quiet=True)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    kept = [record["ood_kept"] for record in records if record["kind"] == "train"]
+    assert kept == [1 - share for share in [0.0, 0.0, *np.repeat(shares, 2)[:-2]]]
 
 
 @pytest.mark.parametrize("drawn", [False, True])
