@@ -14,7 +14,6 @@ from torch import Tensor
 from stores import SplitStore
 from trainer import scores
 from trainer.evaluate import Evaluator, confusion_matrix, error, per_class_error
-from trainer.mismatch_share import Sample
 
 FOREIGN_SAMPLE = 10_000  # unlabelled images that the out-of-distribution score is measured on, at most
 
@@ -29,8 +28,6 @@ def assess(evaluator: Evaluator, store: SplitStore) -> dict[str, Any]:
         detection: how the score 1 − max p tells foreign from known unlabelled images, on mismatch stores (None
             elsewhere): auroc, None if either is missing; known, foreign, their numbers; known_bins, foreign_bins,
             histograms of max p.
-        foreign_share: estimated share of unlabelled images that are of no class, in [0, 1] (`mismatch_share`); None
-            without unlabelled images.
     """
     logits, labels = evaluator.held_out("test")
     confusion = confusion_matrix(logits.argmax(1), labels, store.num_classes)
@@ -42,7 +39,6 @@ def assess(evaluator: Evaluator, store: SplitStore) -> dict[str, Any]:
         "confusion": confusion.tolist(),
         "calibration": scores.calibration(probabilities(logits), labels.numpy()),
         "detection": _foreign(evaluator, store) if store.protocol == "mismatch" and len(store.unlabeled) else None,
-        "foreign_share": Sample(store).share(evaluator) if len(store.unlabeled) else None,
     }
 
 

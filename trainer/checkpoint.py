@@ -111,7 +111,7 @@ def load(folder: Path, state: State, identity: dict[str, Any], device: torch.dev
     """Put `folder`'s checkpoint into `state`.
 
     Raises:
-        StoreError: as `read`, or it is of a run with another identity.
+        StoreError: as `read`, or it is of a run with another identity or of an earlier form of the method.
         IntegrityError: as `read`.
     """
     content = read(folder, device)
@@ -119,6 +119,8 @@ def load(folder: Path, state: State, identity: dict[str, Any], device: torch.dev
     if differing:
         why = f"it differs in {', '.join(differing)}"
         raise StoreError(f"'{folder / FILE}' is the checkpoint of another run", why, AGAIN)
+    if content["method"].keys() != state.method.keys():  # a method that remembered something else
+        raise StoreError(f"'{folder / FILE}' is no checkpoint of this version of realmix", hint=AGAIN)
     state.model.load_state_dict(content["model"])
     state.ema.load_state_dict(content["ema"])
     state.optimizer.load_state_dict(content["optimizer"])

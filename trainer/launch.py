@@ -140,7 +140,7 @@ def _execute(
     feed = Feed(store, method, settings, run, device)
     first = distributed.rank() == 0
     evaluator = Evaluator(store, model, device, run.precision == "bf16")
-    sample = Sample(store) if declared.mismatch else None
+    sample = Sample(store) if declared.mismatch and distributed.rank() == 0 else None
 
     def open_folder() -> Run:
         if folder is None:
@@ -212,7 +212,6 @@ def outcome(state: State, store: SplitStore, run: RunConfig, assessment: Mapping
         "ood": {**state.telemetry.counts, **mask_quality(state.telemetry.counts)} or None,
         "calibration": assessment["calibration"],
         "detection": assessment["detection"],
-        "foreign_share": assessment["foreign_share"],
         "history": state.history,
     }
 

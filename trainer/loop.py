@@ -1,7 +1,7 @@
 """The training loop: batch, step; lines, evaluations and checkpoints when they are due.
 
-It never waits for the device between two log lines. Of several processes, the first one evaluates and writes; all stop
-at the same step.
+It waits for the device only where a line, an evaluation, a checkpoint or an estimate is due. Of several processes, the
+first one evaluates and writes; all stop at the same step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from trainer.run import Run
 from trainer.views import Raw, make_batch
 
 AGREE_EVERY = 10  # steps between two questions whether any process was told to stop
-ESTIMATES, ESTIMATE_EVERY = 20, 500  # of γ in a run at least, and steps between two of them at most
+ESTIMATES = 20  # of γ in a run, as far as the next line allows
+ESTIMATE_EVERY = (100, 500)  # steps between two of them, at least and at most
 
 
 def train(
@@ -39,7 +40,7 @@ def train(
     """Train from `state.step` to the end of the run, with a line, an evaluation and a checkpoint at the last step.
 
     Args:
-        sample: the images that γ is estimated from, of a method that asks for it.
+        sample: the images that γ is estimated from, in the first process, where the method asks for it.
 
     Raises:
         RealMixError: the loss became non-finite; the last good checkpoint is left as it was.
@@ -50,6 +51,8 @@ def train(
     step = build_step(state, method, settings, run, feed.schedule_names)
     clock = _Clock(state.seconds)
     first, shown = distributed.rank() == 0, (state.step, run.steps - 1)
+
+    estimates = method.views(settings).mismatch
 
     def due(every: int) -> bool:
         return state.step % every == 0 or state.step == run.steps
@@ -85,12 +88,11 @@ def train(
         console.evaluated(record)
 
     def estimate() -> None:
-        assert sample is not None
-        share = 0.0
-        if first:
-            state.ema.apply_to(evaluator.model)
-            share = min(sample.share(evaluator), LARGEST)
-        distributed.from_first(state.method["gamma"].fill_(share))
+        with clock.aside():
+            if sample is not None:
+                state.ema.apply_to(evaluator.model)
+                state.method["gamma"].fill_(min(sample.share(evaluator), LARGEST))
+            distributed.from_first(state.method["gamma"])
 
     def show(raw: Raw) -> None:
         with clock.aside():
@@ -113,7 +115,7 @@ def train(
             console.tick(state.step, ahead.waited)
             # several processes ask one another only now and then: each question is a message to all
             stop = stopped() if distributed.world() == 1 else due(AGREE_EVERY) and distributed.agree(stopped())
-            estimated = sample is not None and due(max(1, min(ESTIMATE_EVERY, run.steps // ESTIMATES)))
+            estimated = estimates and due(estimate_every(run.steps))
             if estimated or due(run.log_every) or due(run.eval_every) or due(run.checkpoint_every) or stop:
                 refuse_non_finite(state, run, folder)
             if estimated:
@@ -128,6 +130,12 @@ def train(
                 raise Interrupted(
                     f"interrupted at step {state.step}", hint=f"continue with `realmix-train --resume {folder.path}`"
                 )
+
+
+def estimate_every(steps: int) -> int:
+    """Steps between two estimates of γ in a run of so many."""
+    least, most = ESTIMATE_EVERY
+    return max(least, min(most, steps // ESTIMATES))
 
 
 def refuse_non_finite(state: State, run: RunConfig, folder: Run) -> None:

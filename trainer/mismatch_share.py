@@ -5,18 +5,22 @@ of both. Where their features lie does. With the averaged weights' pooled featur
 what the network predicts:
 
  1. Fisher's linear discriminant gives the direction along which unlabelled images differ from labelled ones. Labelled
-    images are weighted so that both have as many of each class: classes that are rarer among the unlabelled images are
-    no mismatch.
+    images are weighted so that they have each class as often as the unlabelled ones: a class that is rarer among these
+    is no mismatch.
  2. Along it, F_x and F_u are the shares of the labelled and of the unlabelled images of class c below a threshold t. If
     a share κ of the latter are known, F_u(t) ≥ κ·F_x(t) everywhere, so κ_c is the least F_u / F_x (Blanchard, Lee &
     Scott 2010), over the thresholds that leave at least half of the labelled images below.
  3. γ = 1 − Σ_c κ_c · (share of the unlabelled images that are of class c).
 
-A half of the images chooses the direction for the other half; γ is the mean of both. F_x is two standard errors less
-than it is likely to be, so that with few labels γ is too small rather than too large. Labels are not read.
+A half of the images chooses the direction for the other half; γ is the mean of both. Each F_u / F_x is taken two
+standard errors above its expectation, so that few images give too small a γ rather than too large a one. Labels are not
+read. Too large it is where the network knows the labelled images by heart, which then differ from all others: 0.45 was
+seen of a plain supervised network without augmentation, for which it is not made; MixUp keeps RealMix from it.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -28,22 +32,29 @@ LARGEST = 0.9  # γ of a run: some rows must be left to learn from
 IMAGES = 4000  # of each kind, at most
 RIDGE = 0.1  # added to the covariance, of its mean variance
 ERRORS = 2  # standard errors
+MEMORY = 128 << 20  # bytes of images of each kind, at most
 
 
 class Sample:
-    """The labelled images and as many unlabelled ones, evenly spread, at most 4,000 of each: uint8, on the host."""
+    """Labelled and unlabelled images, evenly spread, at most 4,000 and 128 MiB of each: uint8, on the host."""
 
     def __init__(self, store: SplitStore) -> None:
         pools = (np.unique(store.labeled), np.setdiff1d(store.unlabeled, store.labeled))
-        spread = [rows[np.linspace(0, len(rows) - 1, min(len(rows), IMAGES)).astype(np.int64)] for rows in pools]
+        most = min(IMAGES, MEMORY // (3 * math.prod(store.dataset.image_size)))
+        spread = [rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)] for rows in pools]
         self._images = [torch.from_numpy(store.dataset.train_images.read(rows)) for rows in spread]
         self._num_classes = store.num_classes
 
     def share(self, evaluator: Evaluator) -> float:
-        """γ as `evaluator.model` sees the images, in [0, 1]; 0 where fewer than 4 of either kind can be compared."""
+        """γ as `evaluator.model` sees the images, in [0, 1].
+
+        0 where nothing can be said: fewer than 4 images of either kind, or features that are not finite.
+        """
         if min(map(len, self._images)) < 4:
             return 0.0
         (x, classes_x), (u, classes_u) = map(evaluator.features, self._images)
+        if not (np.isfinite(x).all() and np.isfinite(u).all()):
+            return 0.0
         return estimate(x, classes_x, u, classes_u, self._num_classes)
 
 
@@ -82,15 +93,21 @@ def direction(
 
 
 def known_share(x: np.ndarray, u: np.ndarray) -> float:
-    """κ of one class, in [0, 1]: the largest share of the values `u` that may be drawn as `x` is, [m] and [n].
+    """κ of one class, in [0, 1]: F_u / F_x of the values `u` and `x`, [m] and [n], where it is least.
 
-    1 where fewer than two values say how they are drawn.
+    1 where fewer than two values say how known images lie.
     """
     if len(x) < 2 or not len(u):
         return 1.0
     x, u = np.sort(x), np.sort(u)
     thresholds = x[(len(x) - 1) // 2 :]
     below_x, below_u = (np.searchsorted(values, thresholds, "right") for values in (x, u))
-    mean = below_x / (len(x) + 1)  # what is below the i-th smallest of n values is Beta(i, n + 1 − i)
-    least = mean - ERRORS * np.sqrt(mean * (1 - mean) / (len(x) + 2))
-    return float(min(1.0, (below_u / len(u) / np.maximum(least, 1e-9)).min()))
+    # Below the i-th smallest of n values lies a share that is Beta(i, n + 1 − i); where i of m values lie, one that is
+    # Beta(i + 1, m + 1 − i). Each may be off by so many standard errors, relatively.
+    share_x, share_u = below_x / (len(x) + 1), (below_u + 1) / (len(u) + 2)
+    off_x, off_u = (
+        ERRORS * np.sqrt((1 - share) / (share * (count + 1)))
+        for share, count in ((share_x, len(x) + 1), (share_u, len(u) + 2))
+    )
+    raised = np.hypot(1 / np.maximum(1 - off_x, 1e-9) - 1, off_u)
+    return float(min(1.0, (share_u / share_x * (1 + raised)).min()))

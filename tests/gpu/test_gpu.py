@@ -64,7 +64,8 @@ def test_losses_follow_plain_fp32(tmp_path, command, plain, method, how):
 def test_a_recorded_step_masks_what_was_estimated_last(split, device, tmp_path, monkeypatch):
     """The loop writes γ into memory that the recorded step reads; an estimate every second step of forty."""
     shares = [0.25, 0.5, 0.75, 0.0] * 5
-    estimates = iter([*shares, 0.0])
+    estimates = iter(shares)
+    monkeypatch.setattr(loop, "ESTIMATE_EVERY", (2, 500))
     monkeypatch.setattr(Sample, "share", lambda *_: next(estimates))
     flags = {"store": str(split), "model": "wrn-10-1", "steps": 40, "batch": 8, "threads": 1, "engine": "eager"}
     words = ["gamma=auto", "log_every=1", "eval_every=40", "tensorboard=false", "precision=fp32"]

@@ -108,6 +108,15 @@ class Trap:
         return os.mkdir, ("trapped",)
 
 
+def test_what_a_method_remembered_otherwise_is_another_version(saved, tmp_path):
+    other = make_state(1)
+    other.method = {"years": torch.zeros(3)}
+    before = [tensor.clone() for tensor in tensors(other)]
+    with pytest.raises(StoreError, match="no checkpoint of this version"):
+        checkpoint.load(tmp_path, other, IDENTITY, CPU)
+    assert all(map(torch.equal, tensors(other), before)), "nothing is half loaded"
+
+
 def test_a_checkpoint_cannot_run_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for write in (torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))):

@@ -32,7 +32,7 @@ def eval(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Evaluate a run's averaged and live weights: errors, calibration, how many unlabelled images are foreign."""
+    """Evaluate a run's averaged and live weights: errors, calibration, AUROC of foreign images."""
     _use(threads)
     from trainer.reevaluate import reevaluate
 
@@ -60,8 +60,6 @@ def _line(one: dict[str, Any] | None) -> str:
     detection = one["detection"]
     if detection is not None and detection["auroc"] is not None:
         parts.append(f"AUROC of foreign images {detection['auroc']:.3f}")
-    if one["foreign_share"] is not None:
-        parts.append(f"about {100 * one['foreign_share']:.0f} % of the unlabelled images are of no class")
     return ", ".join(parts)
 
 

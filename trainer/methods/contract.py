@@ -36,8 +36,8 @@ class Views:
         cta_legacy: CTAugment translates by parts of a pixel, as the authors' code does.
         teacher: the method needs the network with averaged weights.
         rotation: the network has a second head, for four rotations.
-        mismatch: the loop estimates the share of unlabelled images that are foreign, now and then, into the method's
-            state `gamma` (`trainer.mismatch_share`).
+        mismatch: the loop estimates the share of unlabelled images that are foreign into the method's state `gamma`,
+            every 100 to 500 steps (`trainer.mismatch_share`).
         one_graph: the compiler may take the loss as a whole; False where the loss differentiates on its way (VAT).
     """
 

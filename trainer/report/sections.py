@@ -80,8 +80,6 @@ def _numbers(record: Record) -> Markup:
         tiles.append((percent(100 * ece), "calibration error (ECE)"))
     if (auroc := record.score("detection.auroc")) is not None:
         tiles.append((f"{auroc:.3f}", "AUROC of foreign images"))
-    if (share := record.score("foreign_share")) is not None:
-        tiles.append((f"{100 * share:.0f} %", "of the unlabelled images are of no class (estimate)"))
     return el("div", [el("div", el("b", value), el("span", said)) for value, said in tiles], class_="tiles")
 
 

@@ -10,7 +10,7 @@ import torch
 from method_batches import SIZES, make_batch, make_learner
 
 from stores.errors import UsageError
-from trainer import config, launch
+from trainer import config, launch, loop
 from trainer.methods import realmix
 from trainer.mismatch_share import LARGEST, Sample
 
@@ -78,11 +78,12 @@ def test_a_number_as_a_tensor_masks_as_the_number_does() -> None:
 def lines(tiny, runs, monkeypatch, share: float) -> list[dict]:
     """Training lines of a run of 40 steps, in which every estimate is `share`."""
     seen = []
+    monkeypatch.setattr(loop, "ESTIMATE_EVERY", (2, 500))
     monkeypatch.setattr(Sample, "share", lambda _, evaluator: seen.append(evaluator) or share)
     flags = {"store": str(tiny.with_name("tiny_20")), "model": "wrn-10-1", "steps": 40, "batch": 4, "threads": 1}
     words = ["gamma=auto", "log_every=1", "eval_every=40", "tensorboard=false", "precision=fp32", "engine=eager"]
     path, _ = launch.start(words, {**flags, "device": "cpu"}, runs, "run", quiet=True)
-    assert len(seen) == 21, "twenty in a short run, and one of the finished network"
+    assert len(seen) == 20
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [record for record in records if record["kind"] == "train"]
 
@@ -97,3 +98,8 @@ def test_some_rows_are_left(tiny, tmp_path, monkeypatch) -> None:
     records = lines(tiny, tmp_path, monkeypatch, 1.0)
     assert records[-1]["gamma"] == pytest.approx(LARGEST)
     assert records[-1]["ood_kept"] > 0
+
+
+@pytest.mark.parametrize(("steps", "between"), [(300, 100), (4000, 200), (500_000, 500)])
+def test_how_often(steps: int, between: int) -> None:
+    assert loop.estimate_every(steps) == between
