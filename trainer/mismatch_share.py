@@ -15,7 +15,8 @@ what the network predicts:
 A half of the images chooses the direction for the other half; γ is the mean of both. Each F_u / F_x is taken two
 standard errors above its expectation, so that few images give too small a γ rather than too large a one. Labels are not
 read. Too large it is where the network knows the labelled images by heart, which then differ from all others: 0.45 was
-seen of a plain supervised network without augmentation, for which it is not made; MixUp keeps RealMix from it.
+seen of a supervised network without augmentation, for which it is not made. MixUp keeps RealMix from it: at most
+0.05 while it saw each of 300 labels 320 times.
 """
 
 from __future__ import annotations
