@@ -32,7 +32,8 @@ from trainer.slabs import Slabs
 from trainer.stream import Stream
 
 DEVICE_SHARE = 0.6  # of the GPU's free memory that a pool may take unasked
-STREAMED = 16 << 20  # bytes of a slab of a stream, and at most a 32nd of its window
+STORED = 16 << 20  # bytes of a slab of stored copies, and at most a 32nd of a stream's window
+DRAWN = 4 << 20  # of drawn ones: they are written several times, while in the processor's cache
 THREADS = 2  # that gather from a resident pool: memory is not much faster for more
 
 Kind = Literal["device", "host", "mapped", "stream"]
@@ -113,7 +114,7 @@ def open_images(
     array = store.copies if copies else store.train_images
     if home.kind == "stream":
         assert array is not None
-        return Slabs(Stream(array, rows, copies, size, seed, home.size), limit=min(STREAMED, home.size // 32))
+        return Slabs(Stream(array, rows, copies, size, seed, home.size), limit=min(STORED, home.size // 32))
     if home.drawn:
         assert copies is not None
         pool: Pool | Drawn = Drawn(store, rows, copies, home.device, home.scratch)
@@ -121,7 +122,9 @@ def open_images(
         assert array is not None
         pool = Pool(array, rows, copies, home.device, home.scratch)
     images = Shuffled(pool, size, seed, purpose)
-    return images if home.device.type != "cpu" else Slabs(images, min(THREADS, len(os.sched_getaffinity(0))))
+    if home.device.type != "cpu":
+        return images
+    return Slabs(images, min(THREADS, len(os.sched_getaffinity(0))), DRAWN if home.drawn else STORED)
 
 
 def _size(run: RunConfig, store: DatasetStore, rows: int, copies: int | None) -> tuple[int, bool]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LIMIT = 4 << 20  # bytes of a slab; `threads` + 1 of them are read ahead
+LIMIT = 4 << 20  # bytes of a slab, unless another one is given; `threads` + 1 of them are read ahead
 
 
 class Source(Protocol):
