@@ -28,12 +28,11 @@ from trainer.drawn import Drawn, can_draw, drawn_bytes
 from trainer.memory import MARGIN, free_memory
 from trainer.pool import Pool
 from trainer.shuffled import Shuffled
-from trainer.slabs import Slabs
+from trainer.slabs import LIMIT, Slabs
 from trainer.stream import Stream
 
 DEVICE_SHARE = 0.6  # of the GPU's free memory that a pool may take unasked
 STORED = 16 << 20  # bytes of a slab of stored copies, and at most a 32nd of a stream's window
-DRAWN = 4 << 20  # of drawn ones: they are written several times, while in the processor's cache
 THREADS = 2  # that gather from a resident pool: memory is not much faster for more
 
 Kind = Literal["device", "host", "mapped", "stream"]
@@ -124,7 +123,7 @@ def open_images(
     images = Shuffled(pool, size, seed, purpose)
     if home.device.type != "cpu":
         return images
-    return Slabs(images, min(THREADS, len(os.sched_getaffinity(0))), DRAWN if home.drawn else STORED)
+    return Slabs(images, min(THREADS, len(os.sched_getaffinity(0))), LIMIT if home.drawn else STORED)
 
 
 def _size(run: RunConfig, store: DatasetStore, rows: int, copies: int | None) -> tuple[int, bool]:

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LIMIT = 4 << 20  # bytes of a slab, unless another one is given; `threads` + 1 of them are read ahead
+# Bytes of a slab, `threads` + 1 of which are read ahead: what is written more than once stays in the processor's cache.
+LIMIT = 4 << 20
 
 
 class Source(Protocol):
