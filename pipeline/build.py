@@ -25,6 +25,7 @@ from pipeline.sources import Part, Source
 from stores import DatasetStore, layout, open_store
 from stores.beton import COPIES, betons, require_ffcv, require_local, require_space
 from stores.draws import order
+from stores.errors import IntegrityError
 from stores.identity import dataset_fingerprint
 from stores.shards import encode
 from stores.storage import Location
@@ -73,7 +74,12 @@ def build(
         if target is None:
             return _dataset(path), False
         with cluster(dask, path.absolute()) if dask else local(recipe, workers) as pool:
-            _write_base(target, source, order(seed, "order", len(source.train.labels)), workers, report)
+            try:
+                _write_base(target, source, order(seed, "order", len(source.train.labels)), workers, report)
+            except IntegrityError:
+                if source.examine is not None:
+                    source.examine(report)
+                raise
             if COPIES not in target.done:
                 _write_copies(target, recipe, copies, pool, report)
         more = replace_copies(target, report) if copies_format == "ffcv" else {}

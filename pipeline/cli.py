@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +21,7 @@ from pipeline.options import (
     CACHE,
     Cache,
     Copies,
+    DropConflicts,
     Extra,
     Flip,
     Format,
@@ -41,7 +45,7 @@ from pipeline.options import (
     Valid,
     Workers,
 )
-from stores import __version__
+from stores import __version__, names
 from stores.errors import UsageError, run, suggest
 from stores.storage import Location, locate
 
@@ -102,6 +106,7 @@ def build(
     test: Test = None,
     size: Size = None,
     flip: Flip = None,
+    drop_conflicts: DropConflicts = False,
     cache: Cache = CACHE,
     format_: Format = "zarr",
     force: Annotated[bool, typer.Option("--force", help="Replace a store of another specification.")] = False,
@@ -115,10 +120,11 @@ def build(
     """Make a dataset store with its copies, and its standard split stores. An interrupted build continues."""
     if dry_run:
         return plan(
-            source, path, copies, recipe, root, name, seed, workers, from_, extra, unlabeled, test, size, flip, cache,
-            format_, as_json=as_json,
+            source, path, copies, recipe, root, name, seed, workers, from_, extra, unlabeled, test, size, flip,
+            cache=cache, format_=format_, drop_conflicts=drop_conflicts, as_json=as_json,
         )  # fmt: skip
     _require_copies(copies)
+    target = _target(root, name, source, path, extra)
     if _known_format(format_) == "ffcv":
         from stores.beton import require_ffcv
 
@@ -136,11 +142,11 @@ def build(
     with Bars(quiet=quiet or as_json) as bars:
         data = load(
             source, path, from_=from_, cache=cache.expanduser(), extra=extra, size=size, unlabeled=unlabeled, test=test,
-            flip=flip, progress=bars.update,
+            flip=flip, drop_conflicts=drop_conflicts, progress=bars.update,
         )  # fmt: skip
+        _tell(data.notes)
         height, width = data.train.images.shape[1:3]
         made = load_recipe(recipe, dict(data.weak), (height, width))
-        target = locate(root) / (name or _default_name(source, path, extra))
         store, new = build_store(
             target, data, made, copies=copies, seed=seed, workers=workers, dask=dask, force=force,
             copies_format=format_, check_space=check_space, progress=bars.update,
@@ -160,7 +166,7 @@ def build(
     for why in left_out:
         print(f"left out: {why}")
     if splits:
-        print(f"next: realmix-train --store {splits[0]}")
+        print(f"next: {shlex.join(['realmix-train', '--store', str(splits[0])])}")
 
 
 @app.command()
@@ -179,6 +185,7 @@ def plan(
     test: Test = None,
     size: Size = None,
     flip: Flip = None,
+    drop_conflicts: DropConflicts = False,
     cache: Cache = CACHE,
     format_: Format = "zarr",
     sample_from: Annotated[
@@ -188,6 +195,7 @@ def plan(
 ) -> None:
     """Say what a build would take: bytes, files, time, memory, measured on a sample. Downloads and writes nothing."""
     _require_copies(copies)
+    target = _target(root, name, source, path, extra)
     from pipeline.plan import make_plan, show
     from pipeline.progress import Bars
     from pipeline.recipes import load_recipe
@@ -196,10 +204,10 @@ def plan(
     with Bars(quiet=as_json) as bars:
         subject = of_request(
             source, path, sample_from, seed=seed, from_=from_, cache=cache.expanduser(), extra=extra, flip=flip,
-            size=size, unlabeled=unlabeled, test=test, progress=bars.update,
+            size=size, unlabeled=unlabeled, test=test, drop_conflicts=drop_conflicts, progress=bars.update,
         )  # fmt: skip
+        _tell(subject.notes)
         made = load_recipe(recipe, dict(subject.weak), subject.size)
-        target = locate(root) / (name or _default_name(source, path, extra))
         found = make_plan(
             subject, made, target, copies=copies, seed=seed, workers=workers, copies_format=_known_format(format_)
         )
@@ -380,5 +388,15 @@ def _require_copies(copies: int) -> None:
         )
 
 
-def _default_name(source: str, path: Path | None, extra: bool) -> str:
-    return (path.resolve().stem if path else source) + ("_extra" if extra else "")
+def _target(root: str, name: str | None, source: str, path: Path | None, extra: bool) -> Location:
+    """Where the store goes: under its name, or one made from the source."""
+    if name is not None:
+        return locate(root) / names.require(name, "--name")
+    whole = path.resolve() if path else Path(source)
+    return locate(root) / ((names.derive(whole.stem if whole.is_file() else whole.name) or source) + "_extra" * extra)
+
+
+def _tell(notes: Sequence[str]) -> None:
+    """On standard error, whatever else is said: what happened to the data is no progress."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)

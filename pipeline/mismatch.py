@@ -170,10 +170,17 @@ def _sizes(store: Labelled, classes: list[int]) -> np.ndarray:
 
 def _classes(store: Labelled, names: Sequence[str]) -> list[int]:
     """Indices of classes by name (of any case, if that is unambiguous), ascending."""
-    known = {name.lower(): index for index, name in enumerate(store.class_names)}
-    known |= {name: index for index, name in enumerate(store.class_names)}
-    found = [known.get(name, known.get(name.lower())) for name in names]
-    for name, index in zip(names, found, strict=True):
-        if index is None:
-            raise UsageError(f"unknown class '{name}'", suggest(name, store.class_names))
-    return sorted({index for index in found if index is not None})
+    found = [_class(store.class_names, name) for name in names]
+    return sorted(set(found))
+
+
+def _class(known: Sequence[str], name: str) -> int:
+    """The class that is meant: by its very name, else without regard to spaces around it and to case."""
+    for same in (str, str.strip, lambda text: text.strip().lower()):
+        meant = [index for index, other in enumerate(known) if same(other) == same(name)]
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            raise UsageError(f"'{name}' may be several classes", ", ".join(f"'{known[index]}'" for index in meant))
+    hint = 'a name with a comma stands in quotes: "cat, tabby",dog' if any("," in other for other in known) else ""
+    raise UsageError(f"unknown class '{name}'", suggest(name, known), hint)

@@ -23,7 +23,9 @@ Mismatch = Annotated[
     str | None,
     typer.Option(help="CIFAR-10 class mismatch, % of the unlabelled classes: `0,75`.", show_default="all five"),
 ]
-LabeledClasses = Annotated[str | None, typer.Option(help="Train on these classes only, by name: `cat,dog`.")]
+LabeledClasses = Annotated[
+    str | None, typer.Option(help='Train on these classes only, by name: `cat,dog`; with a comma: `"cat, tabby",dog`.')
+]
 UnlabeledClasses = Annotated[str | None, typer.Option(help="Classes of the unlabelled pool, by name: `dog,truck`.")]
 SourceName = Annotated[
     str, typer.Argument(help="digits, cifar10, cifar100, svhn, stl10, folder, arrays or imagenet32.")
@@ -39,6 +41,9 @@ Extra = Annotated[bool, typer.Option("--extra", help="SVHN: add its extra images
 Unlabeled = Annotated[Path | None, typer.Option(help="Folder of images without labels (folder).")]
 Test = Annotated[Path | None, typer.Option(help="Folder of test images (folder).", show_default="a sixth, held out")]
 Size = Annotated[int | None, typer.Option(min=4, help="Side in pixels that images are resized to (folder).")]
+DropConflicts = Annotated[
+    bool, typer.Option("--drop-conflicts", help="Leave out pictures of two classes, or trained and tested on (folder).")
+]
 Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirroring keeps the class.")]
 Cache = Annotated[Path, typer.Option(help="Where downloads are kept.")]
 Format = Annotated[str, typer.Option("--format", help="How copies are kept: zarr, or ffcv (an extra; uncompressed).")]

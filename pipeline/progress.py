@@ -42,23 +42,24 @@ class Bars:
         self._bars.stop()
 
     def update(self, what: str, done: int, of: int) -> None:
-        """`done` of `of` items of the stage `what` are ready."""
+        """`done` of `of` items of the stage `what` are ready; 0 = nobody knows how many there are."""
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=of, completed=done)
-        self._bars.update(self._tasks[what], completed=done, total=of)
+            self._tasks[what] = self._bars.add_task(what, total=of or None, completed=done)
+        self._bars.update(self._tasks[what], completed=done, total=of or None)
         now = time.monotonic()
         if done:  # neither what an earlier build made nor what precedes the first item says how fast items are made
             self._began.setdefault(what, (now, done))
         if not self._quiet and not self._terminal and now - self._said > LINE_EVERY_S:
             self._said = now
             since, before = self._began.get(what, (now, done))
-            left = f", about {(now - since) * (of - done) / (done - before):.0f} s left" if done > before else ""
-            print(f"{what}: {done:,} of {of:,}{left}", file=sys.stderr, flush=True)
+            left = f", about {(now - since) * (of - done) / (done - before):.0f} s left" if of and done > before else ""
+            print(f"{what}: {done:,}" + (f" of {of:,}{left}" if of else ""), file=sys.stderr, flush=True)
 
 
 class _Count(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{int(task.completed):,}/{int(task.total or 0):,}", style="progress.download")
+        of = "" if task.total is None else f"/{int(task.total):,}"
+        return Text(f"{int(task.completed):,}{of}", style="progress.download")
 
 
 class _Rate(ProgressColumn):

@@ -43,6 +43,7 @@ class Subject:
         images: uint8 [n, H, W, 3], the sample, n ≤ train.
         what: the sample in words.
         read_s: seconds that the source takes to open, and for each image to be read by one thread.
+        notes: as `Source.notes`.
     """
 
     train: int
@@ -52,6 +53,7 @@ class Subject:
     images: np.ndarray
     what: str
     read_s: tuple[float, float] = (0.0, 0.0)
+    notes: tuple[str, ...] = ()
 
 
 def of_source(source: Source, seed: int, opened_s: float = 0.0) -> Subject:
@@ -62,7 +64,9 @@ def of_source(source: Source, seed: int, opened_s: float = 0.0) -> Subject:
     images = np.ascontiguousarray(source.train.images[order(seed, "order", train)[:count]])
     each = (time.monotonic() - began) / count
     what = f"{count:,} of its images, as they are"
-    return Subject(train, len(source.test.labels), (height, width), source.weak, images, what, (opened_s, each))
+    return Subject(
+        train, len(source.test.labels), (height, width), source.weak, images, what, (opened_s, each), source.notes
+    )
 
 
 def of_request(
@@ -73,12 +77,12 @@ def of_request(
 
     Args:
         sample_from: a dataset store whose images are the sample.
-        options: size, unlabeled, test and progress, as for `pipeline.sources.load`.
+        options: size, unlabeled, test, drop_conflicts and progress, as for `pipeline.sources.load`.
 
     Raises:
         UsageError, StoreError, IntegrityError: as `pipeline.sources.load`; a store of images of another size.
     """
-    check(name, path, from_, extra, *(options[key] for key in ("size", "unlabeled", "test")))
+    check(name, path, from_, extra, *(options[key] for key in ("size", "unlabeled", "test", "drop_conflicts")))
 
     def opened(from_: Path | None, cache: Path) -> Subject:
         began = time.monotonic()

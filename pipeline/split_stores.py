@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from typing import Any
 
 from pipeline.protocols import Request, draw_split, draw_standard
 from pipeline.splits import Split
-from stores import DatasetStore
+from stores import DatasetStore, names
 from stores.errors import UsageError
 from stores.storage import Location
 from stores.writer import write_split
@@ -30,8 +31,9 @@ def requests_for(
     counts: list[Any] = ["all"] if labels == "all" else _numbers("--labels", labels)
     levels = _numbers("--mismatch", mismatch)
     asked = Request(
-        labeled_classes=_names(labeled_classes), unlabeled_classes=_names(unlabeled_classes), seed=seed, valid=valid
-    )
+        labeled_classes=_names("--labeled-classes", labeled_classes),
+        unlabeled_classes=_names("--unlabeled-classes", unlabeled_classes), seed=seed, valid=valid,
+    )  # fmt: skip
     requests = [replace(asked, labels=count) for count in counts] or [asked]
     requests = [replace(request, mismatch=level) for level in levels for request in requests] or requests
     return [] if requests == [asked] and not (asked.labeled_classes or asked.unlabeled_classes) else requests
@@ -39,7 +41,7 @@ def requests_for(
 
 def write_all(dataset: DatasetStore, requests: list[Request], name: str | None = None) -> list[Location]:
     """Draw and write every split asked for; nothing is written unless all of them can be drawn."""
-    if name and len(requests) > 1:
+    if name is not None and len(requests) > 1:
         raise UsageError(
             f"--name {name} is one name for {len(requests)} splits", hint="leave --name out, or ask for one split"
         )
@@ -54,7 +56,9 @@ def write_standard(dataset: DatasetStore, seed: int, valid: int) -> tuple[list[L
 
 def write_split_store(dataset: DatasetStore, split: Split, name: str | None = None) -> Location:
     """Write one split store beside its dataset store, under its own name unless another is given."""
-    path = dataset.path.parent / (name or f"{dataset.name}_{split.name}")
+    names.require(dataset.name, "the dataset store's folder")  # the split points to it by this name
+    default = f"{dataset.name}_{split.name}"
+    path = dataset.path.resolve().parent / names.require(default if name is None else name, "--name")
     content: dict[str, Any] = {
         "spec": split.description,
         "protocol": split.protocol,
@@ -77,5 +81,14 @@ def _numbers(option: str, text: str | None) -> list[int]:
         raise UsageError(f"{option} {text}: not a list of whole numbers", hint=f"{option} 250,4000") from None
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return tuple(word.strip() for word in text.split(",") if word.strip()) if text else None
+def _names(option: str, text: str | None) -> tuple[str, ...] | None:
+    """Class names of a list; one that holds a comma stands in quotes, as in CSV."""
+    if text is None:
+        return None
+    try:
+        (words,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as error:
+        why = str(error) if isinstance(error, csv.Error) else ""
+        hint = f"""{option} 'cat,"a name, with a comma"'"""
+        raise UsageError(f"{option} {text}: not a list of class names", why, hint) from None
+    return tuple(word for word in words if word.strip()) or None

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
+from stores.names import is_name
+
 MOST = 1 << 48  # images, bytes: far above any store, far below what overflows a 64-bit product of a few of them
 LARGEST_SIDE = 1 << 16  # pixels
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"\w[\w.\-]*")
 
 Check = Callable[[Any], bool]
 
@@ -84,10 +85,6 @@ def _share(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1  # NaN is not
 
 
-def _name(value: Any) -> bool:
-    return _text(value) and len(value) <= 255 and _NAME.fullmatch(value) is not None
-
-
 def _path(value: str) -> bool:
     """A path to a file below the store's folder."""
     parts = PurePosixPath(value).parts
@@ -132,6 +129,6 @@ _SPLIT: dict[str, Check] = {
     "class_map": _list(_whole(-1)),
     "labeled_in_unlabeled": _is(bool),
     **{f"counts.{name}": _whole(0) for name in ("labeled", "unlabeled", "valid", "test")},
-    "dataset.name": _name,
+    "dataset.name": is_name,
     "dataset.fingerprint": _text,
 }

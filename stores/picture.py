@@ -10,19 +10,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
-import os
 import struct
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from stores.errors import IntegrityError, UsageError
+from stores.errors import IntegrityError
 
 cv2: Any = importlib.import_module("cv2") if importlib.util.find_spec("cv2") is not None else None
-NOTES = (".txt", ".md", ".html", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml", ".log", ".db")
 BACKGROUND = 127  # where an image is transparent: the mid-grey that CutOut also uses
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, struct.error, zlib.error)
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -60,25 +57,6 @@ def contents(file: str) -> bytes:
 def broken(file: str, error: BrokenImage) -> IntegrityError:
     """The error that names the file."""
     return IntegrityError(f"broken image '{file}'", str(error), "mend or remove it")
-
-
-def files_below(root: Path) -> list[str]:
-    """Everything below a folder that must be an image, sorted: all but hidden files and notes (.txt, .csv, .json, …).
-
-    Raises:
-        UsageError: no folder, or one that may not be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise UsageError(f"cannot read '{error.filename}'", error.strerror or "") from error
-
-    if not root.is_dir():
-        raise UsageError(f"'{root}' is no folder")
-    found = []
-    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        found += [f"{folder}/{name}" for name in names if not name.startswith(".") and not name.lower().endswith(NOTES)]
-    return sorted(found)
 
 
 def size(data: bytes) -> tuple[int, int]:

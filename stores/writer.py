@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from stores import journal, layout, lock, manifest, shards
+from stores import fields, journal, layout, lock, manifest, shards
 from stores.confine import require_inside
 from stores.errors import IntegrityError, StorageError, StoreError, UsageError
 from stores.journal import Record
@@ -110,6 +110,7 @@ def open_target(path: Location, content: dict[str, Any], *, force: bool = False)
         StoreError: something else is there, or another build is at work in it.
     """
     content = {"format": manifest.FORMAT, "format_version": manifest.FORMAT_VERSION, "kind": "dataset", **content}
+    _require_readable(content)
     if _is_complete(path, content, force):
         _clear_leftovers(path)
         yield None
@@ -135,6 +136,12 @@ def open_target(path: Location, content: dict[str, Any], *, force: bool = False)
             if existing is None:
                 _remove(path)
             raise
+
+
+def _require_readable(content: dict[str, Any]) -> None:
+    """What no reader would take is not written."""
+    wrong = fields.wrong({**content, "complete": False})
+    assert not wrong, f"a manifest whose {', '.join(wrong)} no reader accepts"
 
 
 def _is_complete(path: Location, content: dict[str, Any], force: bool) -> bool:
@@ -176,6 +183,7 @@ def write_split(path: Location, content: dict[str, Any], arrays: dict[str, np.nd
         StoreError: `path` holds something else.
     """
     content = {"format": manifest.FORMAT, "format_version": manifest.FORMAT_VERSION, "kind": "split", **content}
+    _require_readable(content)
     digests = {name: hashlib.sha256(array.astype("<i8").tobytes()).hexdigest() for name, array in arrays.items()}
     fingerprint = manifest.fingerprint(content, digests)
     if _holds_split(path, fingerprint):

@@ -27,7 +27,9 @@ def here(tiny, tmp_path, monkeypatch):
         for label in ("cat",) if name == "single" else ("cat", "dog"):
             Path("images", name, label).mkdir(parents=True)
             for i in range(8):
-                Image.new("RGB", (8, 8), (40 * i, 10, 90)).save(f"images/{name}/{label}/{i}.png")
+                Image.new("RGB", (8, 8), (40 * i, 10, 50 if label == "cat" else 90)).save(
+                    f"images/{name}/{label}/{i}.png"
+                )
     shutil.rmtree("images/empty/dog")
     Path("images/empty/dog").mkdir()
     Path("images/broken/cat/3.png").write_bytes(Path("images/broken/cat/3.png").read_bytes()[:40])

@@ -18,8 +18,8 @@ import torch
 import zarr
 
 import stores
-from stores import SplitStore, manifest, open_store
-from stores.errors import Interrupted, RealMixError, ResourceError, StoreError, UsageError
+from stores import SplitStore, manifest, names, open_store
+from stores.errors import Interrupted, RealMixError, ResourceError, StoreError
 from stores.storage import Location, stores_in
 from trainer import assess, boards, checkpoint, config, distributed, engine, hardware, loop, transfer, views, weights
 from trainer import run as rundir
@@ -57,11 +57,8 @@ def start(
     run, settings, deviations = config.resolve(run, settings, store)
     run = dataclasses.replace(hardware.resolve(run), store=str(store.path.resolve()))
     run = settle(store, method.views(settings), run, hardware.device(run))
-    path = runs / (name or f"{store.name}_{run.method}_s{run.seed}")
-    if path.parent != runs or path.name.startswith("."):
-        raise UsageError(
-            f"'{name}' is no name of a run", "it becomes a folder in --runs", "use letters, digits, _ and -"
-        )
+    default = f"{names.derive(store.name)}_{run.method}_s{run.seed}"
+    path = runs / (default if name is None else names.require(name, "--name"))
     boards.require(run)
     distributed.by_first(lambda: rundir.refuse_existing(path))
     backbone = None

@@ -11,6 +11,7 @@ import csv
 import importlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
+from stores import walk
 from stores.errors import UsageError, suggest
 from trainer.assess import probabilities
 from trainer.augment import scale
@@ -48,25 +50,28 @@ class Prediction:
     probabilities: np.ndarray
 
 
-def image_files(paths: Sequence[Path]) -> list[str]:
-    """The files themselves, and every image below the folders, in the order of `paths`.
+def image_files(paths: Sequence[Path]) -> tuple[list[str], str]:
+    """The files themselves, and every image below the folders, in the order of `paths`; and what was passed over.
 
     Raises:
-        UsageError: a path that does not exist, a folder without images, Pillow is not installed.
+        UsageError: a path that does not exist, a folder without images, no file.
     """
-    files_below = _picture().files_below
     files: list[str] = []
+    passed: Counter[str] = Counter()
     for path in paths:
         if path.is_dir():
-            below = files_below(path)
-            if not below:
-                raise UsageError(f"'{path}' has no image")
-            files += below
-        elif path.exists():
+            below = walk.files_below(path)
+            if not below.files:
+                raise UsageError(f"'{path}' has no image", walk.told(below.passed))
+            files += below.files
+            passed += below.passed
+        elif path.is_file():
             files.append(str(path))
+        elif path.exists():
+            raise UsageError(f"'{path}' is neither a file nor a folder", hint="give image files, or folders of them")
         else:
             raise UsageError(f"there is no '{path}'", hint="give image files, or folders of them")
-    return files
+    return files, walk.told(passed)
 
 
 def predict(trained: Trained, files: Iterable[str], device: str) -> Iterator[Prediction]:

@@ -32,6 +32,7 @@ def load(
     unlabeled: Path | None = None,
     test: Path | None = None,
     flip: bool | None = None,
+    drop_conflicts: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Source:
     """Open a source.
@@ -47,7 +48,8 @@ def load(
         unlabeled: folder: another folder, any depth, whose images join the training part without label.
         test: folder: the test images, a sub-folder per class.
         flip: overrides whether the weak augmentation flips.
-        progress: called with (what is being done, done, total).
+        drop_conflicts: folder: leave out what lies under two classes, and what is trained on and tested on.
+        progress: called with (what is being done, done, total; 0 = unknown).
 
     Raises:
         UsageError: unknown name, an option that the source does not take, a folder or file that is not as it should be.
@@ -55,20 +57,23 @@ def load(
         IntegrityError: a wrong checksum, a broken image, a truncated file.
         ResourceError: no room for the scratch file of imagenet32.
     """
-    check(name, path, from_, extra, size, unlabeled, test)
+    check(name, path, from_, extra, size, unlabeled, test, drop_conflicts)
     if path is None and name in _LOCAL:
         raise UsageError(f"'{name}' needs a PATH", hint=f"{name} PATH")
     try:
-        source = _open(name, path or Path(), from_, cache.expanduser(), extra, size, unlabeled, test, progress)
+        source = _open(
+            name, path or Path(), from_, cache.expanduser(), extra, size, unlabeled, test, progress, drop_conflicts
+        )
     except ModuleNotFoundError as missing:
         why = f"the Python package '{missing.name}' is not installed"
         raise UsageError(f"source '{name}' cannot be read", why, "pip install 'realmix[data]'") from missing
+    _require_text(source.class_names)
     return source if flip is None else dataclasses.replace(source, weak=source.weak | {"flip": flip})
 
 
 def check(
     name: str, path: Path | None, from_: Path | None, extra: bool, size: int | None, unlabeled: Path | None,
-    test: Path | None,
+    test: Path | None, drop_conflicts: bool,
 ) -> None:  # fmt: skip
     """Raises UsageError for an unknown name, an option that the source does not take, and a file that is not there."""
     if name not in NAMES:
@@ -77,6 +82,7 @@ def check(
     _refuse(name, path is not None, "a PATH", _LOCAL, "give a local archive with --from" if name in _DOWNLOADED else "")
     _refuse(name, from_ is not None, "--from", _DOWNLOADED, f"give it as PATH: {name} PATH" if name in _LOCAL else "")
     _refuse(name, extra, "--extra", ("svhn",))
+    _refuse(name, drop_conflicts, "--drop-conflicts", ("folder",))
     for option, value in (("--size", size), ("--unlabeled", unlabeled), ("--test", test)):
         _refuse(name, value is not None, option, ("folder",))
     if size is not None and size < 4:
@@ -96,6 +102,7 @@ def _open(
     unlabeled: Path | None,
     test: Path | None,
     progress: Callable[[str, int, int], None] | None,
+    drop_conflicts: bool,
 ) -> Source:
     match name:
         case "digits":
@@ -105,7 +112,7 @@ def _open(
         case "folder":
             from pipeline.sources import folder
 
-            return folder.load(path, test, unlabeled, size, progress)
+            return folder.load(path, test, unlabeled, size, progress, drop_conflicts)
         case "arrays":
             from pipeline.sources import arrays
 
@@ -118,6 +125,15 @@ def _open(
             from pipeline.sources import downloads
 
             return downloads.load(name, from_, cache, extra)
+
+
+def _require_text(class_names: list[str]) -> None:
+    """Raises UsageError for a class name that no store can hold."""
+    for name in class_names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"the class name {name!a} is no text", "it holds half of a surrogate pair") from None
 
 
 def _refuse(name: str, given: bool, option: str, takers: tuple[str, ...], hint: str = "") -> None:

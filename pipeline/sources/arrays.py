@@ -10,10 +10,12 @@ import hashlib
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.mismatch import is_cifar10
+from pipeline.sources import twins
 from pipeline.sources.digits import in_colour
 from pipeline.sources.source import Part, Source, hold_out, one_in, shift_of
 from stores.errors import IntegrityError, UsageError, suggest
@@ -40,9 +42,15 @@ def load(path: Path) -> Source:
         raise UsageError(f"'{path}' lacks images and labels", f"its keys: {', '.join(arrays) or 'none'}", hint)
 
     names = _class_names(path, arrays, train[1])
+    origin: dict[str, Any] = {"kind": "arrays"}
+    digests, tested = twins.digests_of(train[0]), twins.digests_of(train[0][:0] if test is None else test[0])
+    notes = twins.told(digests, train[1], tested)
     if test is None:
         images, labels = train
-        rows, held = hold_out(labels, one_in(labels, len(names), 6), "arrays test")
+        alone = twins.alone(digests)
+        if not alone.all():
+            origin["held_out"] = "of the images that occur once"
+        rows, held = hold_out(labels, one_in(labels, len(names), 6), "arrays test", alone)
         train, test = (images[rows], labels[rows]), (images[held], labels[held])
     _check_parts(path, train, test, len(names))
     height, width = train[0].shape[1:3]
@@ -54,8 +62,9 @@ def load(path: Path) -> Source:
         test=Part(*test),
         class_names=names,
         weak={"flip": True, "shift": shift_of(height, width)},
-        origin={"kind": "arrays", "sha256": digest.hexdigest(), "train": len(train[1]), "test": len(test[1])},
+        origin={**origin, "sha256": digest.hexdigest(), "train": len(train[1]), "test": len(test[1])},
         protocol="cifar10" if is_cifar10(names) else None,
+        notes=tuple(notes),
     )
 
 

@@ -1,112 +1,178 @@
 """Your own images: a folder with a sub-folder for each class, images of any size, mode and format at any depth in it.
 
-Classes are the sub-folders in alphabetical order; hidden files and notes (.txt, .csv, .json, …) are passed over,
-anything else must be an image. The scan reads every file once, for its header and its SHA-256; pixels are decoded when
-asked for, or at once if they fit in 512 MiB. A broken image is an error that names the file, never a black square.
+Classes are the sub-folders in alphabetical order; what `stores.walk` passes over is none of the set, anything else must
+be an image. The scan reads every file once, for its header and its SHA-256; pixels are decoded when asked for, or at
+once if they fit in 512 MiB. A broken image is an error that names the file, never a black square.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.mismatch import is_cifar10
+from pipeline.sources import classes as class_folders
+from pipeline.sources import twins
+from pipeline.sources.classes import Classes
+from pipeline.sources.scan import broken_images, common_size, scan
 from pipeline.sources.source import Images, Part, Source, hold_out, one_in, shift_of
-from stores import picture
-from stores.errors import UsageError
+from pipeline.sources.twins import Pictures
+from stores import picture, walk
+from stores.errors import IntegrityError, UsageError
 
-MIXED_SIZES = (32, 32)  # (H, W) for images of different sizes, unless --size says otherwise
 IN_MEMORY = 512 << 20  # bytes of pixels up to which a part is decoded at once
 _LARGE_FILE = 16 << 10  # mean bytes from which decoding outweighs Python: then threads pay
 _EVERY = 2048  # images between two reports of progress
 _Report = Callable[[str, int, int], None]
 
 
-def load(path: Path, test: Path | None, unlabeled: Path | None, size: int | None, progress: _Report | None) -> Source:
-    """Images resized to size × size; without `size` as they are if all have one size, else 32×32.
+def load(
+    path: Path, test: Path | None, unlabeled: Path | None, size: int | None, progress: _Report | None,
+    drop_conflicts: bool = False,
+) -> Source:  # fmt: skip
+    """Images resized to size × size; without `size` to the size that nine of ten have at least, else to 32×32.
 
     Without a test folder one sixth of each class (CIFAR's share) is held out, always the same images.
 
+    Args:
+        drop_conflicts: leave out what lies under two classes, and of the training part what is also in the test folder.
+
     Raises:
         UsageError: no class folders, one class only, an empty class, a file that belongs to no class, a test class that
-            is not trained.
-        IntegrityError: a file that is no image, at once; an image that does not decode, when it is decoded.
+            is not trained, a picture under two classes, or one that is trained on and tested on.
+        IntegrityError: files that are no images, at once; images that do not decode, when they are decoded. All are
+            named.
     """
     report = progress or (lambda *_: None)
     path, test, unlabeled = path.absolute(), test and test.absolute(), unlabeled and unlabeled.absolute()
-    if test is not None and test.resolve() in (path.resolve(), unlabeled and unlabeled.resolve()):
-        raise UsageError(f"the test folder '{test}' is also trained on", "the test error would be a training error")
-    classes = _classes(path)
-    names = list(classes)
-    if len(names) == 1:
-        raise UsageError(f"'{path}' has the one class '{names[0]}'", "a classifier needs two or more")
-    test_classes = _classes(test) if test is not None else {}
-    strange = [name for name in test_classes if name not in classes]
-    if strange:
-        why = f"the classes of '{path}' are {', '.join(names)}"
-        raise UsageError(f"the test folder '{test}' has the unknown class '{strange[0]}'", why)
-    files, labels = _flatten(classes, names)
-    test_files, test_labels = _flatten(test_classes, names)
-    extra = picture.files_below(unlabeled) if unlabeled is not None else []
-    if unlabeled is not None and not extra:
-        raise UsageError(f"'{unlabeled}' has no image")
-
-    groups = [("train", path, files), ("unlabeled", unlabeled or path, extra), ("test", test or path, test_files)]
-    sizes, mean_bytes, digest = _scan(groups, report)
-    threads = (os.cpu_count() or 1) if mean_bytes >= _LARGE_FILE else 1
-    shape = (size, size) if size else sizes.pop() if len(sizes) == 1 else MIXED_SIZES
-    origin: dict[str, Any] = {"kind": "folder", "sha256": digest, "size": list(shape), "fit": "crop, lanczos, 1"}
+    _require_apart(path, test, unlabeled)
+    found = _look(path, test, unlabeled, lambda count: report("find", count, 0))
+    names, notes, files, extra = found.names, found.notes, found.files, found.extra
+    groups = [("train", path, files), ("unlabeled", unlabeled or path, extra), ("test", test or path, found.test_files)]
+    scanned, count = scan(groups, report), len(files) + len(extra)
+    settled = twins.settle(
+        Pictures(files + extra, np.append(found.labels, np.full(len(extra), -1)), scanned.digests[:count]),
+        Pictures(found.test_files, found.test_labels, scanned.digests[count:]), drop_conflicts,
+    )  # fmt: skip
+    train, tested = settled.train, settled.test
+    shape = (size, size) if size else common_size(scanned.sizes, notes)
+    origin: dict[str, Any] = {"kind": "folder", "sha256": scanned.digest, "size": list(shape)}
+    origin["fit"] = "crop, lanczos, 1"
+    if settled.left_out:
+        origin["left_out"] = settled.left_out
+    _require_every_class(path, train, names)
     if test is None:
-        rows, held = hold_out(labels, one_in(labels, len(names), 6), "folder test")
+        rows, held = hold_out(train.labels, one_in(train.labels, len(names), 6), "folder test")
         if not len(held):
             raise UsageError(f"'{path}' has no image to spare for a test set", hint="two images a class, or --test")
         origin["held_out"] = "1/6 of each class"
-        test_files, test_labels = [files[row] for row in held], labels[held]
-        files, labels = [files[row] for row in rows], labels[rows]
-    origin |= {"train": len(files), "unlabeled": len(extra), "test": len(test_files)}
+        train, tested = train[rows], train[held]
+    elif not tested.files:
+        raise UsageError(f"no image of the test folder '{test}' is left", "each lies under two of its classes")
+    unlabelled = int(np.count_nonzero(train.labels < 0))
+    origin |= {"train": len(train.files) - unlabelled, "unlabeled": unlabelled, "test": len(tested.files)}
+
+    threads = (os.cpu_count() or 1) if scanned.mean_bytes >= _LARGE_FILE else 1
+    lazy = [ImageFiles(part.files, shape, threads) for part in (train, tested)]
+
+    def examine(report: _Report) -> None:
+        _examine(lazy, report)
+
+    try:
+        images = [_images(one, what, report) for one, what in zip(lazy, ("decode", "decode test"), strict=True)]
+    except IntegrityError:
+        examine(report)
+        raise
     return Source(
         name="folder",
-        train=Part(
-            _images(ImageFiles(files + extra, shape, threads), "decode", report),
-            np.append(labels, np.full(len(extra), -1)),
-        ),
-        test=Part(_images(ImageFiles(test_files, shape, threads), "decode test", report), test_labels),
+        train=Part(images[0], train.labels),
+        test=Part(images[1], tested.labels),
         class_names=names,
         weak={"flip": True, "shift": shift_of(*shape)},
         origin=origin,
         protocol="cifar10" if is_cifar10(names) else None,
+        notes=(*notes, *settled.notes),
+        examine=examine,
     )
 
 
+@dataclass
+class _Found:
+    """What lies in the folders: class names; files and labels of each part; notes of what was passed over."""
+
+    names: list[str]
+    files: list[str]
+    labels: np.ndarray
+    extra: list[str]
+    test_files: list[str]
+    test_labels: np.ndarray
+    notes: list[str]
+
+
+def _look(path: Path, test: Path | None, unlabeled: Path | None, report: Callable[[int], None]) -> _Found:
+    classes = class_folders.read(path, test, unlabeled, report)
+    names = classes.names
+    tests = class_folders.read_test(test, report) if test is not None else Classes()
+    strange = [name for name in tests.names if name not in names]
+    if strange:
+        why = f"the classes of '{path}' are {', '.join(names)}"
+        raise UsageError(f"the test folder '{test}' has the unknown class '{strange[0]}'", why)
+    below = walk.files_below(unlabeled, report) if unlabeled is not None else walk.Below()
+    if unlabeled is not None and not below.files:
+        raise UsageError(f"'{unlabeled}' has no image")
+    told = walk.told(classes.passed + tests.passed + below.passed)
+    ours = classes.ours + tests.ours + below.ours
+    listed = ", ".join(f"'{folder}'" for folder in ours[:3]) + ", …" * (len(ours) > 3)
+    notes = [told] * bool(told) + [f"left out stores and runs of realmix: {listed}"] * bool(ours)
+    return _Found(names, *_flatten(classes.files, names), below.files, *_flatten(tests.files, names), notes)
+
+
 class ImageFiles:
-    """Image files as uint8 [N, H, W, 3], decoded when `images[rows]` asks for them, by several threads if large."""
+    """Image files as uint8 [N, H, W, 3], decoded when `images[rows]` asks for them, by several threads if large.
+
+    Attributes:
+        broken: row → what is wrong with the file, of those that were asked for.
+        seen: bool [N], which those are.
+    """
 
     def __init__(self, files: Sequence[str], shape: tuple[int, int], threads: int) -> None:
         self.files, self.threads = list(files), threads
         self.shape = (len(files), *shape, 3)
+        self.broken: dict[int, IntegrityError] = {}
+        self.seen = np.zeros(len(files), bool)
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Raises IntegrityError: some are broken; names them."""
         rows = np.asarray(rows, np.int64)
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         if self.threads == 1 or len(rows) < 2:
             self._decode(rows, out)
-            return out
-        blocks = np.array_split(np.arange(len(rows)), min(len(rows), 4 * self.threads))
-        with ThreadPoolExecutor(self.threads) as pool:
-            for _ in pool.map(lambda block: self._decode(rows[block], out[block[0] : block[-1] + 1]), blocks):
-                pass  # the first error, in the order of the rows, is raised here
+        else:
+            blocks = np.array_split(np.arange(len(rows)), min(len(rows), 4 * self.threads))
+            with ThreadPoolExecutor(self.threads) as pool:
+                for _ in pool.map(lambda block: self._decode(rows[block], out[block[0] : block[-1] + 1]), blocks):
+                    pass
+        broken = [self.broken[row] for row in rows.tolist() if row in self.broken]
+        if broken:
+            raise broken_images(broken)
         return out
 
     def _decode(self, rows: np.ndarray, out: np.ndarray) -> None:
         height, width = self.shape[1:3]
-        for slot, row in zip(out, rows, strict=True):
-            slot[:] = picture.load(self.files[row], (height, width))
+        for slot, row in zip(out, rows.tolist(), strict=True):
+            try:
+                slot[:] = picture.load(self.files[row], (height, width))
+            except IntegrityError as error:
+                self.broken[row] = error
+            self.seen[row] = True
 
 
 def _images(lazy: ImageFiles, what: str, report: _Report) -> Images:
@@ -121,52 +187,49 @@ def _images(lazy: ImageFiles, what: str, report: _Report) -> Images:
     return out
 
 
-def _classes(root: Path) -> dict[str, list[str]]:
-    """The images of each class, sorted; classes in alphabetical order."""
-    if not root.is_dir():
-        raise UsageError(f"'{root}' is no folder", hint="give a folder with a sub-folder for each class")
-    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    folders = [entry for entry in entries if entry.is_dir()]
-    loose = [entry for entry in entries if not entry.is_dir() and not entry.name.lower().endswith(picture.NOTES)]
-    if not folders:
-        what = f"'{root}' has images but no class folders" if loose else f"'{root}' has no class folders"
-        hint = "put each image into a folder named like its class; images without label go with --unlabeled"
-        raise UsageError(what, "the sub-folders are the classes", hint)
-    if loose:
-        raise UsageError(f"'{loose[0]}' belongs to no class", "it lies beside the class folders", "move it")
-    classes = {folder.name: picture.files_below(folder) for folder in folders}
-    for name, files in classes.items():
-        if not files:
-            raise UsageError(f"the class folder '{root / name}' has no image", hint="fill it or remove it")
-    return classes
+def _examine(parts: Sequence[ImageFiles], report: _Report) -> None:
+    """If an image turned out to be broken, decode what nobody asked for yet, to name every broken one at once.
+
+    Raises:
+        IntegrityError: there are some.
+    """
+    if not any(images.broken for images in parts):
+        return
+    left = [(images, row) for images in parts for row in np.flatnonzero(~images.seen).tolist()]
+    block = max(1, min(_EVERY, (64 << 20) // int(np.prod(parts[0].shape[1:]))))
+    for start in range(0, len(left), block):
+        report("look for others", start, len(left))
+        for images in parts:
+            rows = np.array([row for of, row in left[start : start + block] if of is images], np.int64)
+            with contextlib.suppress(IntegrityError):  # kept in `broken`
+                images[rows]
+    raise broken_images([images.broken[row] for images in parts for row in sorted(images.broken)])
+
+
+def _require_apart(path: Path, test: Path | None, unlabeled: Path | None) -> None:
+    """Raises UsageError if one of the folders lies in another, or is the same."""
+    given = [("the labelled images", path), ("--unlabeled", unlabeled), ("--test", test)]
+    there = [(what, folder, folder.resolve()) for what, folder in given if folder is not None]
+    for (what, folder, real), (other, holder, real_holder) in itertools.permutations(there, 2):
+        if real_holder in (real, *real.parents):
+            tested = "--test" in (what, other)
+            where = f"is '{holder}'" if real == real_holder else f"lies in '{holder}'"
+            raise UsageError(
+                f"the folder of {what}, '{folder}', {where}, that of {other}",
+                "what is tested on would be trained on" if tested else "its images would be taken twice",
+                "give folders that lie side by side",
+            )
+
+
+def _require_every_class(path: Path, train: Pictures, names: list[str]) -> None:
+    """Raises UsageError if leaving twins out left a class without an image."""
+    empty = np.flatnonzero(np.bincount(train.labels[train.labels >= 0], minlength=len(names)) == 0)
+    if len(empty):
+        why = "each of them lies under another class or in the test part as well"
+        raise UsageError(f"no image of the class '{names[empty[0]]}' of '{path}' is left", why)
 
 
 def _flatten(classes: dict[str, list[str]], names: list[str]) -> tuple[list[str], np.ndarray]:
     files = [file for name in names for file in classes.get(name, [])]
     labels = [class_ for class_, name in enumerate(names) for _ in classes.get(name, [])]
     return files, np.asarray(labels, np.int64)
-
-
-def _scan(groups: list[tuple[str, Path, list[str]]], report: _Report) -> tuple[set[tuple[int, int]], float, str]:
-    """Read every file of every (part, root, files) once.
-
-    Returns:
-        The (height, width) that occur, the mean bytes of a file, and a SHA-256 over each file's part, path below its
-        root, and content: the same wherever the folders lie.
-    """
-    sizes, total, read = set(), hashlib.sha256(), 0
-    done, count = 0, sum(len(files) for _, _, files in groups)
-    for part, root, files in groups:
-        prefix = len(str(root)) + 1
-        for file in files:
-            data = picture.contents(file)
-            try:
-                sizes.add(picture.size(data))
-            except picture.BrokenImage as error:
-                raise picture.broken(file, error) from error
-            total.update(f"{part}/{file[prefix:]}\0".encode(errors="surrogateescape"))
-            total.update(hashlib.sha256(data).digest())
-            done, read = done + 1, read + len(data)
-            if done % _EVERY == 0 or done == count:
-                report("scan", done, count)
-    return sizes, read / count, total.hexdigest()

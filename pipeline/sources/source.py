@@ -6,7 +6,7 @@ memory than its family must; `Joined` puts several behind one another without co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,6 +48,9 @@ class Source:
         origin: JSON-able; the same for the same data wherever it lies (no path, no time), another one when they change.
         folds: int64 [F, n] source rows of predefined labelled sets (STL-10), or None.
         protocol: whose standard splits apply: "cifar10", "cifar100", "svhn", "stl10", "digits" or None.
+        notes: what the user should know of the data, a line each.
+        examine: called with a function for progress once an image turned out to be broken: raises one IntegrityError
+            that names every broken one.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Source:
     origin: dict[str, Any]
     folds: np.ndarray | None = None
     protocol: str | None = None
+    notes: tuple[str, ...] = ()
+    examine: Callable[[Callable[[str, int, int], None]], None] | None = None
 
     def __post_init__(self) -> None:
         assert self.train.images.shape[1:] == self.test.images.shape[1:], "train and test images differ in size"
@@ -85,8 +90,13 @@ class Joined:
         return out
 
 
-def hold_out(labels: np.ndarray, counts: Sequence[int], purpose: str) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(
+    labels: np.ndarray, counts: Sequence[int], purpose: str, alone: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Set `counts[c]` images of every class c aside as test set, the same ones each time.
+
+    Args:
+        alone: bool [N], images of which there is no copy in another row: only these may be tested on.
 
     Returns:
         int64 rows of the train part (the unlabelled ones are all there) and of the test part, both ascending.
@@ -94,7 +104,8 @@ def hold_out(labels: np.ndarray, counts: Sequence[int], purpose: str) -> tuple[n
     chosen = []
     for class_, count in enumerate(counts):
         rows = np.flatnonzero(labels == class_)
-        chosen.append(rows[draws.order(0, f"{purpose} class {class_}", len(rows))[:count]])
+        drawn = rows[draws.order(0, f"{purpose} class {class_}", len(rows))]
+        chosen.append((drawn if alone is None else drawn[alone[drawn]])[:count])
     test = np.sort(np.concatenate(chosen))
     return np.setdiff1d(np.arange(len(labels)), test), test
 

@@ -57,7 +57,9 @@ def photos(tmp_path):
     for label in ("cat", "dog"):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for i in range(12):
-            Image.new("RGB", (8, 8), (20 * i, 10, 90)).save(tmp_path / f"photos/{label}/{i}.png")
+            Image.new("RGB", (8, 8), (20 * i, 10, 50 if label == "cat" else 90)).save(
+                tmp_path / f"photos/{label}/{i}.png"
+            )
     return tmp_path / "photos"
 
 

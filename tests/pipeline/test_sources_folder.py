@@ -78,7 +78,9 @@ def test_the_held_out_images_are_always_the_same(pets, tmp_path):
 
 
 def test_the_origin_changes_with_a_pixel_a_name_and_a_role(pets):
-    origins = [load("folder", pets).origin["sha256"], load("folder", pets, unlabeled=pets / "dog").origin["sha256"]]
+    save(pets.parent / "pool" / "x.png", noise(50))
+    pool = load("folder", pets, unlabeled=pets.parent / "pool").origin["sha256"]
+    origins = [load("folder", pets).origin["sha256"], pool]
     save(pets / "dog" / "3.png", noise(999))
     origins.append(load("folder", pets).origin["sha256"])
     (pets / "dog" / "3.png").rename(pets / "dog" / "three.png")
@@ -87,10 +89,10 @@ def test_the_origin_changes_with_a_pixel_a_name_and_a_role(pets):
 
 
 def test_test_folder_with_fewer_classes_and_deep_files(pets, tmp_path):
-    save(tmp_path / "test" / "dog" / "deep" / "er" / "x.png", noise(7))
+    save(tmp_path / "test" / "dog" / "deep" / "er" / "x.png", noise(70))
     source = load("folder", pets, test=tmp_path / "test")
     np.testing.assert_array_equal(source.test.labels, [1])
-    np.testing.assert_array_equal(source.test.images[np.array([0])][0], noise(7))
+    np.testing.assert_array_equal(source.test.images[np.array([0])][0], noise(70))
     assert len(source.train.labels) == 12
 
 
@@ -130,14 +132,31 @@ def test_cifar10_is_recognised_by_its_class_names(tmp_path):
 
 def test_sizes_kept_when_equal_else_32_else_as_told(pets):
     assert load("folder", pets).train.images.shape[1:] == (8, 8, 3)
+    assert load("folder", pets).notes == ()
     assert load("folder", pets, size=20).train.images.shape[1:] == (20, 20, 3)
-    save(pets / "cat" / "wide.png", noise(0, 8, 12))
-    assert load("folder", pets).train.images.shape[1:] == (32, 32, 3)
-    for file in pets.glob("*/*.png"):
-        save(file, noise(0, 8, 12))
+    save(pets / "cat" / "wide.png", noise(70, 8, 12))
+    odd = load("folder", pets)
+    assert odd.train.images.shape[1:] == (8, 8, 3), "one odd image of thirteen changes the size of none but itself"
+    assert "12 of 13 images have 8×8 pixels: 1 image of another size" in odd.notes[0]
+    save(pets / "cat" / "tall.png", noise(71, 12, 8))
+    mixed = load("folder", pets)
+    assert mixed.train.images.shape[1:] == (32, 32, 3)
+    assert "the images have 3 sizes: all are brought to 32×32" in mixed.notes[0]
+    assert load("folder", pets, size=20).notes == ()
+    for i, file in enumerate(sorted(pets.glob("*/*.png"))):
+        save(file, noise(i, 8, 12))
     source = load("folder", pets)
     assert source.train.images.shape[1:] == (8, 12, 3)
     np.testing.assert_array_equal(source.train.images[np.array([0])][0], noise(0, 8, 12))
+
+
+def test_a_size_that_no_store_can_have_is_refused(pets):
+    for i, file in enumerate(sorted(pets.glob("*/*.png"))):
+        save(file, noise(i, 2, 3))
+    with pytest.raises(UsageError, match="the images have 3×2 pixels") as caught:
+        load("folder", pets)
+    assert "--size" in caught.value.hint
+    assert load("folder", pets, size=4).train.images.shape[1:] == (4, 4, 3)
 
 
 def test_lazy_and_at_once_are_the_same_pixels(pets, monkeypatch):
@@ -157,6 +176,14 @@ def test_progress_reaches_the_end(pets):
     seen = {}
     load("folder", pets, progress=lambda what, done, total: seen.update({what: (done, total)}))
     assert seen == {"scan": (12, 12), "decode": (10, 10), "decode test": (2, 2)}
+
+
+def test_progress_is_there_before_the_first_file_is_read(pets, monkeypatch):
+    seen = []
+    monkeypatch.setattr(picture, "contents", lambda file: pytest.fail(f"{file} is read and nothing was said: {seen}"))
+    with pytest.raises(pytest.fail.Exception):
+        load("folder", pets, progress=lambda *said: seen.append(said))
+    assert seen == [("scan", 0, 12)]
 
 
 # ---- one picture ----
@@ -262,7 +289,7 @@ def test_a_truncated_image_is_named(kind, lazy, pets, monkeypatch):
         source = load("folder", pets, test=pets.parent / "test", size=8)
         return source.train.images[np.arange(len(source.train.labels))]
 
-    save(pets.parent / "test" / "cat" / "0.png", noise(0))
+    save(pets.parent / "test" / "cat" / "0.png", noise(70))
     with pytest.raises(IntegrityError, match="dog/half"):
         read_all()
 

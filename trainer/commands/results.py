@@ -78,7 +78,9 @@ def predict(
 
     write = predict.writer(format)
     trained = weights.find(run)
-    files = predict.image_files(paths)
+    files, passed = predict.image_files(paths)
+    if passed:
+        typer.echo(f"note: {passed}", err=True)
     lines = write(predict.predict(trained, files, hardware.usable(device or "auto")), trained.class_names)
     if output is None:
         sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a file's name is any bytes

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stores import SplitStore
+from stores import SplitStore, names
 from stores.errors import StoreError, UsageError, suggest
 from stores.storage import Location, locate
 from trainer import config
@@ -222,4 +222,5 @@ def _text(value: object) -> str:
 
 
 def _file_name(start: str, parts: Sequence[str]) -> str:
-    return "_".join([start, *parts]).replace("=", "").replace("/", "-").replace(" ", "")
+    name = "_".join([start, *parts]).replace("=", "").replace("/", "-").replace(" ", "")
+    return names.require(name, "a run's folder")

@@ -32,6 +32,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from stores import names
 from stores.errors import StoreError, UsageError, suggest
 
 ERRORS = {"median20": "error_median20", "last": "error_last", "best_by_valid": "error_best_by_valid"}
@@ -115,6 +116,9 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
         (str(init["store"]), str(init.get("method", "supervised"))) if "store" in init else None,
     )  # fmt: skip
     take.finish()
+    wanted = [str(store) for row in recipe.rows for store in row.stores.values()]
+    for store in [*wanted, *([recipe.init[0]] if recipe.init is not None else [])]:
+        names.require(store, f"recipe '{name}': the store")
     if not recipe.rows or not recipe.columns or not recipe.seeds:
         raise UsageError(f"the recipe '{name}' has no rows, no columns or no seeds")
     if recipe.init is None and any(row.init for row in recipe.rows):

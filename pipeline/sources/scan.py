@@ -1,0 +1,121 @@
+"""Reading every file of a set once: which sizes occur, what each file holds, and which files are no images."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stores import picture
+from stores.errors import IntegrityError, UsageError
+from stores.fields import LARGEST_SIDE
+
+MIXED_SIZES = (32, 32)  # (H, W) for images of different sizes, unless --size says otherwise
+NEARLY_ALL = 0.9  # share of the images whose common size the others are brought to
+SMALLEST = 4  # pixels
+LARGEST_FILE = 1 << 30  # bytes; a picture that a network learns from has less
+LISTED = 8  # broken files in one error
+_EVERY_S = 0.1  # seconds between two reports
+
+
+@dataclass
+class Scan:
+    """What the files are.
+
+    Attributes:
+        sizes: how often each (height, width) occurs.
+        mean_bytes: of a file.
+        digests: S32 [n], SHA-256 of each file.
+        digest: SHA-256 (hex) over each file's part, path below its root, and content: the same wherever the folders
+            lie.
+    """
+
+    sizes: Counter[tuple[int, int]]
+    mean_bytes: float
+    digests: np.ndarray
+    digest: str
+
+
+def scan(groups: list[tuple[str, Path, list[str]]], report: Callable[[str, int, int], None]) -> Scan:
+    """Read every file of every (part, root, files) once.
+
+    Raises:
+        IntegrityError: some cannot be read or are no images; names them all.
+    """
+    sizes: Counter[tuple[int, int]] = Counter()
+    total, read, broken = hashlib.sha256(), 0, []
+    done, count = 0, sum(len(files) for _, _, files in groups)
+    digests = np.zeros(count, "S32")
+    said = -_EVERY_S
+    for part, root, files in groups:
+        prefix = len(str(root)) + 1
+        for file in files:
+            if time.monotonic() - said >= _EVERY_S:
+                report("scan", done, count)
+                said = time.monotonic()
+            try:
+                data = _contents(file)
+                sizes[picture.size(data)] += 1
+            except picture.BrokenImage as error:
+                broken.append(picture.broken(file, error))
+            except IntegrityError as error:
+                broken.append(error)
+            else:
+                total.update(f"{part}/{file[prefix:]}\0".encode(errors="surrogateescape"))
+                digests[done] = digest = hashlib.sha256(data).digest()
+                total.update(digest)
+                read += len(data)
+            done += 1
+    report("scan", done, count)
+    if broken:
+        raise broken_images(broken)
+    return Scan(sizes, read / count, digests, total.hexdigest())
+
+
+def _contents(file: str) -> bytes:
+    """A file's bytes; of a film or a disk image among the pictures not even that."""
+    with contextlib.suppress(OSError):  # `picture.contents` says what is wrong
+        size = os.stat(file).st_size  # noqa: PTH116
+        if size > LARGEST_FILE:
+            raise picture.BrokenImage(f"it has {size / 2**30:.1f} GiB")
+    return picture.contents(file)
+
+
+def common_size(sizes: Counter[tuple[int, int]], notes: list[str]) -> tuple[int, int]:
+    """(H, W) that the images are brought to; if some have another size, a note says so.
+
+    Raises:
+        UsageError: their common size is too small or too large for a store.
+    """
+    (most, count), total = sizes.most_common(1)[0], sizes.total()
+    if count < NEARLY_ALL * total:
+        height, width = MIXED_SIZES
+        notes.append(
+            f"the images have {len(sizes):,} sizes: all are brought to {width}×{height}; --size says otherwise"
+        )
+        return MIXED_SIZES
+    height, width = most
+    if min(most) < SMALLEST or max(most) > LARGEST_SIDE:
+        limits = f"a side has {SMALLEST} to {LARGEST_SIDE:,} pixels"
+        raise UsageError(f"the images have {width}×{height} pixels", limits, "--size 32 resizes them")
+    if count < total:
+        what = "1 image of another size is" if total - count == 1 else f"{total - count:,} images of other sizes are"
+        notes.append(f"{count:,} of {total:,} images have {width}×{height} pixels: {what} brought to it; "
+                     "--size says otherwise")  # fmt: skip
+    return most
+
+
+def broken_images(errors: Sequence[IntegrityError]) -> IntegrityError:
+    """One error for all broken files."""
+    if len(errors) == 1:
+        return errors[0]
+    lines = [f"  {error.what}: {error.why}" for error in errors[:LISTED]]
+    lines += [f"  … and {len(errors) - LISTED:,} more"] * (len(errors) > LISTED)
+    return IntegrityError(f"{len(errors):,} broken images", "\n".join(lines), "mend or remove them")

@@ -1,0 +1,164 @@
+"""Pictures that occur more than once, told by the SHA-256 of their files: what a set must not learn from twice.
+
+A test picture that is also trained on makes the test error a training error, and one picture under two classes teaches
+nothing: both are refused, or left out if the user says so. Further copies within the training part are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stores.errors import UsageError
+
+LISTED = 8  # pairs in an error
+_HINT = "remove one of each pair, or leave such pictures out with --drop-conflicts"
+_SAID = {
+    "under_two_classes": "left out {}: the same picture under two classes",
+    "also_in_test": "left out {} of the training part: the same picture in the test part",
+    "copies": "left out {}: a further copy of a picture of the training part",
+}
+
+
+@dataclass
+class Pictures:
+    """A part: its files, their labels (int64 [n]; −1 = none) and the digests of what is in them (S32 [n])."""
+
+    files: Sequence[str]
+    labels: np.ndarray
+    digests: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray, /) -> Pictures:
+        """Those of int64 rows, or of a bool mask."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return Pictures([self.files[row] for row in rows.tolist()], self.labels[rows], self.digests[rows])
+
+
+@dataclass
+class Settled:
+    """Parts without twins.
+
+    Attributes:
+        left_out: why → how many files; empty if every file stays.
+        notes: a sentence about each, and about what stays.
+    """
+
+    train: Pictures
+    test: Pictures
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def settle(train: Pictures, test: Pictures, drop: bool) -> Settled:
+    """Find twins, and leave them out or refuse them.
+
+    Args:
+        train: labelled pictures, and behind them those without label.
+        test: empty if it is yet to be held out of `train`.
+        drop: leave out what would be refused.
+
+    Raises:
+        UsageError: a picture under two classes, or one that is both trained on and tested on, unless `drop`.
+    """
+    groups = np.unique(np.concatenate([train.digests, test.digests]), return_inverse=True)[1].reshape(-1)
+    ours, tests = np.split(groups, [len(train.files)])
+    if groups.max(initial=-1) + 1 == len(groups):
+        return Settled(train, test)
+    contrary, contrary_test = _contrary(ours, train.labels), _contrary(tests, test.labels)
+    tested = np.isin(ours, tests)
+    if not drop:
+        for part, group, bad in ((train, ours, contrary), (test, tests, contrary_test)):
+            _refuse_contrary(part, group, bad)
+        _refuse_tested(train, test, ours, tests, tested)
+    tested &= ~contrary
+    kept = np.flatnonzero(~(contrary | tested))
+    copies = np.setdiff1d(kept, kept[np.unique(ours[kept], return_index=True)[1]])  # all but the first of each
+    counts: dict[str, int] = {
+        "under_two_classes": int(np.count_nonzero(contrary) + np.count_nonzero(contrary_test)),
+        "also_in_test": int(np.count_nonzero(tested)),
+        "copies": len(copies),
+    }
+    left_out = {why: count for why, count in counts.items() if count}
+    notes = [_SAID[why].format(_files(count)) for why, count in left_out.items()]
+    repeated = len(tests) - len(np.unique(tests))
+    if repeated:
+        notes.append(f"{_files(repeated)} of the test part: a further copy of a test picture; it stays")
+    return Settled(train[np.setdiff1d(kept, copies)], test[~contrary_test], left_out, notes)
+
+
+def digests_of(images: np.ndarray) -> np.ndarray:
+    """S16 [N] of uint8 [N, H, W, 3]: equal for equal pixels."""
+    return np.array([hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images], "S16")
+
+
+def alone(digests: np.ndarray) -> np.ndarray:
+    """bool [N]: whether there is no other of the kind."""
+    _, group, count = np.unique(digests, return_inverse=True, return_counts=True)
+    return count[group.reshape(-1)] == 1
+
+
+def told(digests: np.ndarray, labels: np.ndarray, tested: np.ndarray) -> list[str]:
+    """Notes about twins among training images that are all kept.
+
+    Args:
+        digests, labels: of the training images; tested: digests of the test images, none if they are yet to be drawn.
+    """
+    repeated = int(np.count_nonzero(~alone(digests)))
+    contrary = int(np.count_nonzero(_contrary(np.unique(digests, return_inverse=True)[1].reshape(-1), labels)))
+    also = int(np.count_nonzero(np.isin(tested, digests)))
+    notes = []
+    if repeated:
+        drawn = "" if len(tested) else "; the test part is drawn from the others"
+        notes.append(f"training images that occur more than once: {repeated:,}{drawn}")
+    if contrary:
+        notes.append(f"training images that are also under another class: {contrary:,}")
+    if also:
+        notes.append(f"test images that are also training images: {also:,}; the test error will be too low")
+    return notes
+
+
+def _contrary(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Labelled pictures that are also under another label: bool [n]."""
+    size = groups.max(initial=-1) + 1
+    low, high = np.full(size, np.iinfo(np.int64).max), np.full(size, -1)
+    labelled = labels >= 0
+    np.minimum.at(low, groups[labelled], labels[labelled])
+    np.maximum.at(high, groups[labelled], labels[labelled])
+    return (low < high)[groups] & labelled
+
+
+def _refuse_contrary(part: Pictures, groups: np.ndarray, contrary: np.ndarray) -> None:
+    found = np.unique(groups[contrary])
+    if not len(found):
+        return
+    pairs = []
+    for group in found[:LISTED]:
+        rows = np.flatnonzero((groups == group) & contrary)
+        other = rows[part.labels[rows] != part.labels[rows[0]]][0]
+        pairs.append((part.files[rows[0]], part.files[other]))
+    count = "one picture lies" if len(found) == 1 else f"{len(found):,} pictures lie"
+    raise UsageError(f"{count} under two classes", _listed(pairs, len(found)), _HINT)
+
+
+def _refuse_tested(
+    train: Pictures, test: Pictures, ours: np.ndarray, tests: np.ndarray, tested: np.ndarray
+) -> None:  # fmt: skip
+    rows = np.flatnonzero(tested)
+    if not len(rows):
+        return
+    pairs = [(test.files[int(np.flatnonzero(tests == ours[row])[0])], train.files[row]) for row in rows[:LISTED]]
+    count = "one training picture is" if len(rows) == 1 else f"{len(rows):,} training pictures are"
+    why = f"the test error would be a training error\n{_listed(pairs, len(rows))}"
+    raise UsageError(f"{count} also in the test part", why, _HINT)
+
+
+def _listed(pairs: list[tuple[str, str]], count: int) -> str:
+    lines = [f"  '{one}' is '{other}'" for one, other in pairs]
+    return "\n".join(lines + [f"  … and {count - len(pairs):,} more"] * (count > len(pairs)))
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"
