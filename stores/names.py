@@ -52,7 +52,7 @@ def derive(text: str) -> str:
     """
     composed = unicodedata.normalize("NFC", text)  # as one system writes it and another does not
     kept = "".join(c if _is_plain(c) else " " for c in composed)
-    name = "_".join(kept.split()).lstrip(".-")
+    name = "_".join(word for word in kept.split() if word.strip(".-")).lstrip(".-")
     while len(name.encode()) > LONGEST - 2 * ROOM:
         name = name[:-1]
     return name

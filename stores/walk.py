@@ -112,7 +112,7 @@ def entries(
 def is_note(name: str, passed: Counter[str]) -> bool:
     """Whether a file is text about pictures and no picture; if so, it is counted."""
     note = name.lower().endswith(NOTES)
-    passed["note"] += note
+    passed["text file"] += note
     return note
 
 

@@ -43,13 +43,11 @@ def load(path: Path) -> Source:
 
     names = _class_names(path, arrays, train[1])
     origin: dict[str, Any] = {"kind": "arrays"}
-    digests, tested = twins.digests_of(train[0]), twins.digests_of(train[0][:0] if test is None else test[0])
-    notes = twins.told(digests, train[1], tested)
     if test is None:
         images, labels = train
-        alone = twins.alone(digests)
+        alone = twins.alone(twins.digests_of(images))
         if not alone.all():
-            origin["held_out"] = "of the images that occur once"
+            origin["held_out"] = "images that occur once before others"
         rows, held = hold_out(labels, one_in(labels, len(names), 6), "arrays test", alone)
         train, test = (images[rows], labels[rows]), (images[held], labels[held])
     _check_parts(path, train, test, len(names))
@@ -64,7 +62,7 @@ def load(path: Path) -> Source:
         weak={"flip": True, "shift": shift_of(height, width)},
         origin={**origin, "sha256": digest.hexdigest(), "train": len(train[1]), "test": len(test[1])},
         protocol="cifar10" if is_cifar10(names) else None,
-        notes=tuple(notes),
+        notes=tuple(twins.told(twins.digests_of(train[0]), train[1], twins.digests_of(test[0]))),
     )
 
 

@@ -213,9 +213,9 @@ def _require_apart(path: Path, test: Path | None, unlabeled: Path | None) -> Non
     for (what, folder, real), (other, holder, real_holder) in itertools.permutations(there, 2):
         if real_holder in (real, *real.parents):
             tested = "--test" in (what, other)
-            where = f"is '{holder}'" if real == real_holder else f"lies in '{holder}'"
+            where = "is also that of" if real == real_holder else f"lies in '{holder}', that of"
             raise UsageError(
-                f"the folder of {what}, '{folder}', {where}, that of {other}",
+                f"the folder of {what}, '{folder}', {where} {other}",
                 "what is tested on would be trained on" if tested else "its images would be taken twice",
                 "give folders that lie side by side",
             )

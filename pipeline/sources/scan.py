@@ -84,7 +84,7 @@ def _contents(file: str) -> bytes:
     with contextlib.suppress(OSError):  # `picture.contents` says what is wrong
         size = os.stat(file).st_size  # noqa: PTH116
         if size > LARGEST_FILE:
-            raise picture.BrokenImage(f"it has {size / 2**30:.1f} GiB")
+            raise picture.BrokenImage(f"it has {size / 2**30:,.1f} GiB")
     return picture.contents(file)
 
 

@@ -96,7 +96,7 @@ def hold_out(
     """Set `counts[c]` images of every class c aside as test set, the same ones each time.
 
     Args:
-        alone: bool [N], images of which there is no copy in another row: only these may be tested on.
+        alone: bool [N], images of which there is no copy in another row: as long as there are any, they are taken.
 
     Returns:
         int64 rows of the train part (the unlabelled ones are all there) and of the test part, both ascending.
@@ -105,7 +105,9 @@ def hold_out(
     for class_, count in enumerate(counts):
         rows = np.flatnonzero(labels == class_)
         drawn = rows[draws.order(0, f"{purpose} class {class_}", len(rows))]
-        chosen.append((drawn if alone is None else drawn[alone[drawn]])[:count])
+        if alone is not None:
+            drawn = np.concatenate([drawn[alone[drawn]], drawn[~alone[drawn]]])
+        chosen.append(drawn[:count])
     test = np.sort(np.concatenate(chosen))
     return np.setdiff1d(np.arange(len(labels)), test), test
 

@@ -101,18 +101,17 @@ def alone(digests: np.ndarray) -> np.ndarray:
 
 
 def told(digests: np.ndarray, labels: np.ndarray, tested: np.ndarray) -> list[str]:
-    """Notes about twins among training images that are all kept.
+    """Notes about twins that all stay.
 
     Args:
-        digests, labels: of the training images; tested: digests of the test images, none if they are yet to be drawn.
+        digests, labels: of the training images; tested: digests of the test images.
     """
     repeated = int(np.count_nonzero(~alone(digests)))
     contrary = int(np.count_nonzero(_contrary(np.unique(digests, return_inverse=True)[1].reshape(-1), labels)))
     also = int(np.count_nonzero(np.isin(tested, digests)))
     notes = []
     if repeated:
-        drawn = "" if len(tested) else "; the test part is drawn from the others"
-        notes.append(f"training images that occur more than once: {repeated:,}{drawn}")
+        notes.append(f"training images that occur more than once: {repeated:,}")
     if contrary:
         notes.append(f"training images that are also under another class: {contrary:,}")
     if also:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def command(monkeypatch, capfd, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(line: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["realmix-data", *line.split()])
+        monkeypatch.setattr(sys, "argv", ["realmix-data", *shlex.split(line)])
         with pytest.raises(SystemExit) as left:
             cli.main()
         out, err = capfd.readouterr()
@@ -99,6 +100,65 @@ def test_chosen_splits_replace_the_standard_ones(command):
     )
     assert facts["splits"] == ["elsewhere/d_30_seed2_valid20", "elsewhere/d_60_seed2_valid20"]
     assert facts["built"] is True
+
+
+def pictures(folder: Path, *classes: str, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / name / f"{i}.png")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("My Photos (2)", "My_Photos_2"), ("[a] & b, c", "a_b_c"), ("v1.2", "v1.2"), (os.fsdecode(b"\xe9t\xe9"), "t")],
+)
+def test_a_store_is_called_like_its_folder_and_can_be_read_back(command, tmp_path, folder, name):
+    pictures(tmp_path / folder, "cat, tabby", "dog")
+    out = command(f"build folder {shlex.quote(folder)} --copies 1 --labels 4")
+    assert f"next: realmix-train --store stores/{name}_4\n" in out
+    assert json.loads(command(f"info stores/{name}_4 --json"))["dataset"] == name
+    (path,) = command(f"""split stores/{name} --labeled-classes '"cat, tabby",DOG' --labels 2 --name x""").splitlines()
+    assert open_store(path).class_names == ["cat, tabby", "dog"]
+
+
+def test_a_name_may_hold_spaces_and_the_next_command_can_be_pasted(command, tmp_path):
+    out = command("build digits --copies 1 --labels 20 --name 'My digits & more'")
+    assert "next: realmix-train --store 'stores/My digits & more_20'" in out
+    assert open_store(tmp_path / "stores" / "My digits & more_20").dataset.name == "My digits & more"
+
+
+def test_a_split_lies_beside_its_dataset_whatever_way_leads_there(command, tmp_path, monkeypatch):
+    command("build digits --copies 1 --labels 20 --root far/away")
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "link").symlink_to(tmp_path / "far" / "away" / "digits")
+    (path,) = command("split near/link --labels 30").splitlines()
+    assert open_store(path).dataset.name == "digits"
+    monkeypatch.chdir(tmp_path / "far" / "away" / "digits")
+    (path,) = command("split . --labels 40").splitlines()
+    assert open_store(path).dataset.name == "digits"
+    assert {p.name for p in (tmp_path / "far" / "away").iterdir()} == {f"digits{n}" for n in ("", "_20", "_30", "_40")}
+
+
+def test_a_store_in_the_folder_of_its_pictures_is_found_again(command, tmp_path, monkeypatch):
+    pictures(tmp_path / "photos", "cat", "dog")
+    monkeypatch.chdir(tmp_path / "photos")
+    assert ": built in" in command("build folder . --copies 1 --labels 4")
+    assert ": already built in" in command("build folder . --copies 1 --labels 4")
+
+
+def test_what_happened_to_the_pictures_is_said_quiet_or_not(tmp_path):
+    pictures(tmp_path / "photos", "cat", "dog")
+    Image.new("RGB", (9, 8)).save(tmp_path / "photos/cat/odd.png")
+    (tmp_path / "photos/cat/0 (1).png").write_bytes((tmp_path / "photos/cat/0.png").read_bytes())
+    words = [PROGRAM, "build", "folder", "photos", "--copies", "1", "--quiet", "--json"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["num_images"] == 14
+    assert done.stderr.splitlines() == [
+        "note: 17 of 18 images have 8×8 pixels: 1 image of another size is brought to it; --size says otherwise",
+        "note: left out 1 file: a further copy of a picture of the training part",
+    ]
 
 
 def test_the_version_is_said(command):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from pipeline.sources import folder, load
+from pipeline.build import build
+from pipeline.recipes import load_recipe
+from pipeline.sources import folder, load, twins
+from pipeline.sources.scan import LISTED
+from pipeline.sources.twins import Pictures
 from stores import picture
 from stores.errors import IntegrityError, UsageError
 
@@ -186,6 +191,177 @@ def test_progress_is_there_before_the_first_file_is_read(pets, monkeypatch):
     assert seen == [("scan", 0, 12)]
 
 
+# ---- what lies among the pictures ----
+
+
+def test_what_systems_leave_behind_is_no_picture_and_is_counted(pets):
+    plain = load("folder", pets)
+    folders = ("@eaDir/0.png", "cat/@eaDir/0.png", "__MACOSX/cat", "$RECYCLE.BIN", "#recycle", "lost+found",
+               "System Volume Information")  # fmt: skip
+    for name in folders:
+        save(pets / name / "SYNOPHOTO_THUMB_XL.jpg", noise(40))
+    for name in ("desktop.ini", "cat/desktop.ini", "cat/Thumbs.db", "dog/0.png:Zone.Identifier", "dog/.DS_Store"):
+        (pets / name).write_text("no image")
+    found = load("folder", pets)
+    assert (found.origin, found.class_names) == (plain.origin, ["cat", "dog"])
+    assert found.notes == ("passed over: 1 hidden, 3 system files, 7 system folders, 1 text file",)
+
+
+def test_links_that_lead_round_in_a_circle_end(pets):
+    plain = load("folder", pets)
+    (pets / "cat" / "again").symlink_to(pets / "cat")
+    (pets / "cat" / "up").symlink_to(pets)
+    (pets / "dog" / "far_up").symlink_to("/")
+    (pets / "all").symlink_to(pets)
+    found = load("folder", pets)
+    assert found.origin == plain.origin
+    assert found.notes == ("passed over: 4 folders reached twice",)
+
+
+def test_pipes_and_devices_make_nobody_wait(pets):
+    plain = load("folder", pets)
+    os.mkfifo(pets / "cat" / "pipe.png")
+    (pets / "dog" / "endless.png").symlink_to("/dev/zero")
+    found = load("folder", pets)
+    assert found.origin == plain.origin
+    assert found.notes == ("passed over: 2 pipes or devices",)
+
+
+def test_stores_and_runs_in_the_folder_of_pictures_are_left_out(pets, tiny):
+    plain = load("folder", pets)
+    shutil.copytree(tiny.parent, pets / "stores")
+    save(pets / "runs" / "one" / "export" / "confusion.png", noise(41))
+    for name in ("config.json", "metrics.jsonl", "model.safetensors"):
+        (pets / "runs" / "one" / name).write_text("{}")
+    (pets / "runs" / "report.html").write_text("")
+    found = load("folder", pets)
+    assert found.origin == plain.origin
+    assert "left out stores and runs of realmix: " in found.notes[-1]
+    (pets / "runs").rename(pets / "cat" / "runs")
+    with pytest.raises(UsageError, match="cat' holds more than pictures"):
+        load("folder", pets)
+
+
+@pytest.mark.parametrize(
+    ("folders", "command"),
+    [
+        (["train/cat", "train/dog", "test/cat"], "build folder {}/train --test {}/test"),
+        (["Train/cat", "Train/dog", "Val/cat", "README.md/"], "build folder {}/Train --test {}/Val"),
+        (["train/cat", "train/dog", "valid/dog", "test/cat"], "build folder {}/train --test {}/test"),
+        (["train/cat", "train/dog", "unlabelled/a"], "build folder {}/train --unlabeled {}/unlabelled"),
+        (["train/cat", "train/dog", "test/cat", "extra/x"], "build folder {}/train --test {}/test"),
+        (["train", "test"], "a folder for each class"),
+        (["photos/cat", "photos/dog"], "build folder {}/photos"),
+    ],
+)
+def test_a_folder_of_parts_is_no_folder_of_classes(folders, command, tmp_path):
+    for i, name in enumerate(folders):
+        save(tmp_path / "my set" / name / "0.png", noise(i))
+    with pytest.raises(UsageError) as caught:
+        load("folder", tmp_path / "my set")
+    said = caught.value.hint.replace(f"'{tmp_path}/my set/", "{}/").replace("'", "")
+    assert command in said
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for i, name in enumerate(["train/steam", "train/diesel", "bus/old", "test/track"] * 2):
+        save(tmp_path / name / f"{i}.png", noise(i))
+    assert load("folder", tmp_path).class_names == ["bus", "test", "train"]
+
+
+def test_any_class_name_stays_as_it_is(tmp_path):
+    names = ["a, b", "[bold]x", "cat & dog", "été", "犬", "v1.1", "v1.2"]
+    for i, name in enumerate([*names, *names]):
+        save(tmp_path / name / f"{i}.png", noise(i))
+    strange = os.fsencode(tmp_path) + b"/caf\xe9"
+    Path(os.fsdecode(strange)).mkdir()
+    for i in range(2):
+        save(Path(os.fsdecode(strange + b"/\xff%d.png" % i)), noise(50 + i))
+    source = load("folder", tmp_path)
+    assert sorted(source.class_names) == sorted([*names, r"caf\xe9"])
+    save(tmp_path / r"caf\xe9" / "0.png", noise(60))
+    with pytest.raises(UsageError, match="two class folders"):
+        load("folder", tmp_path)
+
+
+# ---- the same picture twice ----
+
+
+def all_images(source) -> list[tuple[bytes, int]]:
+    return [
+        (image.tobytes(), label)
+        for part in (source.train, source.test)
+        for image, label in zip(part.images[np.arange(len(part.labels))], part.labels.tolist(), strict=True)
+    ]
+
+
+def test_copies_within_a_class_and_among_the_unlabelled_are_left_out(pets, tmp_path):
+    save(tmp_path / "pool" / "new.png", noise(50))
+    plain = load("folder", pets, unlabeled=tmp_path / "pool")
+    assert "left_out" not in plain.origin
+    for file in sorted(pets.rglob("*.png")):
+        shutil.copy(file, file.with_name(f"{file.stem} (1).png"))
+    shutil.copy(pets / "cat" / "0.png", tmp_path / "pool" / "seen.png")
+    shutil.copy(tmp_path / "pool" / "new.png", tmp_path / "pool" / "new again.png")
+    source = load("folder", pets, unlabeled=tmp_path / "pool")
+    assert source.origin["left_out"] == {"copies": 14}
+    assert [note for note in source.notes if "14 files" in note]
+    assert sorted(all_images(source)) == sorted(all_images(plain)), "each picture is there once, on one side"
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(-1, 2)), min_size=1, max_size=24), st.integers(0, 6))
+def test_no_training_picture_is_left_with_a_twin(pictures, num_test):
+    def part(some):
+        digests = np.array([bytes([65 + content]) for content, _ in some], "S32")
+        return Pictures([str(i) for i in range(len(some))], np.array([c for _, c in some], np.int64), digests)
+
+    labelled = sorted(((content, label) for content, label in pictures[num_test:]), key=lambda p: p[1] < 0)
+    test = [(content, max(label, 0)) for content, label in pictures[:num_test]]
+    settled = twins.settle(part(labelled), part(test), drop=True)
+    left, tested = settled.train.digests.tolist(), settled.test.digests.tolist()
+    assert len(set(left)) == len(left)
+    assert not set(left) & set(tested)
+    assert len(left) + len(tested) + sum(settled.left_out.values()) == len(pictures)
+    known = {(content, label) for content, label in labelled if label >= 0}
+    contrary = {content for content, label in known if any((content, other) in known for other in {0, 1, 2} - {label})}
+    labels = dict(zip(left, settled.train.labels.tolist(), strict=True))
+    for content, label in known:
+        if content not in contrary and bytes([65 + content]) in labels:
+            assert labels[bytes([65 + content])] == label, "of a labelled and an unlabelled copy the labelled one stays"
+    untouched = twins.settle(settled.train, settled.test, drop=False)
+    assert (untouched.left_out, untouched.train.files) == ({}, settled.train.files)
+
+
+def test_one_picture_under_two_classes_is_refused_or_left_out(pets):
+    shutil.copy(pets / "cat" / "0.png", pets / "dog" / "is a cat.png")
+    with pytest.raises(UsageError, match="one picture lies under two classes") as caught:
+        load("folder", pets)
+    assert "cat/0.png' is '" in caught.value.why
+    assert "dog/is a cat.png'" in caught.value.why
+    source = load("folder", pets, drop_conflicts=True)
+    assert source.origin["left_out"] == {"under_two_classes": 2}
+    assert noise(0).tobytes() not in [image for image, _ in all_images(source)]
+    assert len(all_images(source)) == 11
+
+
+def test_a_test_picture_that_is_trained_on_is_refused_or_left_out_of_training(pets, tmp_path):
+    for name in ("cat", "dog"):
+        save(tmp_path / "test" / name / "new.png", noise(60 + len(name) + ord(name[0])))
+    save(tmp_path / "pool" / "a.png", noise(50))
+    shutil.copy(pets / "cat" / "0.png", tmp_path / "test" / "cat" / "copy.png")
+    shutil.copy(tmp_path / "test" / "dog" / "new.png", tmp_path / "pool" / "b.png")
+    folders = {"test": tmp_path / "test", "unlabeled": tmp_path / "pool"}
+    with pytest.raises(UsageError, match="2 training pictures are also in the test part") as caught:
+        load("folder", pets, **folders)
+    assert "test/cat/copy.png' is '" in caught.value.why
+    assert "--drop-conflicts" in caught.value.hint
+    source = load("folder", pets, **folders, drop_conflicts=True)
+    assert source.origin["left_out"] == {"also_in_test": 2}
+    assert (source.origin["train"], source.origin["unlabeled"], source.origin["test"]) == (11, 1, 3)
+    trained = {image.tobytes() for image in source.train.images[np.arange(12)]}
+    assert not trained & {image.tobytes() for image in source.test.images[np.arange(3)]}
+
+
 # ---- one picture ----
 
 
@@ -294,6 +470,48 @@ def test_a_truncated_image_is_named(kind, lazy, pets, monkeypatch):
         read_all()
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_all_broken_images_are_named_at_once(lazy, pets, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "IN_MEMORY", 0 if lazy else 1 << 20)
+    monkeypatch.setattr(folder, "_EVERY", 2)
+    data = encode(Image.fromarray(noise(1, 64, 64)), "JPEG")
+    for i in range(5):
+        (pets / "dog" / f"half{i}").write_bytes(data[: len(data) // 2 + i])
+    save(tmp_path / "test" / "cat" / "0.png", noise(70))
+    (tmp_path / "test" / "cat" / "half5").write_bytes(data[: len(data) // 3])
+    decoded, plain = [], picture.load
+    monkeypatch.setattr(picture, "load", lambda file, shape: (decoded.append(file), plain(file, shape))[1])
+
+    def build_all():
+        source = load("folder", pets, test=tmp_path / "test", size=8)
+        build(tmp_path / "store", source, load_recipe("cutout", source.weak, (8, 8)), copies=1, workers=2)
+
+    with pytest.raises(IntegrityError, match="6 broken images") as caught:
+        build_all()
+    assert [f"half{i}" for i in range(6) if f"half{i}" not in caught.value.why] == []
+    assert len(decoded) == len(set(decoded)) == 19, "each file is decoded once"
+    assert not (tmp_path / "store").exists()
+
+
+def test_all_files_that_are_no_images_are_named_by_the_scan(pets):
+    for i in range(30):
+        (pets / "cat" / f"text{i:02}.png").write_text(f"not a picture {i}")
+    (pets / "dog" / "gone.png").symlink_to(pets / "nowhere.png")
+    with pytest.raises(IntegrityError, match="31 broken images") as caught:
+        load("folder", pets)
+    assert "text00.png" in caught.value.why
+    assert f"and {31 - LISTED} more" in caught.value.why
+    assert len(caught.value.why.splitlines()) == LISTED + 1
+
+
+def test_a_film_among_the_pictures_is_not_read(pets, monkeypatch):
+    with (pets / "cat" / "film.mov").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(IntegrityError, match=r"film\.mov") as caught:
+        load("folder", pets)
+    assert "1,024.0 GiB" in caught.value.why
+
+
 def test_a_file_that_is_no_image_is_named_by_the_scan(pets, monkeypatch):
     monkeypatch.setattr(folder, "IN_MEMORY", 0)
     (pets / "cat" / "notes.png").write_text("not a picture")
@@ -332,7 +550,14 @@ def test_mistakes_in_the_folders(pets, tmp_path):
     refused("the one class 'cat'", tmp_path / "single")
     refused("is no folder", pets / "cat" / "0.png")
     refused("unknown class 'mouse'", test=tmp_path / "test")
-    refused("also trained on", test=pets)
+    save(pets / "dog" / "pool" / "0.png", noise(60))
+    for options in ({"test": pets}, {"unlabeled": pets}, {"test": tmp_path / "test", "unlabeled": tmp_path / "test"}):
+        refused("is also that of --", **options)
+    (tmp_path / "link").symlink_to(pets)
+    for inner in ("unlabeled", "test"):
+        refused("lies in '.*pets', that of the labelled images", **{inner: pets / "dog" / "pool"})
+        refused("is also that of --", **{inner: tmp_path / "link"})
+    refused("lies in '.*', that of --unlabeled", unlabeled=tmp_path)
     refused("has no image", unlabeled=tmp_path / "nothing")
     refused("no image to spare", tmp_path / "lonely")
     save(pets / "stray.png", noise(0))

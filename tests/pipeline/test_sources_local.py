@@ -38,6 +38,7 @@ from stores.errors import IntegrityError, ResourceError, UsageError
         ("svhn", {"size": 32}, "'svhn' takes no --size"),
         ("digits", {"unlabeled": "."}, "'digits' takes no --unlabeled"),
         ("arrays", {"path": ".", "test": "."}, "'arrays' takes no --test"),
+        ("digits", {"drop_conflicts": True}, "'digits' takes no --drop-conflicts"),
         ("folder", {"path": ".", "size": 3}, "--size 3 is too small"),
     ],
 )
@@ -126,6 +127,34 @@ def test_grey_arrays_with_names_hold_out_a_sixth(shape, tmp_path):
     assert sorted(map(bytes, both[..., 2])) == sorted(map(bytes, IMAGES[..., 0]))
     other = npz(tmp_path / "b.npz", images=grey, labels=labels, class_names=np.array(["even", "odd"]))
     assert load("arrays", other).origin["sha256"] != source.origin["sha256"]
+
+
+def test_twins_among_arrays_are_told_and_not_held_out(tmp_path):
+    images, labels = np.concatenate([IMAGES, IMAGES[:9], IMAGES[:1]]), np.concatenate([LABELS, LABELS[:9], [1]])
+    source = load("arrays", npz(tmp_path / "a.npz", images=images, labels=labels))
+    trained = {image.tobytes() for image in source.train.images}
+    assert not [image for image in source.test.images if image.tobytes() in trained]
+    assert source.notes == (
+        "training images that occur more than once: 19", "training images that are also under another class: 3"
+    )  # fmt: skip
+    assert "held_out" in source.origin
+    alone = load("arrays", npz(tmp_path / "b.npz", images=IMAGES, labels=LABELS))
+    assert ("held_out" in alone.origin, alone.notes) == (False, ())
+    parts = {"x_train": IMAGES[:20], "y_train": LABELS[:20], "x_test": IMAGES[18:], "y_test": LABELS[18:]}
+    (note,) = load("arrays", npz(tmp_path / "c.npz", **parts)).notes
+    assert "also training images: 2" in note
+
+
+def test_where_all_are_twins_some_are_held_out_nevertheless(tmp_path):
+    source = load("arrays", npz(tmp_path / "a.npz", images=np.zeros_like(IMAGES), labels=LABELS))
+    assert len(source.test.labels) == 4
+    assert "test images that are also training images: 4" in source.notes[-1]
+
+
+def test_a_class_name_that_no_store_can_hold_is_refused(tmp_path):
+    path = npz(tmp_path / "a.npz", images=IMAGES, labels=LABELS, class_names=np.array(["a", "\ud800"]))
+    with pytest.raises(UsageError, match="surrogate"):
+        load("arrays", path)
 
 
 @pytest.mark.parametrize(

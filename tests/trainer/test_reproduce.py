@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stores.errors import StoreError
+from stores.errors import StoreError, UsageError
 from trainer.methods import METHODS
 from trainer.reproduce import picture, recipe, table
 from trainer.reproduce.plan import Planned, Scale, plan, scaled
@@ -58,6 +58,13 @@ def mine(tmp_path) -> Path:
 CONFIG = {"run": {"batch": 4}, "store": {"image_size": [12, 10]}}
 
 # ---- recipes ----
+
+
+@pytest.mark.parametrize("store", ["../tiny_20", "/etc", "a/b"])
+def test_the_stores_of_a_recipe_lie_where_the_stores_are(mine, store):
+    mine.write_text(MINE.replace('"20" = "tiny_20"', f'"20" = "{store}"'))
+    with pytest.raises(UsageError, match="the store '.*' is no name"):
+        load(str(mine))
 
 
 @pytest.mark.parametrize("name", recipe.known())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -139,7 +140,7 @@ def test_predict_reads_any_picture(command, trained, odd_images, tmp_path, kind)
     out_file = tmp_path / f"said.{kind}"
     run = trained / "runs" / "first"
     code, out, err = command("predict", run, odd_images, odd_images / "grey.png", "--format", kind, "-o", out_file)
-    assert (code, out, err) == (0, "", f"{out_file}: 7 images\n")
+    assert (code, out, err) == (0, "", f"note: passed over: 1 text file\n{out_file}: 7 images\n")
     text = out_file.read_text()
     if kind == "csv":
         rows = list(csv.DictReader(text.splitlines()))
@@ -160,7 +161,7 @@ def test_predict_reads_any_picture(command, trained, odd_images, tmp_path, kind)
 
 def test_predict_without_a_file_prints(command, trained, odd_images):
     code, out, err = command("predict", trained / "runs" / "plain", odd_images)
-    assert (code, len(out.splitlines()), err) == (0, 7, "")
+    assert (code, len(out.splitlines()), err) == (0, 7, "note: passed over: 1 text file\n")
     assert out.startswith("path,class,confidence,ood_score,p_ant,p_bee,p_cow\n")
 
 
@@ -253,6 +254,8 @@ def test_every_shape_of_network_becomes_a_graph(name, size):
         (["predict", "runs/first"], 2, "PATHS"),
         (["predict", "runs/first", "nowhere.png"], 2, "there is no 'nowhere.png'"),
         (["predict", "runs/first", "empty"], 2, "'empty' has no image"),
+        (["predict", "runs/first", "pipe"], 2, "'pipe' is neither a file nor a folder"),
+        (["predict", "runs/first", "runs"], 2, "'runs' has no image"),
         (["predict", "runs/first", "one.png", "--format", "cvs"], 2, "did you mean csv"),
         (["predict", "runs/nothing", "one.png"], 3, "is no run"),
         (["predict", "one.png", "one.png"], 4, "'one.png' is damaged"),
@@ -270,6 +273,7 @@ def test_a_mistake_is_one_error_and_changes_nothing(command, trained, tmp_path, 
     for name in ("empty", "photos"):
         (tmp_path / name).mkdir()
     (tmp_path / "photos" / "README.md").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
     Image.new("RGB", (4, 4)).save(tmp_path / "one.png")
     before = sorted(str(path) for path in [*tmp_path.rglob("*"), *trained.rglob("*")])
     got, out, err = command(*words)
