@@ -58,7 +58,8 @@ def write_split_store(dataset: DatasetStore, split: Split, name: str | None = No
     """Write one split store beside its dataset store, under its own name unless another is given."""
     names.require(dataset.name, "the dataset store's folder")  # the split points to it by this name
     default = f"{dataset.name}_{split.name}"
-    path = dataset.path.resolve().parent / names.require(default if name is None else name, "--name")
+    home = dataset.path if dataset.path.name == dataset.name else dataset.path.resolve()  # ".", or a link
+    path = home.parent / names.require(default if name is None else name, "--name")
     content: dict[str, Any] = {
         "spec": split.description,
         "protocol": split.protocol,

@@ -54,8 +54,9 @@ def image_files(paths: Sequence[Path]) -> tuple[list[str], str]:
     """The files themselves, and every image below the folders, in the order of `paths`; and what was passed over.
 
     Raises:
-        UsageError: a path that does not exist, a folder without images, no file.
+        UsageError: a path that does not exist, a folder without images, no file; Pillow is not installed.
     """
+    _picture()  # before anything is looked through
     files: list[str] = []
     passed: Counter[str] = Counter()
     for path in paths:

@@ -154,7 +154,7 @@ def test_what_happened_to_the_pictures_is_said_quiet_or_not(tmp_path):
     (tmp_path / "photos/cat/0 (1).png").write_bytes((tmp_path / "photos/cat/0.png").read_bytes())
     words = [PROGRAM, "build", "folder", "photos", "--copies", "1", "--quiet", "--json"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["num_images"] == 14
+    assert json.loads(done.stdout)["images"] == 14
     assert done.stderr.splitlines() == [
         "note: 17 of 18 images have 8×8 pixels: 1 image of another size is brought to it; --size says otherwise",
         "note: left out 1 file: a further copy of a picture of the training part",

@@ -44,3 +44,11 @@ def test_lines_come_every_ten_seconds_and_never_when_quiet(capsys, clock):
         clock[0] = 100
         bars.update("copies", 1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_what_has_no_known_end_is_counted(capsys, clock):
+    with progress.Bars() as bars:
+        for seconds, done in ((0, 0), (13, 1024), (26, 2048)):
+            clock[0] = seconds
+            bars.update("find", done, 0)
+    assert capsys.readouterr().err.splitlines() == ["find: 1,024", "find: 2,048"]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.mismatch import ANIMALS, CIFAR10, LEVELS, class_split, is_cifar10, mismatch_split
 from pipeline.protocols import Request, draw_split, draw_standard, standard_requests
+from pipeline.split_stores import requests_for
 from pipeline.splits import Labelled, Split, allocate, fold_split, label_split
 from stores.errors import UsageError
 
@@ -301,6 +302,35 @@ def test_cifar10_is_known_by_its_class_names() -> None:
 def test_mistakes_are_one_clear_error(request_: Request, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         draw_split(cifar10(500), request_)
+
+
+def test_a_class_is_meant_by_its_very_name_before_any_other() -> None:
+    store = store_of(np.arange(80) % 4, ("Cat", "cat", " cat", "a, b"))
+    for asked, meant in (("Cat", "Cat"), ("cat", "cat"), (" cat", " cat"), ("A, B ", "a, b")):
+        other = "Cat" if meant != "Cat" else "a, b"
+        split = draw_split(store, Request(labeled_classes=(asked, other), labels=4))
+        assert set(split.class_names) == {meant, other}
+    with pytest.raises(UsageError, match="'CAT' may be several classes"):
+        draw_split(store, Request(labeled_classes=("CAT", "a, b"), labels=4))
+    with pytest.raises(UsageError) as caught:
+        draw_split(store, Request(labeled_classes=("a", "b"), labels=4))
+    assert "in quotes" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("cat,dog", ("cat", "dog")),
+        (" cat, dog,", ("cat", "dog")),
+        ('"a, b",dog', ("a, b", "dog")),
+        ('cat, " dog "', ("cat", " dog ")),
+        ('"say ""hi""",it\'s', ('say "hi"', "it's")),
+        ('"two\nlines",b', ("two\nlines", "b")),
+    ],
+)
+def test_a_list_of_class_names_may_quote_them(text: str, names: tuple[str, ...]) -> None:
+    (request,) = requests_for(None, None, text, None, 1, 0)
+    assert request.labeled_classes == names
 
 
 def test_mismatch_of_another_dataset_names_the_way_out() -> None:

@@ -63,7 +63,7 @@ CONFIG = {"run": {"batch": 4}, "store": {"image_size": [12, 10]}}
 @pytest.mark.parametrize("store", ["../tiny_20", "/etc", "a/b"])
 def test_the_stores_of_a_recipe_lie_where_the_stores_are(mine, store):
     mine.write_text(MINE.replace('"20" = "tiny_20"', f'"20" = "{store}"'))
-    with pytest.raises(UsageError, match="the store '.*' is no name"):
+    with pytest.raises(UsageError, match=r"the store '.*' is no name"):
         load(str(mine))
 
 
