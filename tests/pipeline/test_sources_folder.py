@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from pipeline.sources import folder, load
-from stores import picture
+from stores import jpeg, picture
 from stores.errors import IntegrityError, UsageError
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -170,7 +170,7 @@ def test_progress_reaches_the_end(pets):
 def test_a_plain_jpeg_has_pillow_s_bytes(height, width, quality, subsampling, grey, progressive, seed):
     image = Image.fromarray(noise(seed, height, width)).convert("L" if grey else "RGB")
     data = encode(image, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
-    assert picture._plain_jpeg(data) == (height, width) == picture.size(data)
+    assert jpeg.plain_size(data) == (height, width) == picture.size(data)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     np.testing.assert_array_equal(picture.pixels(data, (height, width)), expected)
 
@@ -186,7 +186,7 @@ def test_special_jpegs_are_left_to_pillow():
         encode(image, "JPEG", icc_profile=profile),
         encode(image, "PNG"),
     ):
-        assert picture._plain_jpeg(data) is None
+        assert jpeg.plain_size(data) is None
         assert picture.pixels(data, (8, 8)).shape == (8, 8, 3)
 
 
