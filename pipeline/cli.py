@@ -25,8 +25,10 @@ from pipeline.options import (
     Json,
     LabeledClasses,
     Labels,
+    MaxPixels,
     Mismatch,
     Name,
+    Range,
     RecipeName,
     Root,
     Seed,
@@ -101,6 +103,8 @@ def build(
     unlabeled: Unlabeled = None,
     test: Test = None,
     size: Size = None,
+    range_: Range = None,
+    max_pixels: MaxPixels = None,
     flip: Flip = None,
     cache: Cache = CACHE,
     format_: Format = "zarr",
@@ -115,8 +119,8 @@ def build(
     """Make a dataset store with its copies, and its standard split stores. An interrupted build continues."""
     if dry_run:
         return plan(
-            source, path, copies, recipe, root, name, seed, workers, from_, extra, unlabeled, test, size, flip, cache,
-            format_, as_json=as_json,
+            source, path, copies, recipe, root, name, seed, workers, from_, extra, unlabeled, test, size, range_,
+            max_pixels, flip, cache, format_, as_json=as_json,
         )  # fmt: skip
     _require_copies(copies)
     if _known_format(format_) == "ffcv":
@@ -136,7 +140,7 @@ def build(
     with Bars(quiet=quiet or as_json) as bars:
         data = load(
             source, path, from_=from_, cache=cache.expanduser(), extra=extra, size=size, unlabeled=unlabeled, test=test,
-            flip=flip, progress=bars.update,
+            range_=range_, max_pixels=max_pixels, flip=flip, progress=bars.update,
         )  # fmt: skip
         height, width = data.train.images.shape[1:3]
         made = load_recipe(recipe, dict(data.weak), (height, width))
@@ -178,6 +182,8 @@ def plan(
     unlabeled: Unlabeled = None,
     test: Test = None,
     size: Size = None,
+    range_: Range = None,
+    max_pixels: MaxPixels = None,
     flip: Flip = None,
     cache: Cache = CACHE,
     format_: Format = "zarr",
@@ -196,7 +202,7 @@ def plan(
     with Bars(quiet=as_json) as bars:
         subject = of_request(
             source, path, sample_from, seed=seed, from_=from_, cache=cache.expanduser(), extra=extra, flip=flip,
-            size=size, unlabeled=unlabeled, test=test, progress=bars.update,
+            size=size, unlabeled=unlabeled, test=test, range_=range_, max_pixels=max_pixels, progress=bars.update,
         )  # fmt: skip
         made = load_recipe(recipe, dict(subject.weak), subject.size)
         target = locate(root) / (name or _default_name(source, path, extra))

@@ -73,12 +73,13 @@ def of_request(
 
     Args:
         sample_from: a dataset store whose images are the sample.
-        options: size, unlabeled, test and progress, as for `pipeline.sources.load`.
+        options: size, unlabeled, test, range_, max_pixels and progress, as for `pipeline.sources.load`.
 
     Raises:
         UsageError, StoreError, IntegrityError: as `pipeline.sources.load`; a store of images of another size.
     """
-    check(name, path, from_, extra, *(options[key] for key in ("size", "unlabeled", "test")))
+    checked = ("size", "unlabeled", "test", "range_", "max_pixels")
+    check(name, path, from_, extra, *(options[key] for key in checked))
 
     def opened(from_: Path | None, cache: Path) -> Subject:
         began = time.monotonic()

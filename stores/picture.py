@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -122,8 +123,16 @@ def pixels(data: bytes, shape: tuple[int, int], range_: Range | None = None) -> 
         return np.asarray(upright)
 
 
-def reach(data: bytes) -> float | None:
-    """The largest number in a picture of more than 8 bits, as a share of what its type can hold; None for all others.
+class Reach(NamedTuple):
+    """The largest number in a picture of more than 8 bits, what its type could hold, and whether it takes a range."""
+
+    largest: float
+    possible: float
+    grey: bool
+
+
+def reach(data: bytes) -> Reach | None:
+    """How far a picture of more than 8 bits uses its numbers; None for all others, and where no range is known.
 
     Raises:
         BrokenImage: as `pixels`.
@@ -132,9 +141,9 @@ def reach(data: bytes) -> float | None:
         image = picture.image
         if depth.is_deep(image):
             numbers, range_ = depth.numbers(image)
-            return None if range_ is None else float(numbers.max() / range_[1])
+            return None if range_ is None else Reach(float(numbers.max()), range_[1], True)
         if depth.bits(image) > 8:
-            return float(np.asarray(image.convert("RGB")).max() / 255)
+            return Reach(257.0 * np.asarray(image.convert("RGB")).max(), 65535, False)
     return None
 
 

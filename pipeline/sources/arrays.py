@@ -69,7 +69,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             if unknown:
                 raise UsageError(f"'{path}' has an unknown key '{unknown[0]}'", hint=suggest(unknown[0], known))
             return {key: file[key] for key in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except MemoryError as error:
+        raise ResourceError(f"'{path}' does not fit in memory", "its arrays are held there whole") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise IntegrityError(f"'{path}' is damaged", str(error), "write or fetch it again") from error
     except ValueError as error:  # an array of objects would need pickle, which can run code
         raise UsageError(f"'{path}' holds something else than plain arrays", str(error)) from error

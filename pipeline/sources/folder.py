@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.mismatch import is_cifar10
+from pipeline.sources import dark
 from pipeline.sources.source import Images, Part, Source, hold_out, one_in, shift_of
 from stores import picture
 from stores.errors import UsageError
@@ -28,7 +29,10 @@ _EVERY = 2048  # images between two reports of progress
 _Report = Callable[[str, int, int], None]
 
 
-def load(path: Path, test: Path | None, unlabeled: Path | None, size: int | None, progress: _Report | None) -> Source:
+def load(
+    path: Path, test: Path | None, unlabeled: Path | None, size: int | None, progress: _Report | None,
+    range_: picture.Range | None = None,
+) -> Source:  # fmt: skip
     """Images resized to size × size; without `size` as they are if all have one size, else 32×32.
 
     Without a test folder one sixth of each class (CIFAR's share) is held out, always the same images.
@@ -62,6 +66,10 @@ def load(path: Path, test: Path | None, unlabeled: Path | None, size: int | None
     threads = (os.cpu_count() or 1) if mean_bytes >= _LARGE_FILE else 1
     shape = (size, size) if size else sizes.pop() if len(sizes) == 1 else MIXED_SIZES
     origin: dict[str, Any] = {"kind": "folder", "sha256": digest, "size": list(shape), "fit": "crop, lanczos, 1"}
+    if range_ is None:
+        dark.warn(files + extra + test_files)
+    else:
+        origin["range"] = list(range_)
     if test is None:
         rows, held = hold_out(labels, one_in(labels, len(names), 6), "folder test")
         if not len(held):
@@ -73,10 +81,10 @@ def load(path: Path, test: Path | None, unlabeled: Path | None, size: int | None
     return Source(
         name="folder",
         train=Part(
-            _images(ImageFiles(files + extra, shape, threads), "decode", report),
+            _images(ImageFiles(files + extra, shape, threads, range_), "decode", report),
             np.append(labels, np.full(len(extra), -1)),
         ),
-        test=Part(_images(ImageFiles(test_files, shape, threads), "decode test", report), test_labels),
+        test=Part(_images(ImageFiles(test_files, shape, threads, range_), "decode test", report), test_labels),
         class_names=names,
         weak={"flip": True, "shift": shift_of(*shape)},
         origin=origin,
@@ -87,8 +95,10 @@ def load(path: Path, test: Path | None, unlabeled: Path | None, size: int | None
 class ImageFiles:
     """Image files as uint8 [N, H, W, 3], decoded when `images[rows]` asks for them, by several threads if large."""
 
-    def __init__(self, files: Sequence[str], shape: tuple[int, int], threads: int) -> None:
-        self.files, self.threads = list(files), threads
+    def __init__(
+        self, files: Sequence[str], shape: tuple[int, int], threads: int, range_: picture.Range | None
+    ) -> None:
+        self.files, self.threads, self.range = list(files), threads, range_
         self.shape = (len(files), *shape, 3)
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
@@ -106,7 +116,7 @@ class ImageFiles:
     def _decode(self, rows: np.ndarray, out: np.ndarray) -> None:
         height, width = self.shape[1:3]
         for slot, row in zip(out, rows, strict=True):
-            slot[:] = picture.load(self.files[row], (height, width))
+            slot[:] = picture.load(self.files[row], (height, width), self.range)
 
 
 def _images(lazy: ImageFiles, what: str, report: _Report) -> Images:
