@@ -29,8 +29,10 @@ from pipeline.options import (
     Json,
     LabeledClasses,
     Labels,
+    MaxPixels,
     Mismatch,
     Name,
+    Range,
     RecipeName,
     Root,
     Seed,
@@ -105,6 +107,8 @@ def build(
     unlabeled: Unlabeled = None,
     test: Test = None,
     size: Size = None,
+    range_: Range = None,
+    max_pixels: MaxPixels = None,
     flip: Flip = None,
     drop_conflicts: DropConflicts = False,
     cache: Cache = CACHE,
@@ -120,8 +124,8 @@ def build(
     """Make a dataset store with its copies, and its standard split stores. An interrupted build continues."""
     if dry_run:
         return plan(
-            source, path, copies, recipe, root, name, seed, workers, from_, extra, unlabeled, test, size, flip,
-            cache=cache, format_=format_, drop_conflicts=drop_conflicts, as_json=as_json,
+            source, path, copies, recipe, root, name, seed, workers, from_, extra, unlabeled, test, size, range_,
+            max_pixels, flip, drop_conflicts, cache, format_, as_json=as_json,
         )  # fmt: skip
     _require_copies(copies)
     target = _target(root, name, source, path, extra)
@@ -142,7 +146,7 @@ def build(
     with Bars(quiet=quiet or as_json) as bars:
         data = load(
             source, path, from_=from_, cache=cache.expanduser(), extra=extra, size=size, unlabeled=unlabeled, test=test,
-            flip=flip, drop_conflicts=drop_conflicts, progress=bars.update,
+            range_=range_, max_pixels=max_pixels, flip=flip, drop_conflicts=drop_conflicts, progress=bars.update,
         )  # fmt: skip
         _tell(data.notes)
         height, width = data.train.images.shape[1:3]
@@ -184,6 +188,8 @@ def plan(
     unlabeled: Unlabeled = None,
     test: Test = None,
     size: Size = None,
+    range_: Range = None,
+    max_pixels: MaxPixels = None,
     flip: Flip = None,
     drop_conflicts: DropConflicts = False,
     cache: Cache = CACHE,
@@ -204,7 +210,8 @@ def plan(
     with Bars(quiet=as_json) as bars:
         subject = of_request(
             source, path, sample_from, seed=seed, from_=from_, cache=cache.expanduser(), extra=extra, flip=flip,
-            size=size, unlabeled=unlabeled, test=test, drop_conflicts=drop_conflicts, progress=bars.update,
+            size=size, unlabeled=unlabeled, test=test, range_=range_, max_pixels=max_pixels,
+            drop_conflicts=drop_conflicts, progress=bars.update,
         )  # fmt: skip
         _tell(subject.notes)
         made = load_recipe(recipe, dict(subject.weak), subject.size)

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from stores.errors import UsageError
 from stores.storage import locate
+
+
+def _range(text: str) -> tuple[float, float]:
+    """LOW,HIGH of --range.
+
+    Raises:
+        UsageError: not two finite numbers, the smaller one first.
+    """
+    try:
+        low, high = (float(number) for number in text.split(","))
+    except ValueError:
+        low, high = math.nan, math.nan
+    if not -MOST < low < high < MOST:
+        raise UsageError(f"--range {text} is no range", "two numbers, the one for black first", "--range 0,4095")
+    return low, high
+
 
 StorePath = Annotated[
     Any, typer.Argument(metavar="STORE", parser=locate, help="Folder of a store, or s3://bucket/….", show_default=False)
@@ -41,10 +59,20 @@ Extra = Annotated[bool, typer.Option("--extra", help="SVHN: add its extra images
 Unlabeled = Annotated[Path | None, typer.Option(help="Folder of images without labels (folder).")]
 Test = Annotated[Path | None, typer.Option(help="Folder of test images (folder).", show_default="a sixth, held out")]
 Size = Annotated[int | None, typer.Option(min=4, help="Side in pixels that images are resized to (folder).")]
+Range = Annotated[
+    Any,
+    typer.Option("--range", metavar="LOW,HIGH", parser=_range,
+                 help="Numbers that are black and white in pictures of more than 8 bits (folder).",
+                 show_default="the range of their type"),
+]  # fmt: skip
+MaxPixels = Annotated[
+    int | None, typer.Option(min=1, help="Largest picture that is decoded (folder).", show_default="178956970")
+]
 DropConflicts = Annotated[
     bool, typer.Option("--drop-conflicts", help="Leave out pictures of two classes, or trained and tested on (folder).")
 ]
 Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirroring keeps the class.")]
 Cache = Annotated[Path, typer.Option(help="Where downloads are kept.")]
 Format = Annotated[str, typer.Option("--format", help="How copies are kept: zarr, or ffcv (an extra; uncompressed).")]
+MOST = 1e30  # a float32 holds it
 CACHE = Path("~/.cache/realmix")

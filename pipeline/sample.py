@@ -77,12 +77,13 @@ def of_request(
 
     Args:
         sample_from: a dataset store whose images are the sample.
-        options: size, unlabeled, test, drop_conflicts and progress, as for `pipeline.sources.load`.
+        options: size, unlabeled, test, range_, max_pixels, drop_conflicts and progress, as for `pipeline.sources.load`.
 
     Raises:
         UsageError, StoreError, IntegrityError: as `pipeline.sources.load`; a store of images of another size.
     """
-    check(name, path, from_, extra, *(options[key] for key in ("size", "unlabeled", "test", "drop_conflicts")))
+    checked = ("size", "unlabeled", "test", "range_", "max_pixels", "drop_conflicts")
+    check(name, path, from_, extra, *(options.get(key) for key in checked))
 
     def opened(from_: Path | None, cache: Path) -> Subject:
         began = time.monotonic()

@@ -1,42 +1,36 @@
-"""One image file to pixels: any format and mode that Pillow reads, upright, three channels of 8 bits, one size.
+"""One image file to pixels: any common format and mode, upright, three channels of 8 bits, one size.
 
-Both stages read pictures with it, so that a network is asked about pictures just as it learnt from them. A JPEG that is
-already of that size and has nothing special about it (no EXIF, no Adobe colours, not truncated) goes straight through
-OpenCV, if that is there: the same libjpeg-turbo, the same bytes, a quarter of the time. Everything else is Pillow's.
+Both stages read pictures with it, so that a network is asked about pictures just as it learnt from them. JPEGs are
+decoded by libjpeg-turbo (stores/jpeg.py), everything else by Pillow (stores/decoders.py).
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import io
-import struct
-import zlib
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
+from stores import depth, jpeg
+from stores.decoders import BrokenImage, Opened, TooLargeImage, allow, opened
+from stores.depth import Range
 from stores.errors import IntegrityError
 
-cv2: Any = importlib.import_module("cv2") if importlib.util.find_spec("cv2") is not None else None
+__all__ = ["BrokenImage", "Range", "TooLargeImage", "allow", "broken", "contents", "load", "pixels", "reach", "size"]
+
 BACKGROUND = 127  # where an image is transparent: the mid-grey that CutOut also uses
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, struct.error, zlib.error)
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_BAND = 1 << 20  # pixels laid over the background at a time
 
 
-class BrokenImage(Exception):
-    """The bytes are no image, or not a whole one; says what Pillow said."""
-
-
-def load(file: str, shape: tuple[int, int]) -> np.ndarray:
+def load(file: str, shape: tuple[int, int], range_: Range | None = None) -> np.ndarray:
     """`pixels` of a file: uint8 [height, width, 3].
 
     Raises:
         IntegrityError: it cannot be read or is broken; names it.
     """
     try:
-        return pixels(contents(file), shape)
+        return pixels(contents(file), shape, range_)
     except BrokenImage as error:
         raise broken(file, error) from error
 
@@ -56,91 +50,125 @@ def contents(file: str) -> bytes:
 
 def broken(file: str, error: BrokenImage) -> IntegrityError:
     """The error that names the file."""
+    if isinstance(error, TooLargeImage):
+        return IntegrityError(f"too large a picture: '{file}'", str(error), "shrink it, or allow it with --max-pixels")
     return IntegrityError(f"broken image '{file}'", str(error), "mend or remove it")
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """(height, width) of the upright image, from its header alone.
+    """(height, width) of the upright image, from its header alone (a PNG with metadata is decoded for them).
 
     Raises:
-        BrokenImage: not an image.
+        BrokenImage: not an image, or a PNG whose checksums are wrong.
+        TooLargeImage: more pixels than may be decoded.
     """
-    plain = _plain_jpeg(data)
+    plain = jpeg.plain_size(data)
     if plain:
         return plain
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    except (*_BROKEN, Image.DecompressionBombError) as error:
-        raise BrokenImage(_reason(error)) from error
-    return (width, height) if turned else (height, width)
+    with opened(data) as picture:
+        return picture.size
 
 
-def pixels(data: bytes, shape: tuple[int, int]) -> np.ndarray:
+def pixels(data: bytes, shape: tuple[int, int], range_: Range | None = None) -> np.ndarray:
     """Decode and fit into (height, width).
 
     An image of another size is cropped in the middle to the target's aspect and resized with antialiasing (Lanczos).
-    Transparency is laid over mid-grey; 16 bits are scaled to 8; the EXIF orientation is applied; of an animation the
-    first frame counts.
+    Transparency is laid over mid-grey; the EXIF or XMP orientation is applied; of an animation the first frame counts.
+
+    Args:
+        range_: the numbers that are black and white in pictures of more than 8 bits; None: the range of their type.
 
     Returns:
         uint8 [height, width, 3].
 
     Raises:
-        BrokenImage: the bytes do not decode to a whole image.
+        BrokenImage: the bytes do not decode to a whole image, or its numbers have no known range.
+        TooLargeImage: more pixels than may be decoded.
     """
-    if cv2 is not None and _plain_jpeg(data) == shape and data.endswith(b"\xff\xd9"):
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if decoded is not None:
-            return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     height, width = shape
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft(None, (2 * max(shape), 2 * max(shape)))  # a huge JPEG is decoded at a smaller scale, not below
-            upright = ImageOps.exif_transpose(_in_colour(image))
+        if jpeg.plain_size(data) == shape:
+            decoded = jpeg.decode(data)
+            if decoded is not None:
+                return decoded
+    except ValueError as error:
+        raise BrokenImage(str(error)) from error
+    with opened(data, at_least=2 * max(shape)) as picture:
+        upright = _upright(picture, data, range_)
         if upright.size != (width, height):
             upright = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
         return np.asarray(upright)
-    except (*_BROKEN, Image.DecompressionBombError) as error:
-        raise BrokenImage(_reason(error)) from error
 
 
-def _in_colour(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range: save it with 8 or 16 bits")
-    if image.mode in _SIXTEEN_BITS:
-        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        grey = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
-        grey.info, grey._exif = image.info, image.getexif()
-        return grey.convert("RGB")
-    if image.has_transparency_data:
-        clear = image.convert("RGBA")
-        flat = Image.new("RGBA", clear.size, (BACKGROUND,) * 3 + (255,))
-        return Image.alpha_composite(flat, clear).convert("RGB")
-    return image.convert("RGB")
+class Reach(NamedTuple):
+    """The largest number in a picture of more than 8 bits, what its type could hold, and whether it takes a range."""
+
+    largest: float
+    possible: float
+    grey: bool
 
 
-def _plain_jpeg(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of a JPEG whose segments up to the frame header are the usual ones; otherwise None.
+def reach(data: bytes) -> Reach | None:
+    """How far a picture of more than 8 bits uses its numbers; None for all others, and where no range is known.
 
-    The usual ones: JFIF (APP0), tables, comment, and a frame of one or three 8-bit components (ITU-T T.81 B.1.1.3).
-    JFIF fixes the colours (YCbCr or grey); EXIF (an orientation) and Adobe (other colours) come in other segments.
+    Raises:
+        BrokenImage: as `pixels`.
     """
-    if data[:4] != b"\xff\xd8\xff\xe0":
-        return None
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker in (0xC0, 0xC1, 0xC2):
-            bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
-            return (height, width) if bits == 8 and height and width and components in (1, 3) else None
-        if marker not in (0xE0, 0xDB, 0xC4, 0xDD, 0xFE):
-            return None
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    with opened(data) as picture:
+        image = picture.image
+        if depth.is_deep(image):
+            numbers, range_ = depth.numbers(image)
+            return None if range_ is None else Reach(float(numbers.max()), range_[1], True)
+        if depth.bits(image) > 8:
+            return Reach(257.0 * np.asarray(image.convert("RGB")).max(), 65535, False)
     return None
 
 
-def _reason(error: Exception) -> str:
-    # Pillow names the buffer that it could not identify; the caller names the file.
-    return "not an image that Pillow knows" if "cannot identify" in str(error) else str(error)
+def _upright(picture: Opened, data: bytes, range_: Range | None) -> Image.Image:
+    """Mode RGB."""
+    image = picture.image
+    full = sorted(image.size) == sorted(picture.size)
+    colour = _jpeg(data, image, full) if image.format in ("JPEG", "MPO") else None
+    if colour is None:
+        colour = _in_colour(image, range_)
+    if picture.turn is not None:
+        colour = colour.transpose(picture.turn)
+    if full and colour.size != picture.size[::-1]:
+        raise BrokenImage(f"its header says {picture.size[::-1]} pixels, it has {colour.size}")
+    return colour
+
+
+def _jpeg(data: bytes, image: Image.Image, full: bool) -> Image.Image | None:
+    """None for colours that Pillow must mix; then libjpeg has only looked whether it is whole."""
+    at_least = (0, 0) if full else (image.height, image.width)
+    if image.mode not in ("L", "RGB"):
+        jpeg.decode(data, at_least, "CMYK")
+        return None
+    decoded = jpeg.decode(data, at_least)
+    return None if decoded is None else Image.fromarray(decoded)
+
+
+def _in_colour(image: Image.Image, range_: Range | None) -> Image.Image:
+    if depth.is_deep(image):
+        clear = image.info.get("transparency")  # of a PNG: the number that is transparent
+        grey = depth.to_grey(image, range_)
+        if isinstance(clear, int):
+            grey.paste(BACKGROUND, mask=Image.fromarray(np.asarray(image) == clear))
+        return grey.convert("RGB")
+    if range_ is not None and depth.bits(image) > 8:
+        raise BrokenImage(
+            f"a range is for grey pictures, this one is {depth.bits(image)}-bit colour: save it with 8 bits"
+        )
+    if image.has_transparency_data:
+        return _over_background(image)
+    return image.convert("RGB")
+
+
+def _over_background(image: Image.Image) -> Image.Image:
+    """Band by band: RGBA of the whole would be there three times."""
+    out, rows = Image.new("RGB", image.size), max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        clear = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        flat = Image.new("RGBA", clear.size, (BACKGROUND,) * 3 + (255,))
+        out.paste(Image.alpha_composite(flat, clear).convert("RGB"), (0, top))
+    return out

@@ -19,8 +19,8 @@ PACKAGES = ("torch", "numpy", "zarr", "numcodecs", "google-crc32c", "safetensors
 EXTRAS = {  # module that must be there: which package it is in, by extra
     "data": ("realmix-data: sources and recipes", {
         "torchvision": "torchvision", "scipy": "scipy", "sklearn": "scikit-learn", "PIL": "pillow",
-        "albumentations": "albumentations", "zstandard": "zstandard", "cv2": "opencv-python-headless"}),
-    "predict": ("realmix-train predict: pictures of any kind", {"PIL": "pillow"}),
+        "albumentations": "albumentations", "zstandard": "zstandard", "simplejpeg": "simplejpeg"}),
+    "predict": ("realmix-train predict: pictures of any kind", {"PIL": "pillow", "simplejpeg": "simplejpeg"}),
     "onnx": ("realmix-train export --onnx", {"onnx": "onnx", "onnxruntime": "onnxruntime"}),
     "wandb": ("realmix-train --wandb", {"wandb": "wandb"}),
     "cloud": ("stores in object storage, s3://", {"obstore": "obstore"}),

@@ -49,7 +49,7 @@ def export(run: Run, folder: Path, onnx: bool) -> list[Path]:
         graph = onnx_graph.graph(trained)
         apart = onnx_graph.check(graph, trained)
     folder.mkdir(parents=True, exist_ok=True)
-    weights.export(folder, trained.model, trained.name, trained.class_names, trained.image_size)
+    weights.export(folder, trained.model, trained.name, trained.class_names, trained.image_size, trained.range)
     if onnx:
         manifest.write_atomically(folder / ONNX, graph)
         written.append(folder / ONNX)

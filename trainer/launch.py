@@ -18,7 +18,7 @@ import torch
 import zarr
 
 import stores
-from stores import SplitStore, manifest, names, open_store
+from stores import DatasetStore, SplitStore, manifest, names, open_store
 from stores.errors import Interrupted, RealMixError, ResourceError, StoreError
 from stores.storage import Location, stores_in
 from trainer import assess, boards, checkpoint, config, distributed, engine, hardware, loop, transfer, views, weights
@@ -185,7 +185,9 @@ def _execute(
     if not first:
         return {}
     state.ema.apply_to(evaluator.model)
-    weights.export(path, evaluator.model, run.model, store.class_names, store.dataset.image_size)
+    weights.export(
+        path, evaluator.model, run.model, store.class_names, store.dataset.image_size, range_of(store.dataset)
+    )
     result = outcome(state, store, run, assess.assess(evaluator, store))
     folder.write_result(result)
     return result
@@ -257,7 +259,15 @@ def describe(store: SplitStore) -> dict[str, Any]:
         "gamma": store.gamma,
         "counts": {name: len(getattr(store, name)) for name in ("labeled", "unlabeled", "valid", "test")},
         "num_copies": store.dataset.num_copies,
+        **({} if (range_ := range_of(store.dataset)) is None else {"range": list(range_)}),
     }
+
+
+def range_of(dataset: DatasetStore) -> tuple[float, float] | None:
+    """The numbers that are black and white in its pictures of more than 8 bits, if the build was told."""
+    source = dataset.manifest["spec"].get("source")
+    found = source.get("range") if isinstance(source, dict) else None
+    return weights.as_range(found, str(dataset.path))
 
 
 def versions() -> dict[str, str]:

@@ -75,20 +75,23 @@ def image_files(paths: Sequence[Path]) -> tuple[list[str], str]:
     return files, walk.told(passed)
 
 
-def predict(trained: Trained, files: Iterable[str], device: str) -> Iterator[Prediction]:
+def predict(trained: Trained, files: Iterable[str], device: str, max_pixels: int | None = None) -> Iterator[Prediction]:
     """Predictions in the files' order; a few batches are in memory at a time.
 
     Args:
         device: "cpu" or "cuda".
+        max_pixels: of the largest picture that is decoded; it holds for the whole process.
 
     Raises:
         IntegrityError: a file that is no whole image; names it.
     """
     load, todo = _picture().load, iter(files)
+    if max_pixels is not None:
+        _picture().allow(max_pixels)
     model = trained.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(todo, BATCH)):
-            images = np.stack(list(pool.map(lambda file: load(file, trained.image_size), batch)))
+            images = np.stack(list(pool.map(lambda file: load(file, trained.image_size, trained.range), batch)))
             with torch.no_grad():
                 probs = probabilities(model(scale(torch.from_numpy(images).to(device))))
             for file, row, score in zip(batch, probs, ood_score(probs).tolist(), strict=True):
@@ -143,7 +146,8 @@ def _row(cells: list[str]) -> str:
 def _picture() -> ModuleType:
     try:
         return importlib.import_module("stores.picture")
-    except ImportError:
+    except ModuleNotFoundError as missing:
         raise UsageError(
-            "reading pictures needs the package Pillow", "it is not installed", "pip install 'realmix[predict]'"
-        ) from None
+            f"reading pictures needs the Python package '{missing.name}'", "it is not installed",
+            "pip install 'realmix[predict]'",
+        ) from None  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,20 @@ class Trained:
         name: of the network, as `build_model` takes it.
         class_names: in the order of its outputs.
         image_size: (H, W) of the images that it was trained on.
+        range: the numbers that were black and white in pictures of more than 8 bits; None: those of their type.
     """
 
     model: nn.Module
     name: str
     class_names: list[str]
     image_size: tuple[int, int]
+    range: tuple[float, float] | None = None
 
 
-def export(folder: Path, model: nn.Module, name: str, class_names: Sequence[str], image_size: tuple[int, int]) -> None:
+def export(
+    folder: Path, model: nn.Module, name: str, class_names: Sequence[str], image_size: tuple[int, int],
+    range_: tuple[float, float] | None = None,
+) -> None:  # fmt: skip
     """Write `model` to `folder`/model.safetensors, atomically; the same weights give the same bytes.
 
     Args:
@@ -61,6 +66,8 @@ def export(folder: Path, model: nn.Module, name: str, class_names: Sequence[str]
         "image_size": json.dumps(list(image_size)),
         "input": INPUT,
     }
+    if range_ is not None:
+        metadata["range"] = json.dumps(list(range_))
     manifest.write_atomically(folder / FILE, _in_order(safetensors.torch.save(tensors, metadata)))
 
 
@@ -86,12 +93,12 @@ def load(path: Path | str) -> Trained:
         raise IntegrityError(f"'{path}' is damaged", str(error)) from None
     try:
         names, (height, width) = json.loads(said["class_names"]), json.loads(said["image_size"])
-        name = said["model"]
+        name, range_ = said["model"], as_range(json.loads(said.get("range", "null")), str(path))
     except (KeyError, ValueError) as error:
         raise StoreError(
             f"'{path}' does not say which network it is", f"its metadata is not what this version writes: {error}"
         ) from None
-    return _trained(tensors, name, names, (height, width), str(path))
+    return replace(_trained(tensors, name, names, (height, width), str(path)), range=range_)
 
 
 def find(path: Path) -> Trained:
@@ -121,7 +128,8 @@ def of_run(run: Run, averaged: bool = True) -> Trained:
     if "image_size" not in store:
         raise StoreError(f"'{run.path}' was written by another version of realmix", "it does not say its images' size")
     height, width = store["image_size"]
-    return _trained(tensors, run.config["run"]["model"], store["class_names"], (height, width), where)
+    trained = _trained(tensors, run.config["run"]["model"], store["class_names"], (height, width), where)
+    return replace(trained, range=as_range(store.get("range"), where))
 
 
 def _trained(
@@ -134,6 +142,20 @@ def _trained(
         why = str(error).strip().splitlines()[-1].strip()
         raise IntegrityError(f"'{where}' does not hold the weights of {name}", why) from None
     return Trained(model.eval().requires_grad_(False), name, class_names, size)
+
+
+def as_range(found: object, where: str) -> tuple[float, float] | None:
+    """`Trained.range` as JSON has it.
+
+    Raises:
+        StoreError: neither null nor two numbers, the smaller one first.
+    """
+    match found:
+        case None:
+            return None
+        case [int() | float() as low, int() | float() as high] if low < high:
+            return float(low), float(high)
+    raise StoreError(f"'{where}' says a range that is none", "it must be two numbers, the smaller one first")
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -31,6 +31,8 @@ def load(
     size: int | None = None,
     unlabeled: Path | None = None,
     test: Path | None = None,
+    range_: tuple[float, float] | None = None,
+    max_pixels: int | None = None,
     flip: bool | None = None,
     drop_conflicts: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
@@ -47,6 +49,8 @@ def load(
         size: folder: side of the square that every image is resized to.
         unlabeled: folder: another folder, any depth, whose images join the training part without label.
         test: folder: the test images, a sub-folder per class.
+        range_: folder: the numbers that are black and white in pictures of more than 8 bits.
+        max_pixels: folder: the largest picture that is decoded; it holds for the whole process.
         flip: overrides whether the weak augmentation flips.
         drop_conflicts: folder: leave out what lies under two classes, and what is trained on and tested on.
         progress: called with (what is being done, done, total; 0 = unknown).
@@ -57,12 +61,23 @@ def load(
         IntegrityError: a wrong checksum, a broken image, a truncated file.
         ResourceError: no room for the scratch file of imagenet32.
     """
-    check(name, path, from_, extra, size, unlabeled, test, drop_conflicts)
+    check(name, path, from_, extra, size, unlabeled, test, range_, max_pixels, drop_conflicts)
     if path is None and name in _LOCAL:
         raise UsageError(f"'{name}' needs a PATH", hint=f"{name} PATH")
     try:
         source = _open(
-            name, path or Path(), from_, cache.expanduser(), extra, size, unlabeled, test, progress, drop_conflicts
+            name,
+            path or Path(),
+            from_,
+            cache.expanduser(),
+            extra,
+            size,
+            unlabeled,
+            test,
+            range_,
+            max_pixels,
+            drop_conflicts,
+            progress,
         )
     except ModuleNotFoundError as missing:
         why = f"the Python package '{missing.name}' is not installed"
@@ -73,7 +88,8 @@ def load(
 
 def check(
     name: str, path: Path | None, from_: Path | None, extra: bool, size: int | None, unlabeled: Path | None,
-    test: Path | None, drop_conflicts: bool,
+    test: Path | None, range_: tuple[float, float] | None = None, max_pixels: int | None = None,
+    drop_conflicts: bool = False,
 ) -> None:  # fmt: skip
     """Raises UsageError for an unknown name, an option that the source does not take, and a file that is not there."""
     if name not in NAMES:
@@ -83,7 +99,10 @@ def check(
     _refuse(name, from_ is not None, "--from", _DOWNLOADED, f"give it as PATH: {name} PATH" if name in _LOCAL else "")
     _refuse(name, extra, "--extra", ("svhn",))
     _refuse(name, drop_conflicts, "--drop-conflicts", ("folder",))
-    for option, value in (("--size", size), ("--unlabeled", unlabeled), ("--test", test)):
+    for option, value in (
+        ("--size", size), ("--unlabeled", unlabeled), ("--test", test), ("--range", range_),
+        ("--max-pixels", max_pixels),
+    ):  # fmt: skip
         _refuse(name, value is not None, option, ("folder",))
     if size is not None and size < 4:
         raise UsageError(f"--size {size} is too small", hint="4 pixels at least")
@@ -101,8 +120,10 @@ def _open(
     size: int | None,
     unlabeled: Path | None,
     test: Path | None,
-    progress: Callable[[str, int, int], None] | None,
+    range_: tuple[float, float] | None,
+    max_pixels: int | None,
     drop_conflicts: bool,
+    progress: Callable[[str, int, int], None] | None,
 ) -> Source:
     match name:
         case "digits":
@@ -111,8 +132,11 @@ def _open(
             return digits.load()
         case "folder":
             from pipeline.sources import folder
+            from stores import picture
 
-            return folder.load(path, test, unlabeled, size, progress, drop_conflicts)
+            if max_pixels is not None:
+                picture.allow(max_pixels)
+            return folder.load(path, test, unlabeled, size, progress, range_, drop_conflicts)
         case "arrays":
             from pipeline.sources import arrays
 

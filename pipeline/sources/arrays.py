@@ -18,7 +18,7 @@ from pipeline.mismatch import is_cifar10
 from pipeline.sources import twins
 from pipeline.sources.digits import in_colour
 from pipeline.sources.source import Part, Source, hold_out, one_in, shift_of
-from stores.errors import IntegrityError, UsageError, suggest
+from stores.errors import IntegrityError, ResourceError, UsageError, suggest
 
 _WHOLE = ("images", "labels")
 _PARTS = ("x_train", "y_train", "x_test", "y_test")
@@ -76,7 +76,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             if unknown:
                 raise UsageError(f"'{path}' has an unknown key '{unknown[0]}'", hint=suggest(unknown[0], known))
             return {key: file[key] for key in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except MemoryError as error:
+        raise ResourceError(f"'{path}' does not fit in memory", "its arrays are held there whole") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise IntegrityError(f"'{path}' is damaged", str(error), "write or fetch it again") from error
     except ValueError as error:  # an array of objects would need pickle, which can run code
         raise UsageError(f"'{path}' holds something else than plain arrays", str(error)) from error

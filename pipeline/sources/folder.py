@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.mismatch import is_cifar10
 from pipeline.sources import classes as class_folders
-from pipeline.sources import twins
+from pipeline.sources import dark, twins
 from pipeline.sources.classes import Classes
 from pipeline.sources.scan import broken_images, common_size, scan
 from pipeline.sources.source import Images, Part, Source, hold_out, one_in, shift_of
@@ -36,7 +36,7 @@ _Report = Callable[[str, int, int], None]
 
 def load(
     path: Path, test: Path | None, unlabeled: Path | None, size: int | None, progress: _Report | None,
-    drop_conflicts: bool = False,
+    range_: picture.Range | None = None, drop_conflicts: bool = False,
 ) -> Source:  # fmt: skip
     """Images resized to size × size; without `size` to the size that nine of ten have at least, else to 32×32.
 
@@ -66,6 +66,10 @@ def load(
     shape = (size, size) if size else common_size(scanned.sizes, notes)
     origin: dict[str, Any] = {"kind": "folder", "sha256": scanned.digest, "size": list(shape)}
     origin["fit"] = "crop, lanczos, 1"
+    if range_ is not None:
+        origin["range"] = list(range_)
+    elif note := dark.note([*train.files, *tested.files]):
+        notes.append(note)
     if settled.left_out:
         origin["left_out"] = settled.left_out
     _require_every_class(path, train, names)
@@ -81,7 +85,7 @@ def load(
     origin |= {"train": len(train.files) - unlabelled, "unlabeled": unlabelled, "test": len(tested.files)}
 
     threads = (os.cpu_count() or 1) if scanned.mean_bytes >= _LARGE_FILE else 1
-    lazy = [ImageFiles(part.files, shape, threads) for part in (train, tested)]
+    lazy = [ImageFiles(part.files, shape, threads, range_) for part in (train, tested)]
 
     def examine(report: _Report) -> None:
         _examine(lazy, report)
@@ -143,8 +147,10 @@ class ImageFiles:
         seen: bool [N], which those are.
     """
 
-    def __init__(self, files: Sequence[str], shape: tuple[int, int], threads: int) -> None:
-        self.files, self.threads = list(files), threads
+    def __init__(
+        self, files: Sequence[str], shape: tuple[int, int], threads: int, range_: picture.Range | None
+    ) -> None:
+        self.files, self.threads, self.range = list(files), threads, range_
         self.shape = (len(files), *shape, 3)
         self.broken: dict[int, IntegrityError] = {}
         self.seen = np.zeros(len(files), bool)
@@ -169,7 +175,7 @@ class ImageFiles:
         height, width = self.shape[1:3]
         for slot, row in zip(out, rows.tolist(), strict=True):
             try:
-                slot[:] = picture.load(self.files[row], (height, width))
+                slot[:] = picture.load(self.files[row], (height, width), self.range)
             except IntegrityError as error:
                 self.broken[row] = error
             self.seen[row] = True

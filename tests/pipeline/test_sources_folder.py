@@ -19,7 +19,7 @@ from pipeline.recipes import load_recipe
 from pipeline.sources import folder, load, twins
 from pipeline.sources.scan import LISTED
 from pipeline.sources.twins import Pictures
-from stores import picture
+from stores import jpeg, picture
 from stores.errors import IntegrityError, UsageError
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -373,7 +373,7 @@ def test_a_test_picture_that_is_trained_on_is_refused_or_left_out_of_training(pe
 def test_a_plain_jpeg_has_pillow_s_bytes(height, width, quality, subsampling, grey, progressive, seed):
     image = Image.fromarray(noise(seed, height, width)).convert("L" if grey else "RGB")
     data = encode(image, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
-    assert picture._plain_jpeg(data) == (height, width) == picture.size(data)
+    assert jpeg.plain_size(data) == (height, width) == picture.size(data)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     np.testing.assert_array_equal(picture.pixels(data, (height, width)), expected)
 
@@ -389,7 +389,7 @@ def test_special_jpegs_are_left_to_pillow():
         encode(image, "JPEG", icc_profile=profile),
         encode(image, "PNG"),
     ):
-        assert picture._plain_jpeg(data) is None
+        assert jpeg.plain_size(data) is None
         assert picture.pixels(data, (8, 8)).shape == (8, 8, 3)
 
 
@@ -480,7 +480,7 @@ def test_all_broken_images_are_named_at_once(lazy, pets, tmp_path, monkeypatch):
     save(tmp_path / "test" / "cat" / "0.png", noise(70))
     (tmp_path / "test" / "cat" / "half5").write_bytes(data[: len(data) // 3])
     decoded, plain = [], picture.load
-    monkeypatch.setattr(picture, "load", lambda file, shape: (decoded.append(file), plain(file, shape))[1])
+    monkeypatch.setattr(picture, "load", lambda file, *how: (decoded.append(file), plain(file, *how))[1])
 
     def build_all():
         source = load("folder", pets, test=tmp_path / "test", size=8)

@@ -16,6 +16,9 @@ Paths = Annotated[list[Path], typer.Argument(metavar="PATHS…", help="Images, a
 Source = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of an export.", show_default=False)]
 Format = Annotated[str, typer.Option("--format", help="csv or jsonl.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write.", show_default="standard output")]
+MaxPixels = Annotated[
+    int | None, typer.Option(min=1, help="Largest picture that is decoded.", show_default="178956970")
+]
 Folder = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write.", show_default="RUN/export")]
 Onnx = Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, and check it (extra `onnx`).")]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders of runs.", show_default=False)]
@@ -68,6 +71,7 @@ def predict(
     paths: Paths,
     format: Format = "csv",
     output: Output = None,
+    max_pixels: MaxPixels = None,
     device: Device = None,
     threads: Threads = None,
     debug: Debug = False,
@@ -81,7 +85,8 @@ def predict(
     files, passed = predict.image_files(paths)
     if passed:
         typer.echo(f"note: {passed}", err=True)
-    lines = write(predict.predict(trained, files, hardware.usable(device or "auto")), trained.class_names)
+    said = predict.predict(trained, files, hardware.usable(device or "auto"), max_pixels)
+    lines = write(said, trained.class_names)
     if output is None:
         sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a file's name is any bytes
         sys.stdout.writelines(lines)

@@ -1,0 +1,36 @@
+"""A set of deep pictures that uses a small part of its numbers, like 12 bits in files of 16, would be nearly black."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stores import picture
+
+FAR_BELOW = 1 / 8  # of the type's largest number: at most 32 of 256 grey levels
+SAMPLE = 64  # files looked at
+
+
+def note(files: Sequence[str]) -> str:
+    """What to tell the user of such a set, and what to do; empty if it is none.
+
+    A broken file is passed over here: decoding will name it.
+    """
+    found = []
+    for row in np.unique(np.linspace(0, len(files) - 1, SAMPLE, dtype=np.int64)):
+        try:
+            reach = picture.reach(picture.contents(files[row]))
+        except picture.BrokenImage:
+            continue
+        if reach is not None:
+            found.append(reach)
+    if not found or any(reach.largest >= FAR_BELOW * reach.possible for reach in found):
+        return ""
+    largest, possible, grey = max(found)
+    white = (1 << max(1, int(largest).bit_length())) - 1  # 4095 for 3900
+    remedy = f"`--range 0,{white}` makes {white} white" if grey else "save them with 8 bits"
+    return (
+        f"of 0 to {possible:.0f}, these pictures use the numbers up to {largest:.0f}: they become nearly black; "
+        f"if that is not meant, {remedy}"
+    )
