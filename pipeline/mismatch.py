@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.splits import Labelled, Split, allocate, class_lists, require_pool, suffix, take_valid
 from stores.errors import UsageError, suggest
+from stores.text import find
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
@@ -172,8 +173,10 @@ def _classes(store: Labelled, names: Sequence[str]) -> list[int]:
     """Indices of classes by name (of any case, if that is unambiguous), ascending."""
     known = {name.lower(): index for index, name in enumerate(store.class_names)}
     known |= {name: index for index, name in enumerate(store.class_names)}
-    found = [known.get(name, known.get(name.lower())) for name in names]
-    for name, index in zip(names, found, strict=True):
-        if index is None:
+    found = set()
+    for name in names:
+        meant = find(name, known) or find(name.lower(), known)
+        if meant is None:
             raise UsageError(f"unknown class '{name}'", suggest(name, store.class_names))
-    return sorted({index for index in found if index is not None})
+        found.add(known[meant])
+    return sorted(found)

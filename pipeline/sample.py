@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.sources import Source, check, load
+from pipeline.sources import Source, cache_folder, check, load
 from stores import DatasetStore, open_store
 from stores.draws import generator, order
 from stores.errors import IntegrityError, UsageError
@@ -94,7 +94,7 @@ def of_request(
         subject = _imagenet32(path)
     else:
         try:
-            subject = opened(cache / name, cache)
+            subject = opened(cache_folder(cache) / name, cache)
         except (UsageError, IntegrityError):  # never downloaded, or not whole: a build would fetch it
             subject = _published(name, extra)
     if flip is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet computes a cell that begins so
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
-_MARKDOWN = re.compile(r"[\\`*_{}\[\]<>&|#~!$@:^]|^[-+]|(?<=^\d)[.)]|^ +| +$")
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]<>&|#~!$@:^]|^[-+]|^ +| +$")
 
 
 def visible(text: object) -> str:
@@ -145,7 +145,8 @@ def markdown(text: object) -> str:
     >>> markdown("a|b <img>")
     'a\\|b \\<img\\>'
     """
-    return _MARKDOWN.sub(lambda m: "&#32;" * len(m[0]) if m[0].startswith(" ") else f"\\{m[0]}", visible(text))
+    said = _MARKDOWN.sub(lambda m: "&#32;" * len(m[0]) if m[0].startswith(" ") else f"\\{m[0]}", visible(text))
+    return re.sub(r"^(\d+)(?=[.)])", r"\1\\", said)  # no item of a list
 
 
 def code(text: object) -> str:

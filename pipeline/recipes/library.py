@@ -68,15 +68,10 @@ def strong_spec(size: tuple[int, int]) -> dict:
 
 def file_spec(path: Path, size: tuple[int, int]) -> dict:
     """The spec of a pipeline as `albumentations.save` writes it; a file that is none is a `UsageError`."""
-    import yaml
+    _albumentations()  # it brings the parser
+    from pipeline.recipes import parse
 
-    try:
-        text = path.read_text(encoding="utf-8")
-        parsed = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise UsageError(f"cannot read the recipe '{path}'", error.strerror or "") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"the recipe '{path}' is not valid {path.suffix[1:]}", str(error), _HINT) from error
+    parsed = parse.read(path, _HINT)
     if not isinstance(parsed, dict) or not isinstance(parsed.get("transform"), dict):
         raise UsageError(f"the recipe '{path}' is no albumentations pipeline", "it has no 'transform'", _HINT)
     return make_spec(path.stem, parsed, size)

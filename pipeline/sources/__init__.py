@@ -59,11 +59,24 @@ def load(
     if path is None and name in _LOCAL:
         raise UsageError(f"'{name}' needs a PATH", hint=f"{name} PATH")
     try:
-        source = _open(name, path or Path(), from_, cache.expanduser(), extra, size, unlabeled, test, progress)
+        source = _open(name, path or Path(), from_, cache, extra, size, unlabeled, test, progress)
     except ModuleNotFoundError as missing:
         why = f"the Python package '{missing.name}' is not installed"
         raise UsageError(f"source '{name}' cannot be read", why, "pip install 'realmix[data]'") from missing
     return source if flip is None else dataclasses.replace(source, weak=source.weak | {"flip": flip})
+
+
+def cache_folder(cache: Path) -> Path:
+    """The folder that `cache` names, "~" for the user's home.
+
+    Raises:
+        UsageError: the user has no home, as in a container that was given any number for a user.
+    """
+    try:
+        return cache.expanduser()
+    except RuntimeError as error:
+        why = "HOME is not set, and the system does not know this user"
+        raise UsageError(f"there is no home for '{cache}'", why, "--cache FOLDER says where downloads are kept") from error
 
 
 def check(
@@ -113,11 +126,11 @@ def _open(
         case "imagenet32":
             from pipeline.sources import imagenet32
 
-            return imagenet32.load(path, cache, progress)
+            return imagenet32.load(path, cache_folder(cache), progress)
         case _:
             from pipeline.sources import downloads
 
-            return downloads.load(name, from_, cache, extra)
+            return downloads.load(name, from_, cache_folder(cache), extra)
 
 
 def _refuse(name: str, given: bool, option: str, takers: tuple[str, ...], hint: str = "") -> None:

@@ -19,6 +19,9 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to wri
 Folder = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write.", show_default="RUN/export")]
 Onnx = Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, and check it (extra `onnx`).")]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders of runs.", show_default=False)]
+Remote = Annotated[
+    bool, typer.Option("--remote", help="Ask object storage for the images of runs that were trained from there.")
+]
 Page = Annotated[
     Path | None, typer.Option("-o", "--output", help="File to write.", show_default="report.html beside the runs")
 ]
@@ -104,11 +107,11 @@ def export(run: RunPath, output: Folder = None, onnx: Onnx = False, debug: Debug
         text.say(path)
 
 
-def report(runs: Runs, output: Page = None, debug: Debug = False) -> None:
+def report(runs: Runs, output: Page = None, remote: Remote = False, debug: Debug = False) -> None:
     """Write one HTML page about a run, or about several: curves, errors, calibration, comparison over seeds."""
     from trainer.report import write
 
-    text.say(write(runs, output))
+    text.say(write(runs, output, remote))
 
 
 def _use(threads: int | None) -> None:

@@ -135,6 +135,8 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
 
 
 def _row(name: str, content: dict[str, Any], columns: Mapping[str, str]) -> Row:
+    if not isinstance(content, dict):
+        raise UsageError(f"the recipe {name} has the row {content!r}", "it must be a table")
     take = _Taker(f"{name}, row '{content.get('name', '?')}'", content)
     only = take("only", list, list(columns))
     own, published = take("store", dict, {}), take("published", list, [])
