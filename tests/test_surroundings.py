@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stores.errors import run
+from stores.verify import verify
 
 BIN = Path(sys.executable).parent
 
@@ -36,15 +38,23 @@ def test_a_console_of_any_encoding(tiny, tmp_path, environment):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
-def test_closed_streams(tmp_path, closed):
+@pytest.fixture
+def few(tmp_path) -> str:
+    """Arguments that build a store of forty small images."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "few.npz", images=images, labels=np.arange(40) % 2)
+    return "arrays few.npz --copies 2 --labels 20"
+
+
+def test_closed_streams(few, tmp_path):
     """What is opened next would take their numbers: what a library says would be written into the store."""
-    assert shell(f"realmix-data build digits --copies 2 --labels 20 {closed}", tmp_path).returncode == 0
-    assert shell("realmix-data verify stores/digits --deep --quiet", tmp_path).returncode == 0
+    assert shell(f"realmix-data build {few} <&- >&- 2>&-", tmp_path).returncode == 0
+    assert verify(tmp_path / "stores/few") == []
+    assert shell("realmix-data info stores/few 2>&- <&-", tmp_path).stdout.count("\n") > 5
 
 
-def test_the_writer_of_ffcv_needs_no_standard_error(tmp_path):
-    done = shell("realmix-data build digits --copies 2 --labels 20 --format ffcv --quiet 2>&-", tmp_path)
+def test_the_writer_of_ffcv_needs_no_standard_error(few, tmp_path):
+    done = shell(f"realmix-data build {few} --format ffcv --quiet 2>&-", tmp_path)
     assert done.returncode == 0, done.stdout
 
 
@@ -64,14 +74,14 @@ main()
 """
 
 
-def test_a_user_without_a_home(tmp_path):
+def test_a_user_without_a_home(few, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
 
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-c", NOBODY, "build", *words, "--copies", "2", "--quiet"]
+    def command(words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-c", NOBODY, "build", *words.split()]
         return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
-    done = command("digits", "--labels", "20")
+    done = command(few)
     assert done.returncode == 0, done.stderr
     done = command("cifar10")
     assert (done.returncode, "--cache FOLDER" in done.stderr) == (2, True)
@@ -120,17 +130,13 @@ main()
 
 
 def test_memory_that_gives_out_for_real(tmp_path):
-    import numpy as np
-
     np.savez(tmp_path / "a.npz", images=np.zeros((20_000, 32, 32, 3), np.uint8), labels=np.arange(20_000) % 2)
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 5, done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_no_process_takes_modules_from_the_current_folder(tiny, tmp_path):
+def test_no_process_takes_modules_from_the_current_folder(tiny, few, tmp_path):
     """Not the commands, and none of the processes that they start: a build's workers, the runs of a table."""
     for name in ("rich", "random", "socket", "pickle", "multiprocessing", "typer", "trainer"):
         (tmp_path / f"{name}.py").write_text("open('proof', 'a').write(__name__)\nraise SystemExit(9)\n")
@@ -138,7 +144,7 @@ def test_no_process_takes_modules_from_the_current_folder(tiny, tmp_path):
         'title = "t"\nsteps = 2\nmodel = "wrn-10-1"\nseeds = [1]\nerror = "last"\nset = {batch = 4, tensorboard = false}\n'
         '[columns]\n"20" = "tiny_20"\n[[rows]]\nname = "[/ours]"\nmethod = "supervised"\n'
     )
-    done = shell("realmix-data build digits --copies 1 --recipe color --workers 2 --labels 20 --quiet", tmp_path)
+    done = shell(f"realmix-data build {few} --recipe color --workers 2 --quiet", tmp_path)
     assert done.returncode == 0, done.stderr
     done = shell(f"realmix-train reproduce mine.toml --stores {tiny.parent} --runs runs --threads 1", tmp_path)
     assert done.returncode == 0, done.stderr

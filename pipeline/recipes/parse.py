@@ -31,7 +31,9 @@ def read(path: Path, hint: str) -> Any:
     kind = "json" if path.suffix.lower() == ".json" else "yaml"
     try:
         if not path.is_file():  # a pipe would make us wait
-            raise UsageError(f"cannot read the recipe '{path}'", "it is no file" if path.exists() else "it does not exist")
+            raise UsageError(
+                f"cannot read the recipe '{path}'", "it is no file" if path.exists() else "it does not exist"
+            )
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:

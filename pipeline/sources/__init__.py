@@ -76,7 +76,9 @@ def cache_folder(cache: Path) -> Path:
         return cache.expanduser()
     except RuntimeError as error:
         why = "HOME is not set, and the system does not know this user"
-        raise UsageError(f"there is no home for '{cache}'", why, "--cache FOLDER says where downloads are kept") from error
+        raise UsageError(
+            f"there is no home for '{cache}'", why, "--cache FOLDER says where downloads are kept"
+        ) from error
 
 
 def check(

@@ -101,7 +101,10 @@ def load(name: str) -> Recipe:
         raise UsageError(f"unknown recipe '{name}'", suggest(name, known()), "one of your own is a path: ./my.toml")
     try:
         content = tomllib.loads(text.decode())
-    except (ValueError, RecursionError) as error:  # ValueError: also bytes that are no UTF-8, numbers of too many digits
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: also bytes that are no UTF-8, numbers of too many digits
         raise UsageError(f"the recipe '{name}' is no TOML", str(error)) from None
     return _recipe(name, content)
 
