@@ -63,7 +63,7 @@ def find(word: str, known: Collection[str]) -> str | None:
 
 
 def look_alike(word: str, known: Iterable[str]) -> str | None:
-    r"""How `word` differs from the known name that looks the same: "it is cafe\u0301, not caf\xe9"; None if none does."""
+    """How `word` differs from the known name that looks the same, both spelled out; None if none does."""
     twin = next((name for name in known if name != word and _look(name) == _look(word)), None)
     return None if twin is None else f"it looks the same and is not: {_ascii(word)} instead of {_ascii(twin)}"
 

@@ -19,7 +19,7 @@ SIDE, TRAIN, TEST = 12, 150, 30
 
 @pytest.fixture(autouse=True)
 def import_path(monkeypatch) -> None:
-    """A command keeps the current folder out of its children's imports; one run in this process did so for the tests."""
+    """A command that ran in this process kept the current folder out of its children's imports: the tests' need it."""
     monkeypatch.setenv("PYTHONSAFEPATH", "")
 
 

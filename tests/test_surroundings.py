@@ -1,4 +1,4 @@
-"""Poor surroundings: consoles of any encoding, closed streams, readers who leave, no home, no memory, a hostile folder."""
+"""Poor surroundings: any console, closed streams, readers who leave, no home, no memory, a hostile folder."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_no_process_takes_modules_from_the_current_folder(tiny, few, tmp_path):
     for name in ("rich", "random", "socket", "pickle", "multiprocessing", "typer", "trainer"):
         (tmp_path / f"{name}.py").write_text("open('proof', 'a').write(__name__)\nraise SystemExit(9)\n")
     (tmp_path / "mine.toml").write_text(
-        'title = "t"\nsteps = 2\nmodel = "wrn-10-1"\nseeds = [1]\nerror = "last"\nset = {batch = 4, tensorboard = false}\n'
+        'title = "t"\nsteps = 2\nmodel = "wrn-10-1"\nseeds = [1]\nset = {batch = 4, tensorboard = false}\n'
         '[columns]\n"20" = "tiny_20"\n[[rows]]\nname = "[/ours]"\nmethod = "supervised"\n'
     )
     done = shell(f"realmix-data build {few} --recipe color --workers 2 --quiet", tmp_path)

@@ -29,7 +29,8 @@ def test_what_is_shown_is_one_line_that_any_terminal_takes(name):
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("\x1b[31mred", r"\x1b[31mred"), ("a\nb\r\t\0", r"a\nb\r\t\x00"), ("\x9b31m", r"\x9b31m"), ("a\u202eb", r"a\u202eb"),
+        ("\x1b[31mred", r"\x1b[31mred"), ("a\nb\r\t\0", r"a\nb\r\t\x00"), ("\x9b31m", r"\x9b31m"),
+        ("a\u202eb", r"a\u202eb"),
         ("\ud800", r"\ud800"), ("caf\udce9", r"caf\xe9"), ("[red]naïve 猫 🐈", "[red]naïve 猫 🐈"),
     ],
 )  # fmt: skip
@@ -83,8 +84,8 @@ def test_numbers_stay_numbers(cell, written):
     ("name", "written"),
     [
         ("tiny", "tiny"), ("a|b", r"a\|b"), ("<img src=x>", r"\<img src=x\>"), ("&lt;", r"\&lt;"), ("`x`", r"\`x\`"),
-        ("[a](b)", r"\[a\](b)"), ("- x", r"\- x"), ("1. x", r"1\. x"), ("12) x", r"12\) x"), ("    x", "&#32;" * 4 + "x"),
-        ("a\n# b", r"a\\n\# b"),
+        ("[a](b)", r"\[a\](b)"), ("- x", r"\- x"), ("1. x", r"1\. x"), ("12) x", r"12\) x"),
+        ("    x", "&#32;" * 4 + "x"), ("a\n# b", r"a\\n\# b"),
     ],
 )  # fmt: skip
 def test_markdown_shows_the_name_itself(name, written):

@@ -68,12 +68,12 @@ def card(trained: Trained, run: Run, result: Mapping[str, Any], apart: float | N
     height, width = trained.image_size
     parameters = sum(p.numel() for p in trained.model.parameters())
     classes = "\n".join(f"{i}. {markdown(name)}" for i, name in enumerate(trained.class_names))
-    counts = store["counts"]
+    counts, method = store["counts"], markdown(result["method"])
     sections = [
-        f"# {markdown(result['method'])} on {markdown(store['name'])}",
-        f"An image classifier for {len(trained.class_names)} classes: {markdown(trained.name)}, {parameters:,} parameters, "
-        f"trained with realmix {markdown(config['versions']['realmix'])}, method {markdown(result['method'])}, from a store with "
-        f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images.",
+        f"# {method} on {markdown(store['name'])}",
+        f"An image classifier for {len(trained.class_names)} classes: {markdown(trained.name)}, "
+        f"{parameters:,} parameters, trained with realmix {markdown(config['versions']['realmix'])}, method {method}, "
+        f"from a store with {counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images.",
         "## Use",
         f"Input: RGB images of {width}×{height} pixels, cropped to that aspect and resized with antialiasing. "
         "Output: one logit per class; softmax gives probabilities. "
@@ -145,7 +145,8 @@ def _made(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     lines = [
         f"- data: split store {code(store['name'])}, fingerprint {code(store['fingerprint'])}, "
         f"protocol {markdown(store['protocol'])}, split seed {store['split_seed']}, of the dataset store "
-        f"{code(store['dataset'])}, fingerprint {code(store['dataset_fingerprint'])}, {store['num_copies']} copies of each image",
+        f"{code(store['dataset'])}, fingerprint {code(store['dataset_fingerprint'])}, "
+        f"{store['num_copies']} copies of each image",
         f"- {result['steps']:,} steps in {result['seconds']:,.0f} s on {markdown(config['device']['name'])}",
         "- versions: " + ", ".join(markdown(f"{name} {version}") for name, version in config["versions"].items()),
         *(f"- differs from the paper: {markdown(text)}" for text in config["deviations"]),

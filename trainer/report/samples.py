@@ -21,7 +21,7 @@ SIDE = 96  # pixels; larger images are thinned
 
 
 def open_split(record: Record) -> SplitStore | None:
-    """The run's store; None if it is gone, damaged, another one by now, or elsewhere on the network and not asked for."""
+    """The run's store; None if it is gone, damaged, another one by now, or on the network and not asked for."""
     try:
         place = locate(record.store["path"])
         if isinstance(place, BucketPath) and not record.remote:

@@ -104,7 +104,7 @@ def load(name: str) -> Recipe:
     except (
         ValueError,
         RecursionError,
-    ) as error:  # ValueError: also bytes that are no UTF-8, numbers of too many digits
+    ) as error:  # ValueError: bytes that are no UTF-8, numbers without end
         raise UsageError(f"the recipe '{name}' is no TOML", str(error)) from None
     return _recipe(name, content)
 
