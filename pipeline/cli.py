@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +49,7 @@ from pipeline.options import (
 from stores import __version__, names
 from stores.errors import UsageError, run, suggest
 from stores.storage import Location, locate
+from stores.text import say
 
 if TYPE_CHECKING:
     from stores import DatasetStore
@@ -63,7 +63,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"realmix {__version__}")
+        say(f"realmix {__version__}")
         raise typer.Exit
 
 
@@ -145,7 +145,7 @@ def build(
     requests = requests_for(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
     with Bars(quiet=quiet or as_json) as bars:
         data = load(
-            source, path, from_=from_, cache=cache.expanduser(), extra=extra, size=size, unlabeled=unlabeled, test=test,
+            source, path, from_=from_, cache=cache, extra=extra, size=size, unlabeled=unlabeled, test=test,
             range_=range_, max_pixels=max_pixels, flip=flip, drop_conflicts=drop_conflicts, progress=bars.update,
         )  # fmt: skip
         _tell(data.notes)
@@ -160,17 +160,17 @@ def build(
     facts = {**dataset_facts(store), "built": new, "seconds": round(seconds, 2), "splits": [str(p) for p in splits],
              "splits_left_out": left_out}  # fmt: skip
     if as_json:
-        print(json.dumps(facts))
+        say(json.dumps(facts))
         return
     total = store.num_images * copies
     rate = f"{total / seconds:,.0f} copies/s, " if new else ""
-    print(f"{target}: {'built' if new else 'already built'} in {seconds:.1f} s ({rate}{size_text(facts['bytes'])}, "
-          f"{facts['bytes_per_copy']:.0f} bytes a copy)")  # fmt: skip
-    print(f"splits: {', '.join(p.name for p in splits) or 'none'}")
+    say(f"{target}: {'built' if new else 'already built'} in {seconds:.1f} s ({rate}{size_text(facts['bytes'])}, "
+        f"{facts['bytes_per_copy']:.0f} bytes a copy)")  # fmt: skip
+    say(f"splits: {', '.join(p.name for p in splits) or 'none'}")
     for why in left_out:
-        print(f"left out: {why}")
+        say(f"left out: {why}")
     if splits:
-        print(f"next: {shlex.join(['realmix-train', '--store', str(splits[0])])}")
+        say(f"next: {shlex.join(['realmix-train', '--store', str(splits[0])])}")
 
 
 @app.command()
@@ -209,7 +209,7 @@ def plan(
 
     with Bars(quiet=as_json) as bars:
         subject = of_request(
-            source, path, sample_from, seed=seed, from_=from_, cache=cache.expanduser(), extra=extra, flip=flip,
+            source, path, sample_from, seed=seed, from_=from_, cache=cache, extra=extra, flip=flip,
             size=size, unlabeled=unlabeled, test=test, range_=range_, max_pixels=max_pixels,
             drop_conflicts=drop_conflicts, progress=bars.update,
         )  # fmt: skip
@@ -218,7 +218,7 @@ def plan(
         found = make_plan(
             subject, made, target, copies=copies, seed=seed, workers=workers, copies_format=_known_format(format_)
         )
-    print(json.dumps(found.facts())) if as_json else show(found)
+    say(json.dumps(found.facts())) if as_json else show(found)
 
 
 @app.command()
@@ -242,7 +242,10 @@ def split(
             "split needs --labels, --mismatch or --labeled-classes", hint=f"realmix-data split {store} --labels 40"
         )
     paths = write_all(_open_dataset(store), requests, name)
-    print(json.dumps([str(p) for p in paths]) if as_json else "\n".join(map(str, paths)))
+    if as_json:
+        return say(json.dumps([str(p) for p in paths]))
+    for path in paths:
+        say(path)
 
 
 @app.command()
@@ -254,7 +257,7 @@ def info(store: StorePath, as_json: Json = False) -> None:
     opened = open_store(store)
     facts = dataset_facts(opened) if isinstance(opened, DatasetStore) else split_facts(opened)
     if as_json:
-        print(json.dumps(facts))
+        say(json.dumps(facts))
         return
     show(facts)
 
@@ -286,14 +289,14 @@ def verify(
             problems += check_copies(opened, bars.update)
     seconds = round(time.monotonic() - began, 2)
     if as_json:
-        print(json.dumps({"store": str(store), "deep": deep, "seconds": seconds, "problems": problems}))
+        say(json.dumps({"store": str(store), "deep": deep, "seconds": seconds, "problems": problems}))
         raise typer.Exit(IntegrityError.exit_code if problems else 0)
     if problems:
         raise IntegrityError(
             f"'{store}': {len(problems)} damaged or missing", "\n".join(f"  {p}" for p in problems[:20]),
             f"`realmix-data repair {store}` puts back what follows from base images and recipe",
         )  # fmt: skip
-    print(f"{store}: sound{', every copy is what its params say' if deep else ''} ({seconds} s)")
+    say(f"{store}: sound{', every copy is what its params say' if deep else ''} ({seconds} s)")
 
 
 @app.command()
@@ -318,17 +321,17 @@ def repair(
     seconds = round(time.monotonic() - began, 2)
     if as_json:
         facts = {"store": str(store), "dry_run": dry_run, "seconds": seconds}
-        print(json.dumps({**facts, "restored": report.restored, "lost": report.lost}))
+        say(json.dumps({**facts, "restored": report.restored, "lost": report.lost}))
         raise typer.Exit(IntegrityError.exit_code if report.lost else 0)
     for key, how in report.restored.items():
-        print(f"{'would restore' if dry_run else 'restored'} {key}: {how}")
+        say(f"{'would restore' if dry_run else 'restored'} {key}: {how}")
     if report.lost:
         listed = [f"  {key}: {why}" for key, why in report.lost.items()]
         raise IntegrityError(
             f"'{store}': {len(listed)} file(s) cannot be restored",
             "\n".join(listed[:20] + ["  …"] * (len(listed) > 20)), AGAIN,
         )  # fmt: skip
-    print(f"{store}: {f'{len(report.restored)} file(s) restored' if report.restored else 'sound'} ({seconds} s)")
+    say(f"{store}: {f'{len(report.restored)} file(s) restored' if report.restored else 'sound'} ({seconds} s)")
 
 
 @app.command()
@@ -353,11 +356,11 @@ def export(
     files = _open_dataset(store).manifest["files"]
     sizes = {str(dataset.path / key): facts["bytes"] for key, facts in files.items() if key.endswith(".beton")}
     if as_json:
-        print(json.dumps({"store": str(dataset.path), "exported": new, "seconds": seconds, "bytes": sizes}))
+        say(json.dumps({"store": str(dataset.path), "exported": new, "seconds": seconds, "bytes": sizes}))
         return
     for file, size in sizes.items():
-        print(f"{file}: {size_text(size)}")
-    print(f"{'exported' if new else 'already exported and sound'} ({seconds} s)")
+        say(f"{file}: {size_text(size)}")
+    say(f"{'exported' if new else 'already exported and sound'} ({seconds} s)")
 
 
 @app.command()
@@ -371,7 +374,7 @@ def preview(
     from pipeline.preview import contact_sheet
 
     contact_sheet(_open_dataset(store), output, rows=rows, copies=copies)
-    print(output)
+    say(output)
 
 
 def _open_dataset(path: Location) -> DatasetStore:
@@ -406,4 +409,4 @@ def _target(root: str, name: str | None, source: str, path: Path | None, extra: 
 def _tell(notes: Sequence[str]) -> None:
     """On standard error, whatever else is said: what happened to the data is no progress."""
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", error=True)

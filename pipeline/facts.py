@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 
 from stores import DatasetStore, SplitStore
+from stores.text import print_table, spelled
 
 
 def dataset_facts(store: DatasetStore) -> dict[str, Any]:
@@ -41,17 +43,15 @@ def split_facts(store: SplitStore) -> dict[str, Any]:
 
 def show(facts: dict[str, Any]) -> None:
     """Print facts as a table."""
-    import json
+    print_table([(field.replace("_", " "), _shown(field, value)) for field, value in facts.items()])
 
-    from rich.console import Console
-    from rich.table import Table
 
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for field, value in facts.items():
-        shown = size(value) if field == "bytes" else ", ".join(map(str, value)) if isinstance(value, list) else value
-        text = json.dumps(shown) if isinstance(shown, dict) else str(shown)
-        table.add_row(f"[bold]{field.replace('_', ' ')}[/bold]", text)
-    Console().print(table)
+def _shown(field: str, value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(spelled(map(str, value)) if field == "classes" else map(str, value))
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return size(value) if field == "bytes" else str(value)
 
 
 def size(num_bytes: float) -> str:

@@ -7,6 +7,7 @@ level. Classes by name make the same protocol of any other dataset.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from pipeline.splits import Labelled, Split, allocate, class_lists, require_pool, suffix, take_valid
 from stores.errors import UsageError, suggest
+from stores.text import spelled
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
@@ -170,17 +172,20 @@ def _sizes(store: Labelled, classes: list[int]) -> np.ndarray:
 
 def _classes(store: Labelled, names: Sequence[str]) -> list[int]:
     """Indices of classes by name (of any case, if that is unambiguous), ascending."""
-    found = [_class(store.class_names, name) for name in names]
-    return sorted(set(found))
+    return sorted({_class(store.class_names, name) for name in names})
 
 
 def _class(known: Sequence[str], name: str) -> int:
-    """The class that is meant: by its very name, else without regard to spaces around it and to case."""
-    for same in (str, str.strip, lambda text: text.strip().lower()):
+    """The class that is meant: by its very name, else composed (NFC), without spaces around it, in any case."""
+    for same in (str, _composed, lambda text: _composed(text).strip(), lambda text: _composed(text).strip().lower()):
         meant = [index for index, other in enumerate(known) if same(other) == same(name)]
         if len(meant) == 1:
             return meant[0]
         if meant:
-            raise UsageError(f"'{name}' may be several classes", ", ".join(f"'{known[index]}'" for index in meant))
+            raise UsageError(f"'{name}' may be several classes", ", ".join(spelled(known[index] for index in meant)))
     hint = 'a name with a comma stands in quotes: "cat, tabby",dog' if any("," in other for other in known) else ""
     raise UsageError(f"unknown class '{name}'", suggest(name, known), hint)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

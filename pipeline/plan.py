@@ -29,6 +29,7 @@ from stores.draws import order
 from stores.errors import ResourceError, StoreError
 from stores.shards import encode
 from stores.storage import Location
+from stores.text import print_table
 
 MARGIN = 1.05  # of the estimate must be free
 BUDGET_S = 1.0  # that the measurement may take, once every worker has encoded one chunk
@@ -155,12 +156,11 @@ def require_room(store: Location, source: Source, recipe: Recipe, spec: dict[str
 
 def show(plan: Plan) -> None:
     """Print a plan as a table."""
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     free = "not asked: object storage" if plan.free_bytes is None else size(plan.free_bytes)
     of_copies = f"{size(plan.copies_bytes)}  ({plan.bytes_per_copy:.0f} bytes each)"
-    rows = {
+    rows: dict[str, str | Text] = {
         "images": f"{plan.images:,} + {plan.test_images:,} of {'×'.join(map(str, plan.size))}",
         "copies": f"{plan.images * plan.copies:,}  ({plan.copies} of each training image, {plan.recipe})",
         "base": size(plan.base_bytes),
@@ -168,16 +168,15 @@ def show(plan: Plan) -> None:
         "copies/params": size(plan.params_bytes),
         **({"FFCV files": size(plan.ffcv_bytes)} if plan.ffcv_bytes else {}),
         "total": f"{size(plan.total_bytes)} in {plan.files:,} files",
-        "disk": f"{free} free, {size(plan.needed_bytes)} needed"
-        + ("" if plan.fits is not False else "  [bold red]does not fit[/bold red]"),
+        "disk": Text.assemble(
+            f"{free} free, {size(plan.needed_bytes)} needed",
+            ("" if plan.fits is not False else "  does not fit", "bold red"),
+        ),
         "memory": f"about {size(plan.memory_bytes)}",
         "time": f"about {_duration(plan.seconds)} with {plan.workers} worker{'s' * (plan.workers != 1)} here",
         "measured on": plan.sample,
     }
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in rows.items():
-        table.add_row(f"[bold]{name}[/bold]", value)
-    Console().print(table)
+    print_table(rows.items())
 
 
 def _arrays(subject: Subject, recipe: Recipe, copies: int) -> list[layout.ArrayLayout]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stores.errors import UsageError
+from stores.text import visible
 
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont
@@ -45,9 +46,9 @@ def contact_sheet(store: DatasetStore, path: Path, rows: int = 8, copies: int = 
     title, text, small = (ImageFont.load_default(size) for size in (24, 16, 13))
 
     spec = store.manifest["spec"]
-    draw.text((MARGIN, MARGIN), store.name, INK, title)
+    draw.text((MARGIN, MARGIN), visible(store.name), INK, title)
     facts = [
-        f"recipe {spec['recipe']['name']}",
+        f"recipe {visible(spec['recipe']['name'])[:80]}",
         f"seed {spec['seed']}",
         f"{store.num_images:,} images of {store.image_size[1]} by {store.image_size[0]} pixels",
         f"{store.num_copies} copies each, {copies} shown",
@@ -109,6 +110,7 @@ def _outline(draw: ImageDraw.ImageDraw, box: np.ndarray, scale: float, x: int, y
 
 def _fit(draw: ImageDraw.ImageDraw, label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The label, shortened until it fits."""
+    label = visible(label)[:width]
     if draw.textlength(label, font) <= width:
         return label
     while label and draw.textlength(label + "…", font) > width:

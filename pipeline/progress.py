@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from stores.text import say
 
 LINE_EVERY_S = 10.0
 
@@ -21,7 +22,7 @@ class Bars:
         self._quiet = quiet
         self._terminal = console.is_terminal
         columns = (
-            TextColumn("{task.description:>20}"),
+            TextColumn("{task.description:>20}", markup=False),
             BarColumn(),
             _Count(),
             _Rate(),
@@ -53,7 +54,7 @@ class Bars:
             self._said = now
             since, before = self._began.get(what, (now, done))
             left = f", about {(now - since) * (of - done) / (done - before):.0f} s left" if of and done > before else ""
-            print(f"{what}: {done:,}" + (f" of {of:,}{left}" if of else ""), file=sys.stderr, flush=True)
+            say(f"{what}: {done:,}" + (f" of {of:,}{left}" if of else ""), error=True)
 
 
 class _Count(ProgressColumn):

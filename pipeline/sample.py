@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.sources import Source, check, load
+from pipeline.sources import Source, cache_folder, check, load
 from stores import DatasetStore, open_store
 from stores.draws import generator, order
 from stores.errors import IntegrityError, UsageError
@@ -82,8 +82,7 @@ def of_request(
     Raises:
         UsageError, StoreError, IntegrityError: as `pipeline.sources.load`; a store of images of another size.
     """
-    checked = ("size", "unlabeled", "test", "range_", "max_pixels", "drop_conflicts")
-    check(name, path, from_, extra, *(options.get(key) for key in checked))
+    check(name, path, from_, extra, **{key: value for key, value in options.items() if key != "progress"})
 
     def opened(from_: Path | None, cache: Path) -> Subject:
         began = time.monotonic()
@@ -99,7 +98,7 @@ def of_request(
         subject = _imagenet32(path)
     else:
         try:
-            subject = opened(cache / name, cache)
+            subject = opened(cache_folder(cache) / name, cache)
         except (UsageError, IntegrityError):  # never downloaded, or not whole: a build would fetch it
             subject = _published(name, extra)
     if flip is not None:

@@ -22,6 +22,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 
+from stores import process, text
+
 
 class RealMixError(Exception):
     """A mistake that the user can mend.
@@ -83,12 +85,15 @@ def suggest(word: str, known: Iterable[str]) -> str:
     'did you mean gamma?'
     """
     known = sorted(known)
+    if (twin := text.look_alike(word, known)) is not None:
+        return twin
     close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(text.spelled(known))}"
 
 
 def run(command: Callable[[], object]) -> None:
     """Run a command line: print a `RealMixError` (or a full disk) as one message and exit with its code."""
+    process.prepare()
     # not KeyboardInterrupt: the command-line library would swallow it and say only "Aborted"
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, _interrupt)
@@ -98,14 +103,42 @@ def run(command: Callable[[], object]) -> None:
         _fail(error)
     except OSError as error:
         _fail(_of_the_system(error))
+    except Exception as error:  # no class is common to all that run out of memory
+        if not out_of_memory(error):
+            raise
+        _fail(_of_memory(error))
+    finally:
+        text.write("")  # what is still held back, if anybody reads it
 
 
 def _interrupt(*_: object) -> None:
     raise Interrupted("interrupted", hint="run the same command again: it continues")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory, or room for one more thread, is what was lacking: every library has its own class for that."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    said = str(error).lower()
+    return isinstance(error, Exception) and any(words in said for words in _NO_MEMORY)
+
+
+_NO_MEMORY = (
+    "out of memory", "not enough memory", "insufficient memory", "can't allocate memory", "cannot allocate memory",
+    "can't start new thread", "failed to map segment", "bad_alloc",
+)  # fmt: skip
+
+
+def _of_memory(error: BaseException) -> RealMixError:
+    why = str(error).strip().partition("\n")[0]
+    less = "close other programs, raise the limit (`ulimit -v`), or ask for less: fewer --workers, a smaller --batch"
+    return ResourceError("not enough memory", why, f"{less}; the same command continues what it began")
+
+
 def _of_the_system(error: OSError) -> RealMixError:
     """What the operating system refused, as a message."""
+    if out_of_memory(error):
+        return _of_memory(error)
     where = f"'{os.fsdecode(error.filename)}'" if error.filename else "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(
@@ -123,5 +156,6 @@ def _of_the_system(error: OSError) -> RealMixError:
 def _fail(error: RealMixError) -> None:
     if os.environ.get("REALMIX_DEBUG"):
         raise error
-    print(f"error: {error}", file=sys.stderr)
+    shown = RealMixError(text.visible(error.what), text.visible_lines(error.why), text.visible(error.hint))
+    text.write(f"error: {shown}\n", error=True)
     sys.exit(error.exit_code)

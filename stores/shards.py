@@ -17,7 +17,7 @@ import numpy as np
 from numcodecs import zstd
 
 from stores.compression import compress, frame_size, has_checksum
-from stores.errors import IntegrityError
+from stores.errors import IntegrityError, out_of_memory
 from stores.layout import ArrayLayout
 from stores.storage import Location
 
@@ -122,6 +122,8 @@ def decode_chunk(layout: ArrayLayout, frame: bytes, path: Location, place: Calla
     try:
         zstd.decompress(memoryview(frame)[:-CRC] if layout.checksum == "crc32c" else frame, chunk)
     except (RuntimeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
         raise damaged(path, str(error)) from None
     return chunk
 

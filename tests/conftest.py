@@ -17,6 +17,12 @@ collect_ignore = [] if Path("/dev/nvidiactl").exists() or "REALMIX_TEST_DEVICE" 
 SIDE, TRAIN, TEST = 12, 150, 30
 
 
+@pytest.fixture(autouse=True)
+def import_path(monkeypatch) -> None:
+    """A command that ran in this process kept the current folder out of its children's imports: the tests' need it."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+
+
 @pytest.fixture(scope="session")
 def source():
     """150 + 30 colour images of 12 × 12 in five classes, sorted by class as real archives often are."""

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import shutil
+import sys
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
+import faults
 import hostile
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tiny_stores import build_stores
 
 from pipeline.recipes import from_spec
+from pipeline.sources import Part
 from stores import layout, manifest, open_store
 from stores.errors import IntegrityError, RealMixError, StoreError, UsageError
 from stores.verify import verify
@@ -202,3 +210,84 @@ def test_params_of_another_recipe_than_the_manifest_says(victim, source_of_few):
     report = repair(victim)
     assert report.restored.keys() == {"copies/zarr.json"}
     assert report.lost.keys() == {"copies/params/c/0/0/0"}
+
+
+# ---- what a terminal, a spreadsheet and a browser get of it ----
+
+NAMES = ["[/a]", "do\x1b]0;x\x07g", "<img src=x onerror=alert(1)>|`", "\u202egnp\n# new", "=" * 5000]
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory, source):
+    """A folder with a store, its split and a finished run whose class names and recipe do what they can."""
+    from trainer import launch
+
+    root = tmp_path_factory.mktemp("shown")
+    few = replace(source, train=Part(source.train.images[::4], source.train.labels[::4]))
+    store = build_stores(root / "stores", few, copies=2)
+    for place in (store, store.with_name("tiny_20")):
+        faults.edit(place, lambda found: found.update(class_names=NAMES))
+    faults.edit(store, lambda found: found["spec"]["recipe"].update(name="[bold]\x1b[2Jcutout"))
+    flags = {"store": str(root / "stores/tiny_20"), "model": "wrn-10-1", "steps": 2, "threads": 1, "device": "cpu"}
+    launch.start(["batch=4", "tensorboard=false"], {**flags, "method": "supervised"}, root / "runs", "r", quiet=True)
+    for name in ("=cmd\x1b[2J.png", "[red]\udcff.png"):
+        Image.new("RGB", (8, 8)).save(root / name, "PNG")
+    (root / "mine.toml").write_text(
+        'title = "[/t]<b>"\nsteps = 2\nmodel = "wrn-10-1"\nseeds = [1]\nset = {batch = 4}\n'
+        '[columns]\n"[/20]\\u001b" = "tiny_20"\n[[rows]]\nname = "[/ours]|=\\u001b[2J"\nmethod = "supervised"\n'
+    )
+    return root
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("realmix-data info stores/tiny", 0), ("realmix-data info stores/tiny_20", 0),
+        ("realmix-data verify stores/tiny_20", 0), ("realmix-data repair --dry-run stores/tiny", 0),
+        ("realmix-data split stores/tiny --labels 10 --labeled-classes \x1b[2J", 2),
+        ("realmix-data split stores/tiny --labels 3", 2), ("realmix-data plan digits --sample-from stores/tiny", 2),
+        ("realmix-data preview stores/tiny -o sheet.png", 0), ("realmix-data info no\x1b[2Jstore", 3),
+        ("realmix-train eval runs/r --threads 1", 0), ("realmix-train predict runs/r {}", 0),
+        ("realmix-train predict runs/r {} --format jsonl", 0), ("realmix-train predict runs/r {} -o said.csv", 0),
+        ("realmix-train export runs/r", 0), ("realmix-train report runs/r", 0),
+        ("realmix-train reproduce mine.toml --dry-run", 0), ("realmix-train reproduce mine.toml --show", 0),
+        ("realmix-train reproduce mine.toml --row \x1b[2J", 2),
+        ("realmix-train --store stores/tiny_20 --method \x1b[2J", 2),
+    ],
+)  # fmt: skip
+def test_names_command_no_terminal(shown, line, code, monkeypatch, capfd):
+    from pipeline import cli as data
+    from trainer import cli as train
+
+    monkeypatch.chdir(shown)
+    files = [str(path) for path in sorted(Path().glob("*.png")) if path.name != "sheet.png"]
+    program, *words = line.split()
+    monkeypatch.setattr(sys, "argv", [program, *(one for word in words for one in (files if word == "{}" else [word]))])
+    with pytest.raises(SystemExit) as left:
+        {"realmix-data": data.main, "realmix-train": train.main}[program]()
+    out, err = capfd.readouterr()
+    assert (left.value.code or 0) == code, err
+    assert [part for part in (out + err).split("\n") if not part.isprintable()] == []
+    if line.startswith("realmix-data info stores"):
+        assert "[/a], do\\x1b]0;x\\x07g" in " ".join(out.split())
+
+
+def test_names_are_text_in_every_file_that_is_written(shown, monkeypatch, capfd):
+    from trainer.cli import main
+
+    monkeypatch.chdir(shown)
+    for words in (["export", "runs/r", "-o", "out"], ["report", "runs/r", "-o", "page.html"],
+                  ["reproduce", "mine.toml", "--show"]):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["realmix-train", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert not left.value.code
+    capfd.readouterr()
+    made = [Path("out/README.md"), Path("page.html"), *Path("runs/reproduce").rglob("mine.*")]
+    assert len(made) == 5
+    for path in made:
+        text = path.read_text(encoding="utf-8")
+        assert all(part.isprintable() for part in text.split("\n")), path
+        assert not re.search(r"(?<!\\)(<img src=x|\[/t\]<b>)", text), path
+    rows = list(csv.reader(next(path for path in made if path.suffix == ".csv").open(encoding="utf-8")))
+    assert rows[1][1:3] == [r"[/ours]|=\x1b[2J", r"[/20]\x1b"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stores import manifest
-from stores.errors import IntegrityError, RealMixError, StoreError
+from stores.errors import IntegrityError, RealMixError, StoreError, out_of_memory
 from trainer.ema import Ema
 from trainer.telemetry import Telemetry
 
@@ -99,7 +99,12 @@ def read(folder: Path, device: torch.device) -> dict[str, Any]:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise StoreError(f"'{folder}' has no checkpoint", f"there is no '{path}'", AGAIN) from None
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except pickle.UnpicklingError:  # torch's own words advise to load it all the same, which would run what it holds
+        why = "it holds more than numbers, and may run code when it is read: realmix never writes such a file"
+        raise IntegrityError(f"'{path}' is no checkpoint of realmix", why, AGAIN) from None
+    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
+        if out_of_memory(error):
+            raise
         why = str(error).split("\n")[0]
         raise IntegrityError(f"the checkpoint '{path}' is truncated or damaged", why, AGAIN) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -14,6 +14,7 @@ import typer
 import stores
 from stores import errors
 from stores.errors import UsageError
+from stores.text import say
 from trainer.commands import doctor, methods, reproduce, results
 from trainer.options import Debug, Device, Json
 
@@ -34,7 +35,7 @@ def main() -> None:
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"realmix {stores.__version__}")
+        say(f"realmix {stores.__version__}")
         raise typer.Exit
 
 

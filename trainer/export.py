@@ -14,6 +14,7 @@ from typing import Any
 import stores
 from stores import manifest
 from stores.errors import StoreError, UsageError
+from stores.text import code, markdown
 from trainer import onnx_graph, weights
 from trainer.run import Run
 from trainer.weights import Trained
@@ -66,13 +67,13 @@ def card(trained: Trained, run: Run, result: Mapping[str, Any], apart: float | N
     config, store = run.config, run.config["store"]
     height, width = trained.image_size
     parameters = sum(p.numel() for p in trained.model.parameters())
-    classes = "\n".join(f"{i}. {name}" for i, name in enumerate(trained.class_names))
-    counts = store["counts"]
+    classes = "\n".join(f"{i}. {markdown(name)}" for i, name in enumerate(trained.class_names))
+    counts, method = store["counts"], markdown(result["method"])
     sections = [
-        f"# {result['method']} on {store['name']}",
-        f"An image classifier for {len(trained.class_names)} classes: {trained.name}, {parameters:,} parameters, "
-        f"trained with realmix {config['versions']['realmix']}, method {result['method']}, from a store with "
-        f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images.",
+        f"# {method} on {markdown(store['name'])}",
+        f"An image classifier for {len(trained.class_names)} classes: {markdown(trained.name)}, "
+        f"{parameters:,} parameters, trained with realmix {markdown(config['versions']['realmix'])}, method {method}, "
+        f"from a store with {counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images.",
         "## Use",
         f"Input: RGB images of {width}×{height} pixels, cropped to that aspect and resized with antialiasing. "
         "Output: one logit per class; softmax gives probabilities. "
@@ -131,7 +132,7 @@ def _numbers(result: Mapping[str, Any]) -> str:
 
 def _per_class(result: Mapping[str, Any]) -> str:
     rows = [
-        f"| {_cell(name)} | {'–' if error is None else f'{error:.1f} %'} |"
+        f"| {markdown(name)} | {'–' if error is None else f'{error:.1f} %'} |"
         for name, error in result["per_class_error"].items()
     ]
     return "\n".join(["| class | test error |", "|---|---:|", *rows])
@@ -142,17 +143,14 @@ def _made(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     store, settings = config["store"], {**config["run"], **config["settings"]}
     settings.pop("store")
     lines = [
-        f"- data: split store `{store['name']}`, fingerprint `{store['fingerprint']}`, protocol {store['protocol']}, "
-        f"split seed {store['split_seed']}, of the dataset store `{store['dataset']}`, fingerprint "
-        f"`{store['dataset_fingerprint']}`, {store['num_copies']} copies of each image",
-        f"- {result['steps']:,} steps in {result['seconds']:,.0f} s on {config['device']['name']}",
-        "- versions: " + ", ".join(f"{name} {version}" for name, version in config["versions"].items()),
-        *(f"- differs from the paper: {text}" for text in config["deviations"]),
-        "- settings: " + ", ".join(f"`{name}={value}`" for name, value in settings.items()),
+        f"- data: split store {code(store['name'])}, fingerprint {code(store['fingerprint'])}, "
+        f"protocol {markdown(store['protocol'])}, split seed {store['split_seed']}, of the dataset store "
+        f"{code(store['dataset'])}, fingerprint {code(store['dataset_fingerprint'])}, "
+        f"{store['num_copies']} copies of each image",
+        f"- {result['steps']:,} steps in {result['seconds']:,.0f} s on {markdown(config['device']['name'])}",
+        "- versions: " + ", ".join(markdown(f"{name} {version}") for name, version in config["versions"].items()),
+        *(f"- differs from the paper: {markdown(text)}" for text in config["deviations"]),
+        "- settings: " + ", ".join(code(f"{name}={value}") for name, value in settings.items()),
         f"- exported by realmix {stores.__version__}",
     ]
     return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

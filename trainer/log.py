@@ -7,11 +7,12 @@ except the last line, which names the run and its error. Nothing here reads a te
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from stores.text import say, visible
 
 REDRAW_S = 0.2
 PLAIN_S = 10.0
@@ -36,7 +37,7 @@ class Console:
         self._started = self._shown = time.perf_counter()
         self._progress: Progress | None = None
         if self._console.is_terminal and not quiet:
-            columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
+            columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
             self._progress = Progress(*columns, console=self._console, transient=True, auto_refresh=False)
             self._task = self._progress.add_task("", total=steps, completed=start)
 
@@ -53,7 +54,7 @@ class Console:
     def say(self, text: str) -> None:
         """One line."""
         if not self._quiet:
-            self._console.print(text, markup=False)
+            self._console.print(visible(text), markup=False, emoji=False)
 
     def tick(self, step: int, waited: float) -> None:
         """After every step: redraw, if it is time. `waited`: seconds spent waiting for data so far."""
@@ -119,10 +120,10 @@ def last_line(path: Path, result: Mapping[str, Any]) -> str:
 def show_result(text: str, as_json: str | None) -> None:
     """The end of a run: on stdout the last line, or with --json the result alone and the line on stderr."""
     if as_json is None:
-        print(text, flush=True)
+        say(text)
     else:
-        print(text, file=sys.stderr, flush=True)
-        print(as_json, flush=True)
+        say(text, error=True)
+        say(as_json)
 
 
 def duration(seconds: float) -> str:

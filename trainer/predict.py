@@ -24,6 +24,7 @@ import torch
 
 from stores import walk
 from stores.errors import UsageError, suggest
+from stores.text import csv_cell
 from trainer.assess import probabilities
 from trainer.augment import scale
 from trainer.scores import ood_score
@@ -100,7 +101,11 @@ def predict(trained: Trained, files: Iterable[str], device: str, max_pixels: int
 
 
 def as_csv(predictions: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
-    """A header line, then path, class, confidence, ood_score and every class's probability `p_NAME`."""
+    """A header line, then path, class, confidence, ood_score and every class's probability `p_NAME`.
+
+    For people and spreadsheets: what does not print is an escape, what a spreadsheet would compute has an apostrophe
+    before it. `as_jsonl` has the names themselves.
+    """
     yield _row(["path", "class", "confidence", "ood_score", *(f"p_{name}" for name in class_names)])
     for said in predictions:
         numbers = (said.confidence, said.ood_score, *said.probabilities.tolist())
@@ -139,7 +144,7 @@ def writer(name: str) -> Writer:
 
 def _row(cells: list[str]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
+    csv.writer(line, lineterminator="\n").writerow(map(csv_cell, cells))
     return line.getvalue()
 
 

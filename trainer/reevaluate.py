@@ -5,17 +5,31 @@ The averaged weights give what training reported of them; nothing in the run's f
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stores.errors import StoreError
+from stores.bucket import BucketPath
+from stores.errors import StoreError, UsageError
+from stores.storage import locate
+from stores.text import spelled
 from trainer import checkpoint, hardware, weights
 from trainer.assess import assess
 from trainer.evaluate import Evaluator
 from trainer.launch import open_split
 from trainer.run import open_run
+
+
+def _here(path: Path, store: str) -> str:
+    """The run's own store, if nobody has to be contacted for it."""
+    if isinstance(locate(store), BucketPath):
+        raise UsageError(
+            f"the store of '{path}' is in object storage", "nothing is contacted because a run's record names it",
+            f"`realmix-train eval {path} --store {store}`",
+        )  # fmt: skip
+    return store
 
 
 def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any]:
@@ -31,9 +45,12 @@ def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any
 
     Raises:
         StoreError: the store has other classes or images of another size.
+        UsageError: the run's own store is in object storage: a record may name any place, so the user has to.
     """
     run = open_run(path)
-    store = open_split(store_path or run.config["store"]["path"])
+    if store_path is None:
+        store_path = _here(path, run.config["store"]["path"])
+    store = open_split(store_path)
     kind = hardware.usable(device)
     bf16 = run.config["run"]["precision"] == "bf16" and hardware.multiplies_bf16(kind)
     found: dict[str, Any] = {"averaged": None, "raw": None}
@@ -42,8 +59,9 @@ def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any
             continue
         trained = weights.of_run(run, averaged=name == "averaged")
         if trained.class_names != store.class_names:
-            names = [", ".join(names[:12]) for names in (store.class_names, trained.class_names)]
-            raise StoreError(f"'{store.path}' has other classes than the run", f"{names[0]} instead of {names[1]}")
+            both = zip_longest(store.class_names, trained.class_names, fillvalue="none")
+            here, there = next(spelled(pair) for pair in both if pair[0] != pair[1])
+            raise StoreError(f"'{store.path}' has other classes than the run", f"{here} instead of {there}")
         if trained.image_size != store.dataset.image_size:
             sizes = ["×".join(map(str, size)) for size in (store.dataset.image_size, trained.image_size)]
             raise StoreError(f"'{store.path}' has images of another size", f"{sizes[0]} pixels instead of {sizes[1]}")

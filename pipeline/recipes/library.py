@@ -28,7 +28,15 @@ SUFFIXES = (".yaml", ".yml", ".json")
 # They open files that the recipe names: copies would depend on more than their image, and could show any file.
 _OPEN_FILES = frozenset({"HistogramMatching", "FDA", "PixelDistributionAdaptation", "TextImage"})
 _DEEPEST, _LARGEST = 16, 65536  # of a pipeline's nesting, of its numbers: far above what any of them needs
-_LARGEST_OF = {"height": 2048, "width": 2048, "size": 2048, "shape": 2048, "pad": 2048, "px": 2048, "scale": 64}
+# of fields by a word of theirs: what a transform makes, or repeats, of each costs memory or time by the number
+_LARGEST_OF = {
+    "height": 2048, "width": 2048, "size": 2048, "shape": 2048, "pad": 2048, "px": 2048, "scale": 64, "blur": 127,
+    "radius": 127, "kernel": 127, "sigma": 128, "grid": 64, "nb_": 16, "num_": 256, "number": 256, "iterations": 16,
+    "delta": 32, "segments": 256, "steps": 64, "dimension": 256, "factor": 64,
+    "max_factor": 4,
+}  # fmt: skip
+_LEAST_STEP = 1e-3  # of fields called "step…": how finely a transform divides its way
+_MOST_CALLS = 256  # of transforms for one copy
 _SIDES = ("height", "width", "size", "shape", "pad", "px")  # fields in pixels
 _FACTORS = ("scale", "percent", "zoom")  # fields in shares of the image
 _MOST_PIXELS, _MOST_GROWTH = 2048, 4.0  # of all transforms of a pipeline together: what one adds, the next may multiply
@@ -68,15 +76,10 @@ def strong_spec(size: tuple[int, int]) -> dict:
 
 def file_spec(path: Path, size: tuple[int, int]) -> dict:
     """The spec of a pipeline as `albumentations.save` writes it; a file that is none is a `UsageError`."""
-    import yaml
+    _albumentations()  # it brings the parser
+    from pipeline.recipes import parse
 
-    try:
-        text = path.read_text(encoding="utf-8")
-        parsed = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise UsageError(f"cannot read the recipe '{path}'", error.strerror or "") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"the recipe '{path}' is not valid {path.suffix[1:]}", str(error), _HINT) from error
+    parsed = parse.read(path, _HINT)
     if not isinstance(parsed, dict) or not isinstance(parsed.get("transform"), dict):
         raise UsageError(f"the recipe '{path}' is no albumentations pipeline", "it has no 'transform'", _HINT)
     return make_spec(path.stem, parsed, size)
@@ -154,6 +157,9 @@ def _build(name: str, serialised: dict) -> Any:
     A = _albumentations()
     _check_names(name, serialised.get("transform"))
     _check_values(name, serialised["transform"])
+    if (calls := _calls(serialised["transform"])) > _MOST_CALLS:
+        why = f"a copy would take up to {calls:.3g} transforms, more than {_MOST_CALLS}"
+        raise UsageError(f"the recipe '{name}' is no pipeline for images", why, _HINT)
     added, growth = _growth(serialised["transform"])
     if added > _MOST_PIXELS or growth > _MOST_GROWTH:
         why = f"together its transforms may add {added:.0f} pixels to a side and make it {growth:.3g} times as long"
@@ -167,17 +173,27 @@ def _build(name: str, serialised: dict) -> Any:
     return pipeline if isinstance(pipeline, A.Compose) else A.Compose([pipeline])
 
 
-def _check_values(name: str, value: Any, depth: int = 0, most: int = _LARGEST) -> None:
-    """Refuse numbers that would make gigabytes of a small image, and nesting that no pipeline has."""
-    if (isinstance(value, int | float) and not -most <= value <= most) or depth > _DEEPEST:
+def _check_values(name: str, value: Any, depth: int = 0, most: int = _LARGEST, least: float = 0) -> None:
+    """Refuse numbers that would make gigabytes of a small image, or take for ever, and nesting that no pipeline has."""
+    beyond = isinstance(value, int | float) and not (least <= abs(value) <= most or value == 0)
+    if beyond or depth > _DEEPEST:
         why = "it is nested too deeply" if depth > _DEEPEST else "a number in it is out of range"
         raise UsageError(f"the recipe '{name}' is no pipeline for images", why, _HINT)
     if isinstance(value, dict):
         for field, inner in value.items():
-            bound = min((limit for word, limit in _LARGEST_OF.items() if word in field), default=most)
-            _check_values(name, inner, depth + 1, bound)
+            bound = min((limit for word, limit in _LARGEST_OF.items() if word in str(field)), default=most)
+            _check_values(name, inner, depth + 1, bound, _LEAST_STEP if "step" in str(field) else 0)
     for inner in value if isinstance(value, list) else ():
-        _check_values(name, inner, depth + 1, most)
+        _check_values(name, inner, depth + 1, most, least)
+
+
+def _calls(transform: dict) -> int:
+    """How many transforms at most a copy goes through: those that are picked from some may be picked again."""
+    inner = [_calls(one) for one in transform.get("transforms") or ()]
+    picked = transform.get("n")
+    if not inner:
+        return 1
+    return int(picked) * max(inner) if isinstance(picked, int | float) else sum(inner)
 
 
 def _growth(value: Any, field: str = "") -> tuple[float, float]:

@@ -66,19 +66,9 @@ def load(
         raise UsageError(f"'{name}' needs a PATH", hint=f"{name} PATH")
     try:
         source = _open(
-            name,
-            path or Path(),
-            from_,
-            cache.expanduser(),
-            extra,
-            size,
-            unlabeled,
-            test,
-            range_,
-            max_pixels,
-            drop_conflicts,
+            name, path or Path(), from_, cache, extra, size, unlabeled, test, range_, max_pixels, drop_conflicts,
             progress,
-        )
+        )  # fmt: skip
     except ModuleNotFoundError as missing:
         why = f"the Python package '{missing.name}' is not installed"
         raise UsageError(f"source '{name}' cannot be read", why, "pip install 'realmix[data]'") from missing
@@ -86,10 +76,25 @@ def load(
     return source if flip is None else dataclasses.replace(source, weak=source.weak | {"flip": flip})
 
 
+def cache_folder(cache: Path) -> Path:
+    """The folder that `cache` names, "~" for the user's home.
+
+    Raises:
+        UsageError: the user has no home, as in a container that was given any number for a user.
+    """
+    try:
+        return cache.expanduser()
+    except RuntimeError as error:
+        why = "HOME is not set, and the system does not know this user"
+        raise UsageError(
+            f"there is no home for '{cache}'", why, "--cache FOLDER says where downloads are kept"
+        ) from error
+
+
 def check(
-    name: str, path: Path | None, from_: Path | None, extra: bool, size: int | None, unlabeled: Path | None,
-    test: Path | None, range_: tuple[float, float] | None = None, max_pixels: int | None = None,
-    drop_conflicts: bool = False,
+    name: str, path: Path | None, from_: Path | None = None, extra: bool = False, size: int | None = None,
+    unlabeled: Path | None = None, test: Path | None = None, range_: tuple[float, float] | None = None,
+    max_pixels: int | None = None, drop_conflicts: bool = False,
 ) -> None:  # fmt: skip
     """Raises UsageError for an unknown name, an option that the source does not take, and a file that is not there."""
     if name not in NAMES:
@@ -144,11 +149,11 @@ def _open(
         case "imagenet32":
             from pipeline.sources import imagenet32
 
-            return imagenet32.load(path, cache, progress)
+            return imagenet32.load(path, cache_folder(cache), progress)
         case _:
             from pipeline.sources import downloads
 
-            return downloads.load(name, from_, cache, extra)
+            return downloads.load(name, from_, cache_folder(cache), extra)
 
 
 def _require_text(class_names: list[str]) -> None:

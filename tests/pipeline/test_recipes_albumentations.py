@@ -171,3 +171,60 @@ def test_transforms_that_together_make_huge_images_are_refused(grow, tmp_path) -
         load_recipe(str(file), {"flip": True, "shift": 1}, (8, 8))
     A.save(A.Compose([A.RandomScale((-0.2, 0.2)), A.Pad(padding=4), A.Resize(8, 8)]), file, data_format="json")
     assert load_recipe(str(file), {"flip": True, "shift": 1}, (8, 8)).name == "grow"
+
+
+def glass(**numbers: object) -> dict:
+    return {"__class_fullname__": "GlassBlur", "p": 1, "mode": "exact", **numbers}
+
+
+def some(inner: dict, n: int) -> dict:
+    return {"__class_fullname__": "SomeOf", "p": 1, "n": n, "replace": True, "transforms": [inner]}
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        glass(iterations=60_000), glass(max_delta=5000), glass(sigma=65_000),
+        {"__class_fullname__": "RandomShadow", "p": 1, "num_shadows_limit": [60_000, 60_000]},
+        {"__class_fullname__": "ZoomBlur", "p": 1, "step_factor": [1e-7, 1e-7]},
+        {"__class_fullname__": "CLAHE", "p": 1, "tile_grid_size": [4096, 4096]},
+        {"__class_fullname__": "MedianBlur", "p": 1, "blur_limit": [65_535, 65_535]},
+        some({"__class_fullname__": "NoOp", "p": 1}, 60_000),
+        some(some({"__class_fullname__": "NoOp", "p": 1}, 60), 60),
+        {"__class_fullname__": "Compose", "p": 1, "transforms": [{"__class_fullname__": "NoOp", "p": 1}] * 300},
+    ],
+)  # fmt: skip
+def test_numbers_that_would_never_end_are_refused_in_a_file_and_in_a_store(tmp_path: Path, transform: dict) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"transform": transform}))
+    with pytest.raises(UsageError, match="no pipeline for images"):
+        load_recipe(str(path), WEAK, SIZE)
+    spec = {"kind": "albumentations", "name": "x", "version": 1, "albumentations": A.__version__}
+    with pytest.raises(StoreError, match="no pipeline for images"):
+        from_spec(spec | {"transform": transform})
+
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]\n" for i in range(1, 20))
+MERGES = "a0: &a0 {k: v}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 20))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("a.yaml", LAUGHS, "more than"), ("a.yaml", MERGES, "no merge keys"), ("a.yaml", "t: &a [*a]", "too deep"),
+        ("a.yaml", "transform: " + "[" * 3000, "too deep"), ("a.json", '{"transform": ' + "[" * 3000, "too deep"),
+        ("a.json", '{"transform": ' + "[" * 100 + "]" * 100 + "}", "too deep"), ("a.yml", "#" * 200_000, "too large"),
+        ("a.json", '{"t": ' + "9" * 10_000 + "}", "not valid json"), ("a.yaml", "t: \0", "not valid yaml"),
+    ],
+)  # fmt: skip
+def test_a_file_is_parsed_within_bounds(tmp_path: Path, file: str, text: str, message: str) -> None:
+    path = tmp_path / file
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_recipe(str(path), WEAK, SIZE)
+
+
+def test_a_pipe_for_a_recipe_makes_nobody_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.yaml")
+    with pytest.raises(UsageError, match="no file"):
+        load_recipe(str(tmp_path / "mine.yaml"), WEAK, SIZE)

@@ -121,8 +121,9 @@ def test_a_checkpoint_cannot_run_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for write in (torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))):
         write({"format": 1, "step": Trap()}, tmp_path / checkpoint.FILE)
-        with pytest.raises(IntegrityError):
+        with pytest.raises(IntegrityError) as caught:
             checkpoint.load(tmp_path, make_state(), IDENTITY, CPU)
+        assert "weights_only" not in str(caught.value), "torch's advice would run it"
     assert not (tmp_path / "trapped").exists()
 
 

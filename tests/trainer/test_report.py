@@ -186,7 +186,7 @@ def test_texts_from_runs_are_escaped(runs):
         content |= {"command": ["realmix-train", "</code><img src=http://x.y>"]} if file == "config.json" else {}
         (path / file).write_text(json.dumps(content))
     page = Page(write([path], None).read_text())
-    for text in (*nasty, "<img src=http://x.y>"):
+    for text in (*nasty[:2], r"ünï\u202ecode", "<img src=http://x.y>"):
         assert text in page.text
 
 
@@ -310,3 +310,39 @@ def test_markup_escapes_texts_and_attributes():
 )
 def test_brief_numbers(value, text):
     assert charts.brief(value) == text
+
+
+def test_reading_a_run_contacts_nobody_unless_asked(command, runs, tmp_path, monkeypatch):
+    """A run's record may come from anyone, and name any place."""
+    from stores import bucket
+    from stores.errors import StorageError
+
+    asked = []
+
+    def connect(name: str) -> None:
+        asked.append(name)
+        raise StorageError("nobody is there")
+
+    monkeypatch.setattr(bucket, "_connect", connect)
+    run = tmp_path / "run"
+    shutil.copytree(runs / "first", run)
+    config = read(run / "config.json")
+    config["store"]["path"] = config["run"]["store"] = "s3://somebody/x"
+    (run / "config.json").write_text(json.dumps(config))
+    assert command("report", run)[0] == 0
+    assert "The store is at s3://somebody/x, which was not asked" in Page((run / "report.html").read_text()).text
+    code, _, err = command("eval", run)
+    assert (code, f"realmix-train eval {run} --store s3://somebody/x" in err) == (2, True)
+    assert asked == []
+    assert command("report", run, "--remote")[0] == 0
+    assert set(asked) == {"somebody"}
+    assert command("eval", run, "--store", "s3://somebody/x")[0] == 3
+
+
+def test_names_that_no_page_can_hold(runs, tmp_path):
+    """JSON may spell half of a surrogate pair."""
+    run = tmp_path / "run"
+    shutil.copytree(runs / "first", run)
+    text = (run / "config.json").read_text().replace('"strange"', '"\\ud800\\u001b[2J"')
+    (run / "config.json").write_text(text)
+    assert r"\ud800\x1b[2J" in write([run], None).read_text(encoding="utf-8")

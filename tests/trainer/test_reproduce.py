@@ -101,6 +101,15 @@ def test_the_papers_numbers():
         (('method = "realmix"', 'method = "realmix"\nonly = ["40"]'), "unknown column '40'"),
         (('method = "realmix"', 'method = "realmix"\ninit = true'), "does not say what is trained first"),
         (("title =", "title"), "is no TOML"),
+        (("[columns]", "x = " + "[" * 5000), "is no TOML"),
+        (("[columns]", "#" * 300_000), "is larger than"),
+        (('name = "RealMix"', 'name = "Supervised"'), "'rows' has 'Supervised'"),
+        (('published = ["10.0"]', 'published = ["ten"]'), "'published' has 'ten'"),
+        (('published = ["10.0"]', 'published = ["1e300"]'), "'published' has '1e300'"),
+        (('published = ["10.0"]', "published = [10.0]"), "'published' has 10.0"),
+        (('"20" = "tiny_20"', '"20" = 20'), "'columns' has 20"),
+        (("seeds = [1, 2]", 'seeds = ["a"]'), "'seeds' has 'a'"),
+        (("steps = 4", "steps = 0"), "'steps' has 0"),
     ],
 )
 def test_a_wrong_recipe_is_one_error(command, mine, tiny, change, said):
@@ -213,6 +222,18 @@ def test_the_page_says_what_is_reversed_what_is_smaller_and_what_the_mask_did(ma
     assert "4 steps instead of 400, batches of 4 instead of 64, 2 of 3 seeds" in page
     assert "masked 0.25 of the unlabelled rows, 0.17 are foreign: precision 0.50, recall 0.75" in page
     assert "Scaled down" not in table.markdown(one, one, found, CONFIG)
+
+
+@pytest.mark.parametrize("published", ["0", "0.0 ± 0.0", "100 ± 100"])
+def test_a_table_is_written_whatever_was_published(made, published):
+    one, found = made
+    row = replace(one.rows[0], name="[/ours]", published={"20": published})
+    one = replace(one, rows=(row, *one.rows[1:]))
+    cell = replace(found["Supervised", "20"], published=published)
+    found = {("[/ours]", "20"): cell, ("RealMix", "20"): found["RealMix", "20"]}
+    assert r"| \[/ours\] | 31.50" in table.markdown(one, one, found, CONFIG)
+    assert "[/ours]" in picture.draw(one, found, table.caption(one, one, found, CONFIG))
+    assert "[/ours]" in table.as_csv(one, found)
 
 
 def test_the_csv_has_every_cell(made):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stores.text import say
 from trainer.options import Debug, Json
 
 
@@ -22,10 +23,10 @@ def doctor(
 
     found = examine(store)
     if as_json:
-        typer.echo(json.dumps(found))
+        say(json.dumps(found))
         return
     for line in _lines(found):
-        typer.echo(line)
+        say(line)
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

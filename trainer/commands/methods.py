@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stores.text import print_table, say
 from trainer.options import Debug
 
 
@@ -26,25 +27,16 @@ def methods(
     }
     common = [row for row in _settings(RunConfig) if row["name"] not in ("store", "method")]
     if as_json:
-        typer.echo(json.dumps({"methods": described, "run": common}))
+        say(json.dumps({"methods": described, "run": common}))
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
     tables = [(f"{name}: {entry['summary']}", entry["settings"], entry["presets"]) for name, entry in described.items()]
     for title, rows, presets in [*tables, ("every method", common, {})]:
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-        for column in ("setting", "default", "meaning"):
-            table.add_column(column)
-        for row in rows:
-            table.add_row(row["name"], str(row["default"]), row["help"])
-        console.print(table)
+        shown = [(row["name"], str(row["default"]), row["help"]) for row in rows]
+        print_table(shown, ("setting", "default", "meaning"), title)
         for family, values in presets.items():
-            console.print(f"  preset {family}: {_assignments(values)}", markup=False)
+            say(f"  preset {family}: {_assignments(values)}")
         if presets:
-            console.print()
+            say()
 
 
 def _settings(cls: type) -> list[dict[str, Any]]:

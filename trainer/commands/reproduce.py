@@ -51,12 +51,13 @@ def reproduce(
     debug: Debug = False,
 ) -> None:
     """Train what a paper's table still lacks, and print it beside the published one."""
+    from stores.text import say
     from trainer.reproduce import recipe, run
     from trainer.reproduce.plan import Scale
 
     if name is None:
         for one in recipe.known():
-            typer.echo(f"{one:20} {recipe.load(one).title}")
+            say(f"{one:20} {recipe.load(one).title}")
         return
     scale = Scale(steps, model, _seeds(seeds), tuple(store or ()), tuple(row or ()), tuple(column or ()),
                   tuple(assignments or ()))  # fmt: skip

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from stores import text
 from trainer.options import Debug, Device, Json, RunPath, Threads
 
 Store = Annotated[str | None, typer.Option(help="Split store to evaluate on.", show_default="the run's own")]
@@ -22,6 +22,9 @@ MaxPixels = Annotated[
 Folder = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write.", show_default="RUN/export")]
 Onnx = Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, and check it (extra `onnx`).")]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders of runs.", show_default=False)]
+Remote = Annotated[
+    bool, typer.Option("--remote", help="Ask object storage for the images of runs that were trained from there.")
+]
 Page = Annotated[
     Path | None, typer.Option("-o", "--output", help="File to write.", show_default="report.html beside the runs")
 ]
@@ -41,16 +44,18 @@ def eval(
 
     found = reevaluate(run, store, device or "auto")
     if as_json:
-        typer.echo(json.dumps(found))
+        text.say(json.dumps(found))
         return
     elsewhere = "" if found["same_store"] else ", not the store it was trained from"
-    typer.echo(f"{found['run']}, step {found['step']:,}, on {found['store']}{elsewhere}")
+    text.say(f"{found['run']}, step {found['step']:,}, on {found['store']}{elsewhere}")
     for name in ("averaged", "raw"):
-        typer.echo(f"{name:9} {_line(found[name])}")
-    typer.echo("")
-    width = max(len(name) for name in found["averaged"]["per_class_error"])
-    for name, error in found["averaged"]["per_class_error"].items():
-        typer.echo(f"{name:{width}}  {'no image' if error is None else f'{error:6.2f} %'}")
+        text.say(f"{name:9} {_line(found[name])}")
+    text.say()
+    errors = found["averaged"]["per_class_error"]
+    names = text.spelled(errors)
+    width = min(40, max(map(len, names)))
+    for name, error in zip(names, errors.values(), strict=True):
+        text.say(f"{name:{width}}  {'no image' if error is None else f'{error:6.2f} %'}")
 
 
 def _line(one: dict[str, Any] | None) -> str:
@@ -84,21 +89,20 @@ def predict(
     trained = weights.find(run)
     files, passed = predict.image_files(paths)
     if passed:
-        typer.echo(f"note: {passed}", err=True)
+        text.say(f"note: {passed}", error=True)
     said = predict.predict(trained, files, hardware.usable(device or "auto"), max_pixels)
     lines = write(said, trained.class_names)
     if output is None:
-        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a file's name is any bytes
-        sys.stdout.writelines(lines)
+        all(map(text.write, lines))  # until there is none left, or nobody who reads them
         return
     aside = output.with_name(f".{output.name}.tmp")
     try:
-        with aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+        with aside.open("w", encoding="utf-8", newline="") as out:
             out.writelines(lines)
         aside.replace(output)
     finally:
         aside.unlink(missing_ok=True)
-    typer.echo(f"{output}: {len(files):,} images", err=True)
+    text.say(f"{output}: {len(files):,} images", error=True)
 
 
 def export(run: RunPath, output: Folder = None, onnx: Onnx = False, debug: Debug = False) -> None:
@@ -107,14 +111,14 @@ def export(run: RunPath, output: Folder = None, onnx: Onnx = False, debug: Debug
     from trainer.run import open_run
 
     for path in write(open_run(run), output or run / "export", onnx):
-        typer.echo(path)
+        text.say(path)
 
 
-def report(runs: Runs, output: Page = None, debug: Debug = False) -> None:
+def report(runs: Runs, output: Page = None, remote: Remote = False, debug: Debug = False) -> None:
     """Write one HTML page about a run, or about several: curves, errors, calibration, comparison over seeds."""
     from trainer.report import write
 
-    typer.echo(write(runs, output))
+    text.say(write(runs, output, remote))
 
 
 def _use(threads: int | None) -> None:

@@ -21,11 +21,12 @@ from trainer.report import page, records
 FILE = "report.html"
 
 
-def write(runs: Sequence[Path], output: Path | None) -> Path:
+def write(runs: Sequence[Path], output: Path | None, remote: bool = False) -> Path:
     """Write the page.
 
     Args:
         runs: folders of runs, finished or not.
+        remote: ask object storage for the images of runs whose stores lie there; a run's record may name any place.
         output: the file; None: report.html in the run's folder, of several runs in the folder that holds them all.
 
     Returns:
@@ -36,7 +37,7 @@ def write(runs: Sequence[Path], output: Path | None) -> Path:
         IntegrityError: a file of a run is damaged.
         UsageError: a run named twice, or no folder to write to.
     """
-    found = [records.read(path) for path in runs]
+    found = [records.read(path, remote) for path in runs]
     resolved = [record.path.resolve() for record in found]
     for i, path in enumerate(resolved):
         if path in resolved[:i]:

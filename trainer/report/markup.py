@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+from stores.text import visible
+
 VOID = ("meta", "img", "path", "line", "rect", "circle", "polyline", "polygon")
 
 
@@ -20,7 +22,7 @@ Child = str | int | float | None | Iterable["Child"]
 def el(tag: str, /, *children: Child, **attributes: str | int | float | bool | None) -> Markup:
     """An element. Attributes: `class_` is class, `_` becomes `-`, None and False are left out."""
     said = [
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value), quote=True)}"'
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(visible(value), quote=True)}"'
         for key, value in attributes.items()
         if value is not None and value is not False
     ]
@@ -36,7 +38,7 @@ def join(children: Child) -> Markup:
     if isinstance(children, Markup):
         return children
     if isinstance(children, str | int | float):
-        return Markup(html.escape(str(children), quote=False))
+        return Markup(html.escape(visible(children), quote=False))
     return Markup("".join(join(child) for child in children))
 
 

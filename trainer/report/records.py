@@ -26,6 +26,7 @@ class Record:
     Attributes:
         path: its folder; config: config.json; result: result.json, None while it is not finished.
         train, evals: lines of metrics.jsonl by kind, in order of their steps.
+        remote: its store may be asked for over the network.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Record:
     result: dict[str, Any] | None
     train: list[dict[str, Any]]
     evals: list[dict[str, Any]]
+    remote: bool = False
 
     @property
     def name(self) -> str:
@@ -91,12 +93,12 @@ class Group:
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
 
 
-def read(path: Path) -> Record:
+def read(path: Path, remote: bool = False) -> Record:
     """Raises StoreError and IntegrityError as `trainer.run.open_run`."""
     run = open_run(path)
     lines = list(_lines(path / "metrics.jsonl"))
     train, evals = ([line for line in lines if line["kind"] == kind] for kind in ("train", "eval"))
-    return Record(path, run.config, run.result(), train, evals)
+    return Record(path, run.config, run.result(), train, evals, remote)
 
 
 def group(records: Sequence[Record]) -> list[Group]:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from stores import DatasetStore, SplitStore, open_store
+from stores.bucket import BucketPath
 from stores.errors import RealMixError
+from stores.storage import locate
 from trainer import png
 from trainer.report.markup import Markup, el
 from trainer.report.records import Record
@@ -19,9 +21,12 @@ SIDE = 96  # pixels; larger images are thinned
 
 
 def open_split(record: Record) -> SplitStore | None:
-    """The run's store; None if it is gone, damaged or another one by now."""
+    """The run's store; None if it is gone, damaged, another one by now, or on the network and not asked for."""
     try:
-        store = open_store(record.store["path"])
+        place = locate(record.store["path"])
+        if isinstance(place, BucketPath) and not record.remote:
+            return None
+        store = open_store(place)
     except (RealMixError, OSError):
         return None
     same = isinstance(store, SplitStore) and store.fingerprint == record.store["fingerprint"]
@@ -41,8 +46,11 @@ def sheet(record: Record) -> Markup:
     """Rows of an image and its first copies: labelled ones of each class in turn, then unlabelled ones."""
     store = open_split(record)
     if store is None:
-        where = record.store["path"]
-        return el("p", f"The store is not at {where} any more, so its images are not shown.", class_="note")
+        where = str(record.store["path"])
+        said = f"The store is not at {where} any more, so its images are not shown."
+        if "://" in where and not record.remote:  # a record may name any place: reading it contacts nobody
+            said = f"The store is at {where}, which was not asked; `realmix-train report --remote` asks for its images."
+        return el("p", said, class_="note")
     dataset = store.dataset
     copies = min(COPIES, dataset.num_copies)
     row_bytes = (1 + copies) * int(np.prod([min(SIDE, side) for side in dataset.image_size])) * 3

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from stores.text import visible
 from trainer.reproduce.plan import Planned
 
 POLL_S = 0.2
@@ -133,7 +134,7 @@ class _Progress:
 
         self._runs = runs
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), MofNCompleteColumn(),
                    TimeRemainingColumn(compact=True))  # fmt: skip
         self._bars = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
         done = self._done = sum(run.steps for run in runs if run.finished)
@@ -149,7 +150,7 @@ class _Progress:
 
     def say(self, line: str) -> None:
         finished = sum(run.finished for run in self._runs)
-        self._console.print(f"[{finished}/{len(self._runs)}] {line}", markup=False)
+        self._console.print(visible(f"[{finished}/{len(self._runs)}] {line}"), markup=False, emoji=False)
 
     def show(self, active: list[Planned]) -> None:
         if self._bars.disable:
@@ -163,7 +164,7 @@ class _Progress:
             self._bars.remove_task(self._tasks.pop(path))  # type: ignore[arg-type]
         for run in active:
             if run.path not in self._tasks:
-                self._tasks[run.path] = self._bars.add_task(f"  {run.path.name}", total=run.steps)
+                self._tasks[run.path] = self._bars.add_task(f"  {visible(run.path.name)}", total=run.steps)
             self._bars.update(self._tasks[run.path], completed=steps[run.path])  # type: ignore[arg-type]
 
 

@@ -39,7 +39,7 @@ class _Panel:
         """Of an axis for lines; it begins at 0 only if that leaves them half of the height."""
         low = min((mean - std for mean, std in self.values.values()), default=0.0)
         low = low if low > self.top / 2 else 0.0
-        step = next(s for s in (0.5, 1, 2, 5, 10, 20) if (self.top - low) / s <= 7)
+        step = next((s for s in (0.5, 1, 2, 5, 10, 20) if (self.top - low) / s <= 7), (self.top - low) / 5)
         return [step * i for i in range(int(low / step), int(self.top / step) + 1)]
 
 
@@ -53,7 +53,7 @@ def draw(recipe: Recipe, found: Cells, caption: str) -> str:
     width = (WIDTH - start - 16 - 44 * (len(sides) - 1)) / len(sides)
     panels = [_Panel(title, values, start + i * (width + 44), width) for i, (title, values) in enumerate(sides)]
     head = [*((line, 15, INK, 600) for line in textwrap.wrap(recipe.title, 92)),
-            *((line, 11, SOFT, 400) for line in textwrap.wrap(caption.replace("**", ""), 128))]  # fmt: skip
+            *((line, 11, SOFT, 400) for line in textwrap.wrap(caption, 128))]  # fmt: skip
     texts = [
         el("text", text, x=12, y=30 + 18 * i, font_size=size, fill=color, font_weight=weight)
         for i, (text, size, color, weight) in enumerate(head)

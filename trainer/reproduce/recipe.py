@@ -25,8 +25,9 @@ published = ["9.79 ± 0.75"]        # one for each of the row's columns, "" wher
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -35,6 +36,7 @@ from typing import Any
 from stores import names
 from stores.errors import StoreError, UsageError, suggest
 
+LARGEST = 1 << 18  # bytes of a file: far above any table
 ERRORS = {"median20": "error_median20", "last": "error_last", "best_by_valid": "error_best_by_valid"}
 
 
@@ -89,7 +91,10 @@ def load(name: str) -> Recipe:
         path = Path(name)
         if not path.is_file():
             raise StoreError(f"'{name}' does not exist", hint=f"recipes that come with realmix: {', '.join(known())}")
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise UsageError(f"'{name}' is no recipe", f"it is larger than {LARGEST:,} bytes")
         name = path.stem
     elif name in known():
         text = _shipped().joinpath(f"{name}.toml").read_bytes()
@@ -97,7 +102,10 @@ def load(name: str) -> Recipe:
         raise UsageError(f"unknown recipe '{name}'", suggest(name, known()), "one of your own is a path: ./my.toml")
     try:
         content = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: bytes that are no UTF-8, numbers without end
         raise UsageError(f"the recipe '{name}' is no TOML", str(error)) from None
     return _recipe(name, content)
 
@@ -105,6 +113,7 @@ def load(name: str) -> Recipe:
 def _recipe(name: str, content: dict[str, Any]) -> Recipe:
     take = _Taker(name, content)
     columns: dict[str, str] = take("columns", dict)
+    take.check("columns", list(columns.values()), lambda value: isinstance(value, str), "text")
     error = take("error", str, "median20")
     if error not in ERRORS:
         raise UsageError(f"the recipe '{name}' asks for the error '{error}'", suggest(error, ERRORS))
@@ -119,6 +128,10 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
     wanted = [str(store) for row in recipe.rows for store in row.stores.values()]
     for store in [*wanted, *([recipe.init[0]] if recipe.init is not None else [])]:
         names.require(store, f"recipe '{name}': the store")
+    take.check("seeds", recipe.seeds, lambda value: type(value) is int and value >= 0, "a whole number")
+    take.check("steps", [recipe.steps], lambda value: value > 0, "at least 1")
+    rows = [row.name for row in recipe.rows]
+    take.check("rows", rows, lambda value: rows.count(value) == 1, "the name of one row")
     if not recipe.rows or not recipe.columns or not recipe.seeds:
         raise UsageError(f"the recipe '{name}' has no rows, no columns or no seeds")
     if recipe.init is None and any(row.init for row in recipe.rows):
@@ -129,9 +142,13 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
 
 
 def _row(name: str, content: dict[str, Any], columns: Mapping[str, str]) -> Row:
+    if not isinstance(content, dict):
+        raise UsageError(f"the recipe {name} has the row {content!r}", "it must be a table")
     take = _Taker(f"{name}, row '{content.get('name', '?')}'", content)
     only = take("only", list, list(columns))
     own, published = take("store", dict, {}), take("published", list, [])
+    take.check("only, store", [*only, *own.values()], lambda value: isinstance(value, str), "text")
+    take.check("published", published, is_error, 'like "9.79 ± 0.75", in per cent')
     for heading in (*only, *own):
         if heading not in columns:
             raise UsageError(f"{take.where} has the unknown column '{heading}'", suggest(str(heading), columns))
@@ -144,6 +161,16 @@ def _row(name: str, content: dict[str, Any], columns: Mapping[str, str]) -> Row:
     )  # fmt: skip
     take.finish()
     return row
+
+
+def is_error(value: Any) -> bool:
+    """Whether this is a published error: a mean in per cent and, if it has one, its deviation; "" is none."""
+    return isinstance(value, str) and (not value or (
+        _ERROR.fullmatch(value) is not None and all(float(part) <= 100 for part in value.split("±"))
+    ))  # fmt: skip
+
+
+_ERROR = re.compile(r"\s*\d+(\.\d+)?\s*(±\s*\d+(\.\d+)?\s*)?", re.ASCII)
 
 
 class _Taker:
@@ -160,6 +187,12 @@ class _Taker:
         if type(value) is not kind:
             raise UsageError(f"{self.where}: '{key}' is {value!r}", f"it must be a {kind.__name__}")
         return value
+
+    def check(self, key: str, values: Sequence[Any], right: Callable[[Any], bool], what: str) -> None:
+        """Refuse the first value that is not right."""
+        for value in values:
+            if not right(value):
+                raise UsageError(f"{self.where}: '{key}' has {value!r}", f"it must be {what}")
 
     def finish(self) -> None:
         if self._content:

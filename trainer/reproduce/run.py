@@ -12,6 +12,7 @@ import torch
 
 from stores import manifest
 from stores.errors import Interrupted, RealMixError
+from stores.text import print_table, say, visible
 from trainer.reproduce import picture
 from trainer.reproduce import table as tables
 from trainer.reproduce.execute import execute
@@ -40,14 +41,16 @@ class Table:
 def prepare(paper: Recipe, scale: Scale, root: str, runs: Path) -> Table:
     """Check everything that the table needs before anything is trained; for arguments and errors see `plan.plan`."""
     recipe = scaled(paper, scale)
-    return Table(paper, recipe, plan(recipe, scale, root, runs))
+    table = Table(paper, recipe, plan(recipe, scale, root, runs))
+    _texts(table)  # what could not be written would be learnt when everything has trained
+    return table
 
 
 def tell(table: Table) -> None:
     """Print what each run's state is."""
     for run in table.runs:
         state = "finished" if run.finished else "begun" if (run.path / "config.json").exists() else "to do"
-        print(f"{state:9} {run.path}")
+        say(f"{state:9} {run.path}")
 
 
 def train(table: Table, jobs: int = 1, threads: int | None = None) -> None:
@@ -69,44 +72,41 @@ def train(table: Table, jobs: int = 1, threads: int | None = None) -> None:
         ) from None
     write(table)
     if failures:
-        said = "\n".join(f"  {failure.run.path}: {failure.reason.splitlines()[0]}" for failure in failures)
+        said = "\n".join(visible(f"  {failure.run.path}: {failure.reason.splitlines()[0]}") for failure in failures)
         raise RealMixError(
-            f"{len(failures)} of {len(table.runs)} runs failed:\n{said}", hint="the same command tries them again"
+            f"{len(failures)} of {len(table.runs)} runs failed:", said, "the same command tries them again"
         )
 
 
 def write(table: Table) -> None:
-    """Print the table of the finished runs; write it as Markdown, CSV and SVG into the folder of its runs."""
-    recipe, paper, runs = table.recipe, table.paper, table.runs
-    found = tables.cells(recipe, table.cells)
-    some = next((run for run in runs if run.finished), None)
-    config: dict[str, Any] | None = json.loads((some.path / "config.json").read_text()) if some else None
-    _show(recipe, found)
-    caption = tables.caption(recipe, paper, found, config)
-    for line in [caption.replace("**", ""), *tables.order(recipe, found)]:
-        print(line)
-    texts = {
-        "md": tables.markdown(recipe, paper, found, config),
-        "csv": tables.as_csv(recipe, found),
-        "svg": picture.draw(recipe, found, caption),
-    }
-    for kind, text in texts.items():
-        path = runs[0].path.parent / f"{recipe.name}.{kind}"
+    """Write the table of the finished runs as Markdown, CSV and SVG into the folder of its runs, and print it."""
+    paths = []
+    for kind, text in _texts(table).items():
+        path = table.runs[0].path.parent / f"{table.recipe.name}.{kind}"
         path.parent.mkdir(parents=True, exist_ok=True)
         manifest.write_atomically(path, text.encode())
-        print(path)
+        paths.append(path)
+    found, config = _found(table)
+    header, *rows = tables.lines(table.recipe, found)
+    faint = [i for i, row in enumerate(rows) if row[0] == "published"]
+    print_table(rows, header, table.recipe.title, faint, numbers=True)
+    for line in [tables.caption(table.recipe, table.paper, found, config), *tables.order(table.recipe, found), *paths]:
+        say(line)
 
 
-def _show(recipe: Recipe, found: tables.Cells) -> None:
-    """The table on standard output."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def _texts(table: Table) -> dict[str, str]:
+    """Content of the files by their suffix."""
+    recipe, paper = table.recipe, table.paper
+    found, config = _found(table)
+    return {
+        "md": tables.markdown(recipe, paper, found, config),
+        "csv": tables.as_csv(recipe, found),
+        "svg": picture.draw(recipe, found, tables.caption(recipe, paper, found, config)),
+    }
 
-    header, *rows = tables.lines(recipe, found)
-    shown = Table(title=recipe.title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-    for i, cell in enumerate(header):
-        shown.add_column(cell, justify="right" if i else "left")
-    for row in rows:
-        shown.add_row(*row, style="dim" if row[0] == "published" else None)
-    Console(highlight=False).print(shown)
+
+def _found(table: Table) -> tuple[tables.Cells, dict[str, Any] | None]:
+    """The errors of the finished runs, and config.json of one of them."""
+    some = next((run for run in table.runs if run.finished), None)
+    config = json.loads((some.path / "config.json").read_bytes()) if some else None
+    return tables.cells(table.recipe, table.cells), config

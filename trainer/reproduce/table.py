@@ -6,14 +6,17 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from stores.text import csv_cell, visible
+from stores.text import markdown as plain
 from trainer.reproduce.plan import Planned
 from trainer.reproduce.recipe import ERRORS, Recipe
 
+Name = Callable[[object], str]
 Runs = Mapping[tuple[str, str], Sequence[Planned]]
 KINDS = {
     "last": "of the last step",
@@ -64,7 +67,7 @@ def cells(recipe: Recipe, runs: Runs) -> dict[tuple[str, str], Cell]:
     for row in recipe.rows:
         for column, store in row.stores.items():
             finished = [run for run in runs[row.name, column] if run.finished]
-            results = [json.loads((run.path / "result.json").read_text()) for run in finished]
+            results = [json.loads((run.path / "result.json").read_bytes()) for run in finished]
             scored = [
                 (result[ERRORS[recipe.error]], run.seed) for result, run in zip(results, finished, strict=True)
                 if result[ERRORS[recipe.error]] is not None
@@ -96,20 +99,22 @@ def markdown(recipe: Recipe, paper: Recipe, found: Cells, config: Mapping[str, A
         recipe: as it was run; paper: as it is in its file; config: config.json of one of its runs.
     """
     header, *rows = lines(recipe, found)
-    out = [f"# {recipe.title}", "", caption(recipe, paper, found, config), ""]
-    out += [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    out = [f"# {plain(recipe.title)}", "", caption(recipe, paper, found, config, plain), ""]
+    out += [f"| {' | '.join(map(plain, header))} |", "|---" * len(header) + "|"]
     for row in rows:
-        text = [f"*{cell}*" if cell and row[0] == "published" else cell for cell in row]
+        text = [f"*{plain(cell)}*" if cell and row[0] == "published" else plain(cell) for cell in row]
         out.append(f"| {' | '.join(text)} |")
     published = any(cell.published for cell in found.values())
-    source = ["Published: " * published + recipe.source] if recipe.source else []
-    for part in (order(recipe, found), masks(recipe, found), source):
+    source = ["Published: " * published + plain(recipe.source)] if recipe.source else []
+    for part in (order(recipe, found, plain), masks(found, plain), source):
         out += ["", *part] if part else []
     return "\n".join(out) + "\n"
 
 
-def caption(recipe: Recipe, paper: Recipe, found: Cells, config: Mapping[str, Any] | None) -> str:
-    """What the numbers are, and how far from the recipe's scale."""
+def caption(
+    recipe: Recipe, paper: Recipe, found: Cells, config: Mapping[str, Any] | None, named: Name = visible
+) -> str:
+    """What the numbers are, and how far from the recipe's scale; for Markdown where names are written so (`named`)."""
     counts = {len(cell.errors) for cell in found.values()}
     seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else _plural(counts.pop(), "seed")
     run = config["run"] if config else None
@@ -117,36 +122,39 @@ def caption(recipe: Recipe, paper: Recipe, found: Cells, config: Mapping[str, An
     size = ", images of {} × {}".format(*config["store"]["image_size"]) if config else ""
     text = (
         f"Test error in %, {KINDS[recipe.error]}, averaged weights; ± is the standard deviation over seeds. "
-        f"{recipe.model}, {recipe.steps:,} steps{batch}{size}, {seeds}."
+        f"{named(recipe.model)}, {recipe.steps:,} steps{batch}{size}, {seeds}."
     )
     smaller = [
         f"{recipe.steps:,} steps instead of {paper.steps:,}" if recipe.steps != paper.steps else "",
-        f"{recipe.model} instead of {paper.model}" if recipe.model != paper.model else "",
+        f"{named(recipe.model)} instead of {named(paper.model)}" if recipe.model != paper.model else "",
         f"batches of {run['batch']} instead of 64" if run and run["batch"] != 64 and not paper.settings else "",
         f"{max(counts, default=0)} of {len(paper.seeds)} seeds"
         if 0 < max(counts, default=0) < len(paper.seeds)
         else "",
     ]
     if any(smaller):
-        text += f" **Scaled down: {', '.join(part for part in smaller if part)}.** Compare methods, not levels."
+        strong = "**" if named is plain else ""
+        said = ", ".join(part for part in smaller if part)
+        text += f" {strong}Scaled down: {said}.{strong} Compare methods, not levels."
     return text
 
 
-def order(recipe: Recipe, found: Cells) -> list[str]:
+def order(recipe: Recipe, found: Cells, named: Name = visible) -> list[str]:
     """Whether methods are in the published order: each column's pairs, and which are the other way round."""
     agree, reversed_ = 0, []
     for column in recipe.columns:
         rows = [(row.name, found[row.name, column]) for row in recipe.rows if (row.name, column) in found]
         known = [(name, cell) for name, cell in rows if cell.mean is not None and cell.published_mean is not None]
         for (name, one), (other, two) in combinations(known, 2):
-            assert one.mean is not None and two.mean is not None and one.published_mean and two.published_mean
+            assert one.mean is not None and two.mean is not None
+            assert one.published_mean is not None and two.published_mean is not None
             expected, measured = one.published_mean - two.published_mean, one.mean - two.mean
             if expected * measured > 0:
                 agree += 1
             elif expected:
-                better, worse = (name, other) if expected < 0 else (other, name)
+                better, worse = map(named, (name, other) if expected < 0 else (other, name))
                 reversed_.append(
-                    f"{column}: {better} is ahead of {worse} in the paper, here behind by {abs(measured):.2f}"
+                    f"{named(column)}: {better} is ahead of {worse} in the paper, here behind by {abs(measured):.2f}"
                 )
     if not agree and not reversed_:
         return []
@@ -154,14 +162,14 @@ def order(recipe: Recipe, found: Cells) -> list[str]:
     return [text, *(f"- {one}" for one in reversed_)]
 
 
-def masks(recipe: Recipe, found: Cells) -> list[str]:
+def masks(found: Cells, named: Name = visible) -> list[str]:
     """What each out-of-distribution mask did."""
     out = []
     for (row, column), cell in found.items():
         if not cell.masks or not cell.masks["masked"]:
             continue
         total = cell.masks
-        text = f"- {row}, {column}: masked {total['masked'] / total['rows']:.2f} of the unlabelled rows"
+        text = f"- {named(row)}, {named(column)}: masked {total['masked'] / total['rows']:.2f} of the unlabelled rows"
         if total["ood"]:
             precision, recall = total["masked_ood"] / total["masked"], total["masked_ood"] / total["ood"]
             text += f", {total['ood'] / total['rows']:.2f} are foreign: precision {precision:.2f}, recall {recall:.2f}"
@@ -172,7 +180,11 @@ def masks(recipe: Recipe, found: Cells) -> list[str]:
 def as_csv(recipe: Recipe, found: Cells) -> str:
     """A line for each cell."""
     out = io.StringIO()
-    write = csv.writer(out, lineterminator="\n").writerow
+    writer = csv.writer(out, lineterminator="\n")
+
+    def write(cells: list[Any]) -> None:
+        writer.writerow(map(csv_cell, cells))
+
     write(
         ["recipe", "row", "column", "store", "model", "steps", "error", "mean", "std", "seeds", "errors", "published"]
     )

@@ -1,0 +1,156 @@
+"""Text from outside, made fit to be shown: names of classes, files and runs, and what libraries say of them.
+
+Such text may hold anything: sequences that command a terminal, marks that turn a line round, half of a surrogate pair,
+markup of rich, of HTML or of Markdown, a spreadsheet's formula. All that is printed or written for people goes through
+here; JSON keeps the text as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet computes a cell that begins so
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]<>&|#~!$@:^]|^[-+]|^ +| +$")
+
+
+def visible(text: object) -> str:
+    r"""One line that shows every character: what does not print stands as an escape.
+
+    >>> visible("do\x1b[31mg\n")
+    'do\\x1b[31mg\\n'
+    """
+    said = str(text)
+    return said if said.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in said)
+
+
+def visible_lines(text: object) -> str:
+    """The same for what may have several lines."""
+    return "\n".join(map(visible, str(text).split("\n")))
+
+
+def _escape(c: str) -> str:
+    if "\udc80" <= c <= "\udcff":  # a byte of a file's name that is no UTF-8
+        return f"\\x{ord(c) - 0xDC00:02x}"
+    return c.encode("unicode_escape").decode()
+
+
+def spelled(names: Iterable[str]) -> list[str]:
+    r"""Names to be shown beside each other: those that look the same are spelled out in ASCII.
+
+    >>> spelled(["caf\xe9", "cafe\u0301", "tea"])
+    ['caf\\xe9', 'cafe\\u0301', 'tea']
+    """
+    names = list(names)
+    looks = [_look(name) for name in names]
+    return [visible(name) if looks.count(look) == 1 else _ascii(name) for name, look in zip(names, looks, strict=True)]
+
+
+def look_alike(word: str, known: Iterable[str]) -> str | None:
+    """How `word` differs from the known name that looks the same, both spelled out; None if none does."""
+    twin = next((name for name in known if name != word and _look(name) == _look(word)), None)
+    return None if twin is None else f"it looks the same and is not: {_ascii(word)} instead of {_ascii(twin)}"
+
+
+def _look(name: str) -> str:
+    """Equal for names that a reader cannot tell apart: composed or not, with or without characters that do not show."""
+    return "".join(c for c in unicodedata.normalize("NFKC", name) if c.isprintable())
+
+
+def _ascii(name: str) -> str:
+    return ascii(name)[1:-1]
+
+
+def say(text: object = "", *, error: bool = False) -> None:
+    """Print one line; to standard error with `error`."""
+    write(visible(text) + "\n", error=error)
+
+
+def write(text: str, *, error: bool = False) -> bool:
+    """Write `text` as it is. False where whoever read it is gone: the rest goes nowhere, and nobody misses it."""
+    stream = sys.stderr if error else sys.stdout
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        _abandon(stream)
+        return False
+    return True
+
+
+def _abandon(stream: TextIO) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def print_table(
+    rows: Iterable[Sequence[object]], head: Sequence[str] = (), title: str = "", faint: Collection[int] = (),
+    numbers: bool = False,
+) -> None:  # fmt: skip
+    """Print a table.
+
+    Args:
+        rows: text, or rich's `Text` with a style.
+        head: headings; none: the first column is one.
+        faint: numbers of the rows that are less important.
+        numbers: of all columns but the first, which are set to the right.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(
+        title=_plain(title) if title else None, title_justify="left", title_style="bold", show_header=bool(head),
+        box=box.SIMPLE_HEAD if head else None, pad_edge=bool(head),
+    )  # fmt: skip
+    for i, cell in enumerate(head):
+        table.add_column(_plain(cell), justify="right" if numbers and i else "left")
+    for i, row in enumerate(rows):
+        first, *others = map(_plain, row)
+        if not head:
+            first.stylize("bold")
+        table.add_row(first, *others, style="dim" if i in faint else None)
+    with console.capture() as captured:
+        console.print(table)
+    write(captured.get())
+
+
+def _plain(cell: object) -> Text:
+    from rich.text import Text
+
+    return cell if isinstance(cell, Text) else Text(visible(cell))
+
+
+def markdown(text: object) -> str:
+    r"""Text in Markdown that is shown as it is, in a table too.
+
+    >>> markdown("a|b <img>")
+    'a\\|b \\<img\\>'
+    """
+    said = _MARKDOWN.sub(lambda m: "&#32;" * len(m[0]) if m[0].startswith(" ") else f"\\{m[0]}", visible(text))
+    return re.sub(r"^(\d+)(?=[.)])", r"\1\\", said)  # no item of a list
+
+
+def code(text: object) -> str:
+    """Text in Markdown, set as code."""
+    said = visible(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", said)), default=0))
+    pad = " " if said.startswith(("`", " ")) or said.endswith(("`", " ")) else ""
+    return f"{fence}{pad}{said}{pad}{fence}"
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell that no spreadsheet computes: text that begins like a formula gets an apostrophe, numbers stay numbers."""
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
+        return value
+    return f"'{visible(value)}" if value.startswith(_FORMULA) else visible(value)
