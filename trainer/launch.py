@@ -121,6 +121,9 @@ def _execute(
     assert run.bn_momentum is not None, "a resolved configuration"
     assert run.ema_decay is not None
     method, device = load_method(run.method), hardware.device(run)
+    identity = {"store": store.fingerprint, "run": _what(run), "settings": dataclasses.asdict(settings)}
+    # before anything is made as large as the run's config says
+    saved = None if folder is None else checkpoint.read_own(path, identity)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: VAT's direction is a small difference of two predictions
     torch.manual_seed(run.seed)
@@ -134,21 +137,24 @@ def _execute(
         model, engine.build_optimizer(model, run), Ema(model, run.ema_decay), Telemetry(run.log_every),
         {name: tensor.to(device) for name, tensor in method.init_state(store.num_classes, settings).items()},
     )  # fmt: skip
-    identity = {"store": store.fingerprint, "run": _what(run), "settings": dataclasses.asdict(settings)}
-    if folder is not None:
-        checkpoint.load(path, state, identity, device)
+    if saved is not None:
+        checkpoint.restore(path, saved, state, device)
+        del saved
     feed = Feed(store, method, settings, run, device)
     first = distributed.rank() == 0
     evaluator = Evaluator(store, model, device, run.precision == "bf16")
     sample = Sample(store) if declared.mismatch and distributed.rank() == 0 else None
 
+    unreadable = 0
+
     def open_folder() -> Run:
+        nonlocal unreadable
         if folder is None:
             new = rundir.create(path, record, lambda aside: checkpoint.save(aside, state, identity))
             new.hold()
             return new
         folder.hold()
-        folder.cut_back(state.step)
+        unreadable = folder.cut_back(state.step)
         return folder
 
     folder = distributed.by_first(open_folder) or Run(path, record)
@@ -160,6 +166,8 @@ def _execute(
         if run.init is not None:
             console.say(f"init    {run.init}")
         console.say(f"run in  {path}" + (f", continued at step {state.step:,}" if state.step else ""))
+        if unreadable:
+            console.say(f"left out {unreadable} damaged line(s) of metrics.jsonl")
         try:
             loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves, sample)
         except Interrupted as stopped:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from trainer.reproduce import table as tables
 from trainer.reproduce.execute import execute
 from trainer.reproduce.plan import Planned, Scale, plan, scaled
 from trainer.reproduce.recipe import Recipe
+from trainer.run import open_run
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def write(table: Table) -> None:
     recipe, paper, runs = table.recipe, table.paper, table.runs
     found = tables.cells(recipe, table.cells)
     some = next((run for run in runs if run.finished), None)
-    config: dict[str, Any] | None = json.loads((some.path / "config.json").read_text()) if some else None
+    config: dict[str, Any] | None = open_run(some.path).config if some else None
     _show(recipe, found)
     caption = tables.caption(recipe, paper, found, config)
     for line in [caption.replace("**", ""), *tables.order(recipe, found)]:
