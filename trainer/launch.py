@@ -287,4 +287,4 @@ def _what(run: RunConfig) -> dict[str, Any]:
 
     That is where the store lies, and whether steps are replayed: several processes do not, one on a GPU does.
     """
-    return {name: value for name, value in dataclasses.asdict(run).items() if name not in ("store", "cuda_graph")}
+    return {name: value for name, value in dataclasses.asdict(run).items() if name not in checkpoint.PASSING}

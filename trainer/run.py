@@ -19,7 +19,6 @@ A directory that exists is never overwritten.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -191,10 +190,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def damaged(path: Path, why: str) -> IntegrityError:
     """The error for a file of a run that is not what was written, with what to do about it."""
+    again = f"then `realmix-train --resume {path.parent}`"
     hints = {
-        "config.json": f"bring it back from a copy; `realmix-train predict {path.parent}/model.safetensors …` needs none",
-        "result.json": f"remove it, then `realmix-train --resume {path.parent}` makes it again from the checkpoint",
-        "model.safetensors": f"remove it and 'result.json', then `realmix-train --resume {path.parent}` makes both again",
+        "config.json": "bring it back from a copy; 'model.safetensors' can be used without it",
+        "result.json": f"remove it, {again} makes it again from the checkpoint",
+        "model.safetensors": f"remove it and 'result.json', {again} makes both again from the checkpoint",
         "checkpoint.pt": "bring it back from a copy, or start a new run under another --name",
     }
     of_a_run = path.name == "config.json" or (path.parent / "config.json").is_file()

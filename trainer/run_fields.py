@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from stores.fields import MOST, Check, digest, failed, instance_of, list_of, number, or_none, text, whole, with_fields
+from stores.fields import MOST, Check, digest, failed, list_of, number, or_none, text, whole, with_fields
 
 LARGEST = 3.5e38  # what a float32 holds: losses, and everything that is computed from them
 LARGEST_IMAGE = 64 << 20  # bytes of its pixels: stores hold none that is larger
@@ -47,7 +47,8 @@ def wrong_config(content: dict[str, Any]) -> list[str]:
 
 def wrong_result(content: dict[str, Any]) -> list[str]:
     """Names of the fields of result.json that are missing, not what they must be, or contradict one another."""
-    return failed(content, _RESULT) or [name for name, fits in _FIT.items() if not fits(content)]
+    missing = [name for name in _RESULT.keys() - _LATER if name not in content]
+    return missing or failed(content, _RESULT) or [name for name, fits in _FIT.items() if not fits(content)]
 
 
 def wrong_weights(metadata: dict[str, Any]) -> list[str]:
@@ -65,6 +66,11 @@ def _path(value: Any) -> bool:
 
 def _scalar(value: Any) -> bool:
     return value is None or isinstance(value, bool) or _number(value) or _path(value)
+
+
+def _object(checks: dict[str, Check]) -> Check:
+    """With all of these fields, also those that may be None."""
+    return lambda value: with_fields(checks)(value) and checks.keys() <= value.keys()
 
 
 def _named(check: Check) -> Check:
@@ -125,21 +131,22 @@ _RESULT: dict[str, Check] = {
     "class_names": class_names,
     "per_class_error": _named(or_none(_percent)),
     "confusion": list_of(list_of(whole(0))),
-    "ood": or_none(with_fields({
+    "ood": or_none(_object({
         **dict.fromkeys(("masked_ood", "masked", "ood", "rows"), number(0, MOST)),
         "precision": or_none(_share), "recall": or_none(_share),
     })),
-    "calibration": or_none(with_fields({
+    "calibration": or_none(_object({
         "ece": _share, "confidence": _share, "nll": _number,
-        "bins": list_of(with_fields({"count": whole(0), "confidence": or_none(_share), "accuracy": or_none(_share)}), 1),
+        "bins": list_of(_object({"count": whole(0), **dict.fromkeys(("confidence", "accuracy"), or_none(_share))}), 1),
     })),
-    "detection": or_none(with_fields({
+    "detection": or_none(_object({
         "auroc": or_none(_share), "known": whole(0), "foreign": whole(0),
         "known_bins": list_of(whole(0), 1), "foreign_bins": list_of(whole(0), 1),
     })),
     "history": history,
-    "files": or_none(_named(with_fields({"bytes": whole(0), "sha256": digest}))),
+    "files": or_none(_named(_object({"bytes": whole(0), "sha256": digest}))),
 }  # fmt: skip
+_LATER = {"raw_error_last", "calibration", "detection", "files"}  # runs of early versions lack them
 _FIT: dict[str, Check] = {
     "best_step": lambda c: (c["best_step"] is None) == (c["error_best_by_valid"] is None),
     "per_class_error": lambda c: c["per_class_error"].keys() == set(c["class_names"]),

@@ -173,7 +173,8 @@ def of_run(run: Run, averaged: bool = True) -> Trained:
             raise damaged(run.path / FILE, f"it holds a {found.name} of another run")
         return found
     path = run.path / checkpoint.FILE
-    identity = {"settings": run.config["settings"], "store": store["fingerprint"]}
+    lasting = {name: value for name, value in run.config["run"].items() if name not in checkpoint.PASSING}
+    identity = {"run": lasting, "settings": run.config["settings"], "store": store["fingerprint"]}
     content = checkpoint.read_own(run.path, identity)
     if store.get("image_size") is None:
         raise StoreError(f"'{run.path}' was written by another version of realmix", "it does not say its images' size")
@@ -192,7 +193,9 @@ def _trained(
             expected = build_model(name, len(class_names)).state_dict()
     except UsageError as error:
         raise StoreError(f"'{path}' holds a network that this version does not know", error.what) from None
-    differing = [key for key in sorted(expected.keys() | tensors.keys()) if _shape(expected, key) != _shape(tensors, key)]
+    differing = [
+        key for key in sorted(expected.keys() | tensors.keys()) if _shape(expected, key) != _shape(tensors, key)
+    ]
     if differing:
         key = differing[0]
         why = f"'{key}' is {_shape(tensors, key) or 'missing'}, and in a {name} of {len(class_names)} classes "

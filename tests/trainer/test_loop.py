@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import signal
 from types import SimpleNamespace
@@ -87,7 +88,11 @@ def test_a_run_leaves_its_whole_directory(store, tmp_path):
     assert [record["step"] for record in lines(path, "train")] == [4, 6]
     assert [record["step"] for record in lines(path, "eval")] == [4, 6]
     assert {"loss", "loss_x", "lr", "images_per_s", "data_wait"} <= set(lines(path, "train")[0])
-    assert json.loads((path / "result.json").read_text()) == result
+    written = json.loads((path / "result.json").read_text())
+    assert {name: value for name, value in written.items() if name not in ("files", "sha256")} == result
+    for name in ("config.json", "metrics.jsonl", "checkpoint.pt", "model.safetensors"):
+        data = (path / name).read_bytes()
+        assert written["files"][name] == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     assert result["steps"] == 6
     assert result["error_last"] == lines(path, "eval")[-1]["test_error"]
     assert result["evaluations"] == result["median_of"] == 2

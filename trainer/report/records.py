@@ -123,4 +123,3 @@ def _experiment(record: Record) -> dict[str, Any]:
         "settings": {name: value for name, value in record.settings.items() if name not in INCIDENTAL},
         "store": [store.get(key) for key in ("dataset_fingerprint", "protocol", "counts", "class_names", "gamma")],
     }
-
