@@ -15,7 +15,7 @@ from torch import nn
 
 from stores import manifest
 from stores.errors import Interrupted, RealMixError, ResourceError
-from trainer import config, engine, launch
+from trainer import config, engine, hardware, launch
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.ema import Ema
@@ -37,7 +37,10 @@ def run_of(**changes) -> RunConfig:
 
 def execute(path, store, run, folder=None, method=SUPERVISED):
     run, settings, deviations = config.resolve(run, method.Settings(), store)
-    record = {"run": dataclasses.asdict(run), "deviations": deviations, "store": launch.describe(store)}
+    record = {
+        "run": dataclasses.asdict(run), "settings": dataclasses.asdict(settings), "deviations": deviations,
+        "store": launch.describe(store), "device": hardware.describe(run), "versions": launch.versions(),
+    }  # fmt: skip
     return launch._execute(path, folder, record if folder is None else folder.config, store, run, settings, quiet=True)
 
 
