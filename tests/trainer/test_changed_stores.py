@@ -67,7 +67,7 @@ def test_a_whole_file_of_another_build_is_refused_by_name(tiny_copy, others):
             assert caught.value.exit_code == 4
             (ours / key).write_bytes(good)
             tried += 1
-    assert tried >= 10
+    assert tried >= 6
     use(split)
 
 
@@ -95,7 +95,15 @@ def replaced_while_streaming(split: Path, replace) -> RealMixError:
         if len(lines) == 2:
             replace()
 
-    flags = {"store": str(split), "model": "wrn-10-1", "steps": 400, "threads": 1, "device": "cpu", "feed": "stream"}
+    flags = {
+        "store": str(split),
+        "model": "wrn-10-1",
+        "steps": 200,
+        "copies": 1,
+        "threads": 1,
+        "device": "cpu",
+        "feed": "stream",
+    }
     flags |= {"window": "1MiB", "eval_every": 100, "checkpoint_every": 2}
     words = ["log_every=2", "batch=4", "precision=fp32", "engine=eager", "tensorboard=false", "pool=stored"]
     with pytest.MonkeyPatch.context() as patch:
