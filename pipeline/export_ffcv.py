@@ -124,7 +124,7 @@ def write_betons(store: Path, made: list[Beton], progress: Progress) -> list[Rec
 def copies_of(store: DatasetStore, rows: np.ndarray) -> np.ndarray:
     """uint8 [n, A, H, W, 3]: the copies of these rows from the zarr array, or made again if the store keeps none."""
     if store.has_zarr_copies or not store.manifest["complete"]:
-        return ImageArray(store.path, "copies/images").read(rows, workers=1)
+        return ImageArray(store.path, "copies/images", store.manifest).read(rows, workers=1)
     out = np.empty((len(rows), store.num_copies, *store.image_size, 3), np.uint8)
     recipe_of(store).apply(store.train_images.read(rows, workers=1), store.read_params(rows), out)
     return out

@@ -3,10 +3,16 @@
 Whole chunks are decoded by threads (zstd frees the GIL), without a copy in between where all of a chunk is wanted. A
 missing, truncated or altered file is an `IntegrityError` that names it; a fill value is never returned for lost data.
 Nothing here writes.
+
+A sound chunk may still be another build's. So a file is compared with the manifest when it is opened for the first
+time, and again whenever it is another file than before: its size, and its SHA-256. Of large objects in a bucket the
+SHA-256 would cost fetching them whole; there it is the size, that the manifest is still the same, and that no object
+changes once it was opened.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable
@@ -16,11 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from stores import layout, shards
+from stores import layout, manifest, shards
+from stores.bucket import BucketFile
 from stores.confine import require_inside
-from stores.errors import IntegrityError, StoreError
-from stores.storage import BucketPath, LocalFile, Location, identity, open_file, parallel
+from stores.errors import IntegrityError, StorageError, StoreError
+from stores.storage import BucketPath, LocalFile, Location, identity, open_file, parallel, version
 
+HASHED = 1 << 20  # bytes at a time
 LARGE = 64 << 20  # bytes: before taking more, look whether the files can hold it
 
 
@@ -28,12 +36,18 @@ class ImageArray:
     """An array of a store whose first axis counts images; `shape`, `dtype`, `block`, and `read`.
 
     `block` rows, from a multiple of it on, are decoded together: reading fewer of them saves nothing.
+
+    Args:
+        content: the store's manifest, which says what its files are; None, or without `files`: that is not compared.
     """
 
-    def __init__(self, store: Location, name: str, sha256: str | None = None) -> None:
+    def __init__(self, store: Location, name: str, content: dict[str, Any] | None = None) -> None:
         self.store = store
-        self.layout = layout.load(store, name, sha256)
+        self._fingerprint, self._files = (content or {}).get("fingerprint"), (content or {}).get("files", {})
+        self._manifest = version(store / "zarr.json") if self._files else None
+        self.layout = layout.load(store, name, self._files.get(f"{name}/zarr.json", {}).get("sha256"))
         self._opened: dict[int, _ArrayFile] = {}  # latest, whose indices need not be read again
+        self._opening: dict[int, threading.Lock] = {}
         self.shape = self.layout.shape
         self.dtype = np.dtype(self.layout.dtype)
         self.block = self.layout.chunk[0]
@@ -93,10 +107,12 @@ class ImageArray:
             first, last = rows.start, rows.stop
             starts = [first, *range((first // block + 1) * block, last, block), last]
             spans = [(start, out[start - first : stop - first]) for start, stop in itertools.pairwise(starts)]
+            self._compare(range(first // self.layout.file[0], (last - 1) // self.layout.file[0] + 1), workers)
             self._each(self._read_span, spans, workers)
             return out
         in_order = np.argsort(rows, kind="stable")
         groups = np.split(in_order, np.flatnonzero(np.diff(rows[in_order] // block)) + 1)
+        self._compare(np.unique(rows // self.layout.file[0]).tolist(), workers)
         self._each(self._read_block, [(rows, group, out) for group in groups], workers)
         return out
 
@@ -154,17 +170,68 @@ class ImageArray:
             with self._open(index) as file:
                 file.require_room_for((stop - start) * self.layout.row_bytes)
 
+    def _compare(self, files: Iterable[int], workers: int | None) -> None:
+        """Open those that were not yet, so that several are compared with the manifest at a time."""
+        new = [(index,) for index in files if index not in self._opened]
+        if len(new) > 1:
+            self._each(lambda index: self._open(index).close(), new, workers)
+
     def _open(self, index: int) -> _ArrayFile:
         """A file of the array, to be closed; of one that is as it was when it was opened before, the index is known."""
         file = self._opened.get(index)
-        if file is not None and isinstance(file.path, BucketPath):
-            return file
-        path = self.store / self.layout.key(index) if file is None else file.path
         if file is None or not file.is_still_there():
-            require_inside(self.store, path)
-            file = None
-        self._opened[index] = opened = _ArrayFile(self.layout, path, file)
+            with self._opening.setdefault(index, threading.Lock()):
+                file = self._opened.get(index)
+                if file is None or not file.is_still_there():  # no other thread has opened it meanwhile
+                    return self._open_anew(index)
+        if isinstance(file.path, BucketPath):
+            return file
+        self._opened[index] = opened = _ArrayFile(self.layout, file.path, file)
+        if opened.identity == file.identity:
+            return opened
+        opened.close()  # replaced since it was looked at
+        return self._open(index)
+
+    def _open_anew(self, index: int) -> _ArrayFile:
+        """Open a file, and see that it is the manifest's."""
+        key = self.layout.key(index)
+        path = self.store / key
+        require_inside(self.store, path)
+        try:
+            opened = _ArrayFile(self.layout, path)
+        except IntegrityError:
+            self._require_same_store()
+            raise
+        try:
+            self._require_same_store()
+            if key in self._files:
+                opened.require(self._files[key])
+        except BaseException:
+            opened.close()
+            raise
+        self._opened[index] = opened
         return opened
+
+    def _require_same_store(self) -> None:
+        """Raises StoreError if the store is another one than that was opened; a repaired one has new checksums."""
+        if self._manifest is None:
+            return
+        try:
+            found = version(self.store / "zarr.json")
+            if found == self._manifest:
+                return
+            content = manifest.read(self.store)
+            same = content["fingerprint"] == self._fingerprint
+        except StorageError:
+            raise
+        except (StoreError, FileNotFoundError):  # being built anew, or gone
+            same = False
+        if not same:
+            raise StoreError(
+                f"'{self.store}' was replaced while it was read", "its manifest is not the one that it was opened with",
+                "what was read before is right; bring the old store back to go on",
+            )  # fmt: skip
+        self._manifest, self._files = found, content["files"]
 
 
 class _ArrayFile:
@@ -195,8 +262,22 @@ class _ArrayFile:
             self._file.close()
             raise
 
+    def require(self, expected: dict[str, Any]) -> None:
+        """Raises IntegrityError if it is not the file that the manifest names."""
+        size, digest = self._file.size, hashlib.sha256()
+        if size == expected["bytes"]:
+            if isinstance(self._file, BucketFile) and self._array.sharded:
+                return
+            for start in range(0, size, HASHED):
+                digest.update(self._file.read(start, min(HASHED, size - start)))
+            if digest.hexdigest() == expected["sha256"]:
+                return
+        raise shards.damaged(self.path, "it is not the file that the store's manifest names")
+
     def is_still_there(self) -> bool:
-        """Whether the path leads to what it led to, unchanged."""
+        """Whether the path leads to what it led to, unchanged; what an object is, is looked at when it is read."""
+        if isinstance(self.path, BucketPath):
+            return True
         try:
             return isinstance(self.path, Path) and identity(self.path.stat()) == self.identity
         except OSError:
@@ -206,6 +287,9 @@ class _ArrayFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._file.close()
 
     def require_room_for(self, raw: int) -> None:

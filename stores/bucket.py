@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from stores.errors import StorageError, UsageError
+from stores.errors import IntegrityError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -77,6 +77,12 @@ class BucketPath:
         except FileNotFoundError:
             return False
         return True
+
+    def version(self) -> str:
+        """The tag of this version of the object."""
+        obstore = _library()
+        with _request(self):
+            return str(obstore.head(_connect(self.bucket), self.key)["e_tag"])
 
     def is_dir(self) -> bool:
         """Whether an object lies under this prefix."""
@@ -162,7 +168,7 @@ class BucketPath:
 
 
 class BucketFile:
-    """An object opened for reading parts of it: one request tells its size and brings its end."""
+    """An object opened for reading parts of it: one request tells its size and its version, and brings its end."""
 
     def __init__(self, path: BucketPath) -> None:
         obstore = _library()
@@ -173,23 +179,36 @@ class BucketFile:
         with _request(path):
             try:
                 end = obstore.get(store, path.key, options={"range": {"suffix": TAIL_BYTES}})
-                self.size, self._tail = end.meta["size"], bytes(end.bytes())
+                self.size, self._tail, self._tag = end.meta["size"], bytes(end.bytes()), end.meta["e_tag"]
             except GenericError:
                 if obstore.head(store, path.key)["size"]:
                     raise
-                self.size, self._tail = 0, b""  # an empty object has no range
+                self.size, self._tail, self._tag = 0, b"", None  # an empty object has no range
         self._tail_at = self.size - len(self._tail)
 
     def close(self) -> None:
         """There is no connection to close: they are pooled, and it may be read again."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Fewer bytes than `length` only at the object's end."""
+        """Fewer bytes than `length` only at the object's end.
+
+        Raises:
+            IntegrityError: the object is another one by now.
+        """
         obstore = _library()
+        from obstore.exceptions import PreconditionError
+
         if offset >= self._tail_at:
             return self._tail[offset - self._tail_at :][:length]
-        with _request(self._path):
-            return bytes(obstore.get_range(_connect(self._path.bucket), self._path.key, start=offset, length=length))
+        options: Any = {"range": (offset, min(offset + length, self.size)), "if_match": self._tag}
+        try:
+            with _request(self._path):
+                return bytes(obstore.get(_connect(self._path.bucket), self._path.key, options=options).bytes())
+        except (PreconditionError, FileNotFoundError):
+            raise IntegrityError(
+                f"'{self._path}' was replaced or removed while it was read", "the store is not what it was",
+                "`realmix-data verify` says what it is now",
+            ) from None  # fmt: skip
 
 
 class _CutOff(Exception):

@@ -19,20 +19,25 @@ import numpy as np
 from stores import beton, layout
 from stores.beton import BASE, Beton
 from stores.errors import IntegrityError, RealMixError, StoreError
-from stores.storage import Location
+from stores.storage import Location, sha256_of
 
 if TYPE_CHECKING:
     from stores.reader import DatasetStore
 
+_MEND = "`realmix-data export STORE --format ffcv` writes it again"
 BATCH_BYTES = 4 << 20  # of pixels that FFCV hands over at a time
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # images uint8 [n, H, W, 3], row int64 [n], copy int64 [n]
 
 
 class BetonArray:
-    """The images or copies of a `.beton`: `shape`, `dtype`, `block` and `read`, as of `stores.ImageArray`."""
+    """The images or copies of a `.beton`: `shape`, `dtype`, `block` and `read`, as of `stores.ImageArray`.
 
-    def __init__(self, store: Location, file: Beton) -> None:
-        self._path, self._file = beton.require_local(store) / file.name, file
+    Args:
+        sha256: what the manifest says of the file; it is compared before the first image is read.
+    """
+
+    def __init__(self, store: Location, file: Beton, sha256: str | None = None) -> None:
+        self._path, self._file, self._sha256 = beton.require_local(store) / file.name, file, sha256
         self.shape: tuple[int, ...] = (file.rows, *((file.copies,) if file.copies else ()), *file.image)
         self.dtype = np.dtype(np.uint8)
         as_zarr = layout.copies("", *self.shape[:-1]) if file.copies else layout.images("", *self.shape[:-1])
@@ -77,8 +82,16 @@ class BetonArray:
                 self._read(wanted, flat[start : start + len(wanted)])
         return out
 
+    def require_own(self) -> None:
+        """Raises IntegrityError if the file is missing, or not the manifest's; takes as long as reading it once."""
+        if not self._path.is_file():
+            raise IntegrityError(f"'{self._path}' is missing", "the manifest says that it was written", _MEND)
+        if self._sha256 not in (None, sha256_of(self._path)[1]):
+            raise IntegrityError(f"'{self._path}' is damaged", "it is not the file that the manifest names", _MEND)
+
     def _read(self, samples: np.ndarray, out: np.ndarray) -> None:
         if self._loader is None:
+            self.require_own()
             self._order = _asked_order(self._file.samples)
             self._loader = open_loader(self._path, self._file, batch(self._file), self._order)
         self._order.samples = samples.astype(np.uint64)
@@ -120,6 +133,7 @@ class BetonLoader:
         order: Literal["random", "sequential"] = "random", seed: int = 1, drop_last: bool = False,
     ) -> None:  # fmt: skip
         array = store.beton(base=copies == 0)
+        array.require_own()
         self._file, self._path = array._file, array._path
         rows = np.arange(store.num_images) if rows is None else np.asarray(rows, np.int64)
         assert rows.ndim == 1 and (not rows.size or 0 <= rows.min() <= rows.max() < store.num_images)
@@ -191,7 +205,7 @@ def epoch(loader: Any) -> Iterator[Batch]:
                 at = wrong[0]
                 raise IntegrityError(
                     f"'{loader.fname}' is damaged", f"row {row[at]}, copy {copy[at]}: the pixels are not those written",
-                    "`realmix-data export STORE --format ffcv` writes it again",
+                    _MEND,
                 )  # fmt: skip
             yield images, row, copy
             item = _next(batches)

@@ -7,7 +7,7 @@ element, numbers within the range of their meaning, names that stay inside the s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,13 +26,18 @@ def wrong(manifest: dict[str, Any]) -> list[str]:
     own = {"dataset": _DATASET, "split": _SPLIT}.get(kind) if isinstance(kind, str) else None
     if own is None:
         return ["kind"]
-    checks = {"complete": _is(bool), **_BOTH, **own}
+    checks = {"complete": instance_of(bool), **_BOTH, **own}
     if manifest.get("complete") is True:
-        checks |= {"files": _files, "fingerprint": _digest}
-    return [name for name, check in checks.items() if not check(_at(manifest, name))] or _do_not_fit(manifest)
+        checks |= {"files": _files, "fingerprint": digest}
+    return failed(manifest, checks) or _do_not_fit(manifest)
 
 
-def _at(manifest: Any, name: str) -> Any:
+def failed(content: dict[str, Any], checks: Mapping[str, Check]) -> list[str]:
+    """Names of the checks, "field" or "field.of.field", that what stands there does not pass."""
+    return [name for name, check in checks.items() if not check(at(content, name))]
+
+
+def at(manifest: Any, name: str) -> Any:
     """The value of a field, of a field's field: "dataset.name"; None if there is none."""
     for part in name.split("."):
         manifest = manifest.get(part) if isinstance(manifest, dict) else None
@@ -48,23 +53,23 @@ def _do_not_fit(manifest: dict[str, Any]) -> list[str]:
     return [] if fits else ["weak.shift"]
 
 
-def _is(*kinds: type) -> Check:
+def instance_of(*kinds: type) -> Check:
     return lambda value: isinstance(value, kinds)
 
 
-def _whole(low: int, high: int = MOST) -> Check:
+def whole(low: int, high: int = MOST) -> Check:
     return lambda value: type(value) is int and low <= value <= high  # True is no number
 
 
-def _list(each: Check, least: int = 0) -> Check:
+def list_of(each: Check, least: int = 0) -> Check:
     return lambda value: isinstance(value, list) and len(value) >= least and all(map(each, value))
 
 
-def _fields(checks: dict[str, Check]) -> Check:
+def with_fields(checks: dict[str, Check]) -> Check:
     return lambda value: isinstance(value, dict) and all(check(value.get(name)) for name, check in checks.items())
 
 
-def _text(value: Any) -> bool:
+def text(value: Any) -> bool:
     """A string that can be printed: JSON may spell half of a surrogate pair."""
     return isinstance(value, str) and (value.isascii() or _encodes(value))
 
@@ -77,58 +82,65 @@ def _encodes(value: str) -> bool:
     return True
 
 
-def _digest(value: Any) -> bool:
+def digest(value: Any) -> bool:
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
-def _share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1  # NaN is not
+def number(low: float, high: float) -> Check:
+    """A finite number; True is none, and NaN is in no range."""
+    return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def interval(value: Any) -> bool:
+    """[low, high]"""
+    return list_of(number(-MOST, MOST))(value) and len(value) == 2 and value[0] < value[1]
 
 
 def _path(value: str) -> bool:
     """A path to a file below the store's folder."""
     parts = PurePosixPath(value).parts
     return (
-        0 < len(value) < 1024 and value.isprintable() and _text(value) and value == "/".join(parts)
+        0 < len(value) < 1024 and value.isprintable() and text(value) and value == "/".join(parts)
         and not {"..", ".", "/"} & set(parts) and value != "zarr.json"
     )  # fmt: skip
 
 
 def is_file(key: Any, facts: Any) -> bool:
     """Whether this is the path of a file of a store, and what a manifest or a journal says of it."""
-    return isinstance(key, str) and _path(key) and _fields({"bytes": _whole(0), "sha256": _digest})(facts)
+    return isinstance(key, str) and _path(key) and with_fields({"bytes": whole(0), "sha256": digest})(facts)
 
 
 def _files(value: Any) -> bool:
     return isinstance(value, dict) and all(is_file(key, facts) for key, facts in value.items())
 
 
-def _or_none(check: Check) -> Check:
+def or_none(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
-_BOTH: dict[str, Check] = {"spec": _is(dict), "class_names": _list(_text, 1)}
+_BOTH: dict[str, Check] = {"spec": instance_of(dict), "class_names": list_of(text, 1)}
 _DATASET: dict[str, Check] = {
-    "spec.recipe.name": _text,
-    "spec.seed": _whole(0),
-    "protocol": _or_none(_text),
-    "weak.flip": _is(bool),
-    "weak.shift": _whole(0, LARGEST_SIDE),
-    "num_images": _whole(1),
-    "num_test": _whole(0),
-    "num_copies": _whole(0),
-    "image_size": lambda value: _list(_whole(1, LARGEST_SIDE))(value) and len(value) == 2,
-    "recipe_columns": _list(_text),
+    "spec.recipe.name": text,
+    "spec.seed": whole(0),
+    "spec.source.range": or_none(interval),
+    "protocol": or_none(text),
+    "weak.flip": instance_of(bool),
+    "weak.shift": whole(0, LARGEST_SIDE),
+    "num_images": whole(1),
+    "num_test": whole(0),
+    "num_copies": whole(0),
+    "image_size": lambda value: list_of(whole(1, LARGEST_SIDE))(value) and len(value) == 2,
+    "recipe_columns": list_of(text),
     "copies_format": lambda value: value in (None, "zarr", "ffcv"),
-    "ffcv": _or_none(_is(dict)),
+    "ffcv": or_none(instance_of(dict)),
 }
 _SPLIT: dict[str, Check] = {
-    "protocol": _text,
-    "seed": _whole(0),
-    "gamma": _share,
-    "class_map": _list(_whole(-1)),
-    "labeled_in_unlabeled": _is(bool),
-    **{f"counts.{name}": _whole(0) for name in ("labeled", "unlabeled", "valid", "test")},
+    "protocol": text,
+    "seed": whole(0),
+    "gamma": number(0, 1),
+    "class_map": list_of(whole(-1)),
+    "labeled_in_unlabeled": instance_of(bool),
+    **{f"counts.{name}": whole(0) for name in ("labeled", "unlabeled", "valid", "test")},
     "dataset.name": is_name,
-    "dataset.fingerprint": _text,
+    "dataset.fingerprint": text,
 }

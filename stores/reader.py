@@ -79,7 +79,7 @@ class DatasetStore:
             raise StoreError(
                 f"'{self.path}' has no FFCV files", hint=f"`realmix-data export {self.path} --format ffcv` writes them"
             )
-        return BetonArray(self.path, made[name])
+        return BetonArray(self.path, made[name], self.manifest.get("files", {}).get(name, {}).get("sha256"))
 
     @cached_property
     def train_labels(self) -> np.ndarray:
@@ -209,8 +209,7 @@ def _array(
     store: Location, content: dict[str, Any], name: str, shape: tuple[int | None, ...], dtype: str
 ) -> ImageArray:
     """An array of a store, held against what its manifest says: the checksum of its metadata, shape and type."""
-    known = content.get("files", {}).get(f"{name}/zarr.json", {}).get("sha256")
-    array = ImageArray(store, name, known)
+    array = ImageArray(store, name, content)
     same = len(array.shape) == len(shape) and all(said in (None, n) for said, n in zip(shape, array.shape, strict=True))
     if not same or array.dtype != dtype:
         raise StoreError(

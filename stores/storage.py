@@ -66,6 +66,15 @@ def identity(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
+def version(path: Location) -> object:
+    """What differs between a file or an object and what it was before it was written again.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    return path.version() if isinstance(path, BucketPath) else identity(path.stat())
+
+
 class LocalFile:
     """A file of the file system opened for reading parts of it."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stores import SplitStore
+from stores.errors import IntegrityError
 from trainer import scores
 from trainer.evaluate import Evaluator, confusion_matrix, error, per_class_error
 
@@ -47,8 +48,15 @@ def _error(logits: Tensor, labels: Tensor, num_classes: int) -> float | None:
 
 
 def probabilities(logits: Tensor) -> np.ndarray:
-    """float64 [n, K] on the host."""
-    return torch.softmax(logits.to("cpu", torch.float64), 1).numpy()
+    """float64 [n, K] on the host.
+
+    Raises:
+        IntegrityError: they are no numbers: finite weights can still be too large for what is computed from them.
+    """
+    probs = torch.softmax(logits.to("cpu", torch.float64), 1).numpy()
+    if not np.isfinite(probs).all():
+        raise IntegrityError("the network's answers are no numbers", "its weights are too large", "train it again")
+    return probs
 
 
 def _foreign(evaluator: Evaluator, store: SplitStore) -> dict[str, Any]:

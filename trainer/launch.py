@@ -118,6 +118,9 @@ def _execute(
     assert run.bn_momentum is not None, "a resolved configuration"
     assert run.ema_decay is not None
     method, device = load_method(run.method), hardware.device(run)
+    identity = {"store": store.fingerprint, "run": _what(run), "settings": dataclasses.asdict(settings)}
+    # before anything is made as large as the run's config says
+    saved = None if folder is None else checkpoint.read_own(path, identity)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: VAT's direction is a small difference of two predictions
     torch.manual_seed(run.seed)
@@ -131,21 +134,24 @@ def _execute(
         model, engine.build_optimizer(model, run), Ema(model, run.ema_decay), Telemetry(run.log_every),
         {name: tensor.to(device) for name, tensor in method.init_state(store.num_classes, settings).items()},
     )  # fmt: skip
-    identity = {"store": store.fingerprint, "run": _what(run), "settings": dataclasses.asdict(settings)}
-    if folder is not None:
-        checkpoint.load(path, state, identity, device)
+    if saved is not None:
+        checkpoint.restore(path, saved, state, device)
+        del saved
     feed = Feed(store, method, settings, run, device)
     first = distributed.rank() == 0
     evaluator = Evaluator(store, model, device, run.precision == "bf16")
     sample = Sample(store) if declared.mismatch and distributed.rank() == 0 else None
 
+    unreadable = 0
+
     def open_folder() -> Run:
+        nonlocal unreadable
         if folder is None:
             new = rundir.create(path, record, lambda aside: checkpoint.save(aside, state, identity))
             new.hold()
             return new
         folder.hold()
-        folder.cut_back(state.step)
+        unreadable = folder.cut_back(state.step)
         return folder
 
     folder = distributed.by_first(open_folder) or Run(path, record)
@@ -157,6 +163,8 @@ def _execute(
         if run.init is not None:
             console.say(f"init    {run.init}")
         console.say(f"run in  {path}" + (f", continued at step {state.step:,}" if state.step else ""))
+        if unreadable:
+            console.say(f"left out {unreadable} damaged line(s) of metrics.jsonl")
         try:
             loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves, sample)
         except Interrupted as stopped:
@@ -267,7 +275,7 @@ def range_of(dataset: DatasetStore) -> tuple[float, float] | None:
     """The numbers that are black and white in its pictures of more than 8 bits, if the build was told."""
     source = dataset.manifest["spec"].get("source")
     found = source.get("range") if isinstance(source, dict) else None
-    return weights.as_range(found, str(dataset.path))
+    return None if found is None else (found[0], found[1])
 
 
 def versions() -> dict[str, str]:
@@ -286,4 +294,4 @@ def _what(run: RunConfig) -> dict[str, Any]:
 
     That is where the store lies, and whether steps are replayed: several processes do not, one on a GPU does.
     """
-    return {name: value for name, value in dataclasses.asdict(run).items() if name not in ("store", "cuda_graph")}
+    return {name: value for name, value in dataclasses.asdict(run).items() if name not in checkpoint.PASSING}

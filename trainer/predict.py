@@ -31,6 +31,7 @@ from trainer.scores import ood_score
 from trainer.weights import Trained
 
 BATCH = 256
+BATCH_BYTES = 256 << 20  # of pixels
 
 
 @dataclass
@@ -91,7 +92,8 @@ def predict(trained: Trained, files: Iterable[str], device: str, max_pixels: int
         _picture().allow(max_pixels)
     model = trained.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with ThreadPoolExecutor() as pool:
-        while batch := list(islice(todo, BATCH)):
+        size = max(1, min(BATCH, BATCH_BYTES // (3 * trained.image_size[0] * trained.image_size[1])))
+        while batch := list(islice(todo, size)):
             images = np.stack(list(pool.map(lambda file: load(file, trained.image_size, trained.range), batch)))
             with torch.no_grad():
                 probs = probabilities(model(scale(torch.from_numpy(images).to(device))))

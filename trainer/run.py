@@ -7,12 +7,19 @@
     model.safetensors  averaged weights and BatchNorm statistics, at the end
     result.json        errors, confusion matrix, seconds; written last: a run with it is finished
 
+Every file carries a checksum of itself, so that it is checked wherever it lies: config.json and result.json under
+`sha256` (of the canonical JSON of the rest, in a list, as a store's manifest), each line of metrics.jsonl under
+`crc32`, the checkpoint in the comment of its zip file, the weights in their metadata. result.json also lists the bytes
+and the SHA-256 of the other files under `files`: those of another run are noticed. Runs of before this have none of
+these, and are read without.
+
 A directory that exists is never overwritten.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -22,8 +29,12 @@ from typing import IO, Any
 
 from stores import manifest
 from stores.errors import IntegrityError, StoreError, UsageError
+from stores.storage import LocalFile, sha256_of
+from trainer import metrics, run_fields
 
-FORMAT = 1
+FORMAT = 2  # 1: before the files had checksums
+SEAL = "sha256"
+LISTED = ("config.json", metrics.FILE, "checkpoint.pt", "model.safetensors")
 
 
 class Run:
@@ -58,33 +69,59 @@ class Run:
     def write_line(self, record: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl; it is in the file when this returns."""
         if self._metrics is None:
-            self._metrics = (self.path / "metrics.jsonl").open("ab", buffering=0)
-        self._metrics.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            self._metrics = (self.path / metrics.FILE).open("ab", buffering=0)
+        self._metrics.write(metrics.line(record))
 
-    def cut_back(self, step: int) -> None:
-        """Undo what a killed run did after its checkpoint: lines of metrics.jsonl after `step`, files written aside."""
+    def cut_back(self, step: int) -> int:
+        """Undo what a killed run did after its checkpoint: lines of metrics.jsonl after `step`, files written aside.
+
+        Returns:
+            how many damaged lines there were; they are left out.
+        """
         for aside in self.path.glob(".*.tmp"):
             aside.unlink(missing_ok=True)
-        path = self.path / "metrics.jsonl"
-        if not path.is_file():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                if line.endswith("\n") and json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except ValueError:
-                continue
-        manifest.write_atomically(path, "".join(kept).encode())
+        lines, damaged = metrics.read(self.path)
+        kept = [data + b"\n" for data, record in lines if record["step"] <= step]
+        if (self.path / metrics.FILE).exists():
+            manifest.write_atomically(self.path / metrics.FILE, b"".join(kept))
+        return damaged
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json, which marks the run finished."""
-        write_json(self.path / "result.json", result)
+        paths = [self.path / name for name in LISTED if (self.path / name).is_file()]
+        files = {path.name: dict(zip(("bytes", "sha256"), sha256_of(path), strict=True)) for path in paths}
+        write_json(self.path / "result.json", {**result, "files": files})
 
     def result(self) -> dict[str, Any] | None:
-        """Content of result.json; None while the run is not finished."""
+        """What was given to `write_result`; None while the run is not finished.
+
+        Raises:
+            IntegrityError: result.json is damaged, or another run's.
+        """
+        return None if (content := self._result()) is None else {k: v for k, v in content.items() if k != "files"}
+
+    def require_own(self, name: str) -> None:
+        """Raises IntegrityError if the run is finished and its result says that it left a file as another one."""
+        content = self._result()
+        listed = (content or {}).get("files") or {}
+        if name not in listed:
+            return
+        data, expected = read_bytes(self.path / name), (listed[name]["bytes"], listed[name]["sha256"])
+        if (len(data), hashlib.sha256(data).hexdigest()) != expected:
+            raise damaged(self.path / name, "it is not the file that the run left, says its result.json")
+
+    def _result(self) -> dict[str, Any] | None:
         path = self.path / "result.json"
-        return _read_json(path) if path.is_file() else None
+        if not path.exists():
+            return None
+        content, sealed = _read_json(path)
+        if not sealed and self.config.get("format") != 1:
+            raise damaged(path, "it lacks its checksum")
+        if wrong := run_fields.wrong_result(content):
+            raise damaged(path, f"wrong or missing: {', '.join(wrong)}")
+        if other := run_fields.contradiction(self.config, content):
+            raise damaged(path, f"it is another run's: it differs from 'config.json' in {other}")
+        return content
 
     def close(self) -> None:
         if self._metrics is not None:
@@ -133,28 +170,70 @@ def open_run(path: Path) -> Run:
         StoreError: it is no run directory, or one of another version.
         IntegrityError: its config.json is damaged.
     """
-    if not (path / "config.json").is_file():
-        raise StoreError(f"'{path}' is no run", f"there is no '{path / 'config.json'}'", _runs_beside(path))
-    config = _read_json(path / "config.json")
-    if config.get("format") != FORMAT:
+    file = path / "config.json"
+    if not file.exists():
+        raise StoreError(f"'{path}' is no run", f"there is no '{file}'", _runs_beside(path))
+    config, sealed = _read_json(file)
+    if config.get("format") not in (1, FORMAT):
         raise StoreError(
-            f"'{path}' was written by another version of realmix", f"its format is {config.get('format')!r}"
+            f"'{path}' was written by another version of realmix", f"its format is {config.get('format')!r:.40}"
         )
+    if not sealed and config["format"] != 1:
+        raise damaged(file, "it lacks its checksum")
+    if wrong := run_fields.wrong_config(config):
+        raise damaged(file, f"wrong or missing: {', '.join(wrong)}")
     return Run(path, config)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file of a run with its checksum, atomically."""
+    content = {name: value for name, value in content.items() if name != SEAL}
+    content[SEAL] = manifest.fingerprint(content)
     manifest.write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def damaged(path: Path, why: str) -> IntegrityError:
+    """The error for a file of a run that is not what was written, with what to do about it."""
+    again = f"then `realmix-train --resume {path.parent}`"
+    hints = {
+        "config.json": "bring it back from a copy; 'model.safetensors' can be used without it",
+        "result.json": f"remove it, {again} makes it again from the checkpoint",
+        "model.safetensors": f"remove it and 'result.json', {again} makes both again from the checkpoint",
+        "checkpoint.pt": "bring it back from a copy, or start a new run under another --name",
+    }
+    of_a_run = path.name == "config.json" or (path.parent / "config.json").is_file()
+    return IntegrityError(
+        f"'{path}' is damaged", why, hints.get(path.name, "") if of_a_run else "bring it back from a copy"
+    )
+
+
+def _read_json(path: Path) -> tuple[dict[str, Any], bool]:
+    """Content of a file of a run without its checksum, which is compared; and whether it has one."""
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise IntegrityError(f"'{path}' is damaged", str(error)) from None
+        content = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from None
     if not isinstance(content, dict):
-        raise IntegrityError(f"'{path}' is damaged", "it holds no object")
-    return content
+        raise damaged(path, "it holds no object")
+    seal = content.pop(SEAL, None)
+    try:
+        sound = seal in (None, manifest.fingerprint(content))
+    except (ValueError, RecursionError):  # NaN and infinity are no JSON
+        sound = False
+    if not sound:
+        raise damaged(path, "it is not what its own checksum says; files of a run are not to be edited")
+    return content, seal is not None
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file of a run.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        IntegrityError: it is no regular file: a pipe must not make anybody wait.
+    """
+    LocalFile(path).close()
+    return path.read_bytes()
 
 
 def _runs_beside(path: Path) -> str:

@@ -7,18 +7,15 @@ follow any other, on other classes. A run that is resumed never reads the file a
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 from torch import Tensor, nn
 
 from stores.errors import StoreError, UsageError
 from trainer import weights
 from trainer.models import HEADS
+from trainer.run import open_run
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,8 @@ def read(source: str, model: str) -> Backbone:
         model: name of the network that is to take it, "wrn-28-2".
 
     Raises:
-        StoreError: there is no such run or file, the run has not finished, or the file is no safetensors file.
+        StoreError: there is no such run or file, or the run has not finished.
+        IntegrityError: it is no safetensors file, or a damaged one.
         UsageError: it holds another network.
     """
     path = Path(source).resolve()
@@ -56,22 +54,16 @@ def read(source: str, model: str) -> Backbone:
         path = _weights_of(path)
     if not path.is_file():
         raise StoreError(f"'{source}' does not exist", hint="--init takes a run's folder or its model.safetensors")
-    data = path.read_bytes()
-    try:
-        tensors = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise StoreError(
-            f"'{path}' is no safetensors file, or a damaged one", str(error), "--init takes a run's model.safetensors"
-        ) from None
-    about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    content = weights.read(path)
+    about = content.metadata
     if about.get("model", model) != model:
         raise UsageError(
             f"'{path}' holds a {about['model']}, the run trains a {model}", hint=f"--model {about['model']}"
         )
     if about.get("input", weights.INPUT) != weights.INPUT:
         raise StoreError(f"the network in '{path}' takes other pixels", f"{about['input']}, not {weights.INPUT}")
-    tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] not in HEADS}
-    return Backbone(path, hashlib.sha256(data).hexdigest(), tensors)
+    tensors = {name: tensor for name, tensor in content.tensors.items() if name.split(".")[0] not in HEADS}
+    return Backbone(path, content.sha256, tensors)
 
 
 def load_into(network: nn.Module, backbone: Backbone) -> None:
@@ -96,6 +88,8 @@ def load_into(network: nn.Module, backbone: Backbone) -> None:
 def _weights_of(folder: Path) -> Path:
     """The file of averaged weights in a run's folder."""
     if (folder / weights.FILE).is_file():
+        if (folder / "config.json").exists():
+            open_run(folder).require_own(weights.FILE)
         return folder / weights.FILE
     if (folder / "config.json").is_file():
         raise StoreError(

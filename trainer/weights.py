@@ -1,14 +1,16 @@
 """Trained weights as one safetensors file: averaged parameters and BatchNorm statistics, float32, plain names.
 
 Nothing in such a file can run code; its metadata says which network it is, its classes, the size of its images and how
-pixels are scaled, so that it can be used without its run. Heads that only training needs are left out.
+pixels are scaled, so that it can be used without its run. Heads that only training needs are left out. `sha256` in the
+metadata is the SHA-256 of the whole file with 64 zeros in its place: the file proves itself, wherever it is moved.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from stores import manifest
-from stores.errors import IntegrityError, StoreError
-from trainer import checkpoint
+from stores.errors import IntegrityError, StoreError, UsageError
+from trainer import checkpoint, run_fields
 from trainer.models import HEADS, build_model
-from trainer.run import Run, open_run
+from trainer.run import Run, damaged, open_run, read_bytes
 
 FILE = "model.safetensors"
+NO_DIGEST = "0" * 64
 ONLY_TRAINED = HEADS[1:]  # what a network has beside its classes' head
 INPUT = "uint8 RGB × 2/255 − 1, NCHW"
 
@@ -65,10 +68,60 @@ def export(
         "class_names": json.dumps(list(class_names)),
         "image_size": json.dumps(list(image_size)),
         "input": INPUT,
+        "sha256": NO_DIGEST,
     }
     if range_ is not None:
         metadata["range"] = json.dumps(list(range_))
-    manifest.write_atomically(folder / FILE, _in_order(safetensors.torch.save(tensors, metadata)))
+    data = _in_order(safetensors.torch.save(tensors, metadata))
+    digest = hashlib.sha256(data).hexdigest()
+    manifest.write_atomically(folder / FILE, data.replace(NO_DIGEST.encode(), digest.encode(), 1))
+
+
+@dataclass(frozen=True)
+class Content:
+    """A safetensors file that has been checked.
+
+    Attributes:
+        tensors: by name, all their numbers finite.
+        metadata: what the file says of itself; empty in files of others.
+        sha256: of the file's bytes.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    sha256: str
+
+
+def read(path: Path) -> Content:
+    """The tensors of a safetensors file, anybody's; its own checksum is compared if it has one.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        IntegrityError: it is damaged.
+    """
+    data = read_bytes(path)
+    try:
+        tensors = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that torch does not have
+        raise IntegrityError(
+            f"'{path}' is damaged", f"it is no safetensors file, or not a whole one: {error}",
+            "a finished run has one as model.safetensors",
+        ) from None  # fmt: skip
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    own = metadata.get("sha256")
+    if own is not None:
+        digest = hashlib.sha256(data.replace(own.encode(), NO_DIGEST.encode(), 1)).hexdigest()
+        if digest != own:
+            raise damaged(path, "it is not what its own checksum says")
+    require_finite(tensors, path)
+    return Content(tensors, metadata, hashlib.sha256(data).hexdigest())
+
+
+def require_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    """Raises IntegrityError if a weight is not a number."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():  # as float32, as it is used
+            raise damaged(path, f"'{name}' holds a number that is not finite")
 
 
 def load(path: Path | str) -> Trained:
@@ -84,21 +137,20 @@ def load(path: Path | str) -> Trained:
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            said = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        content = read(path)
     except FileNotFoundError:
         raise StoreError(f"there is no '{path}'", "a run writes it when it is finished") from None
-    except safetensors.SafetensorError as error:
-        raise IntegrityError(f"'{path}' is damaged", str(error)) from None
-    try:
-        names, (height, width) = json.loads(said["class_names"]), json.loads(said["image_size"])
-        name, range_ = said["model"], as_range(json.loads(said.get("range", "null")), str(path))
-    except (KeyError, ValueError) as error:
+    said: dict[str, Any] = {"model": content.metadata.get("model")}
+    for name in ("class_names", "image_size", "range"):
+        try:
+            said[name] = json.loads(content.metadata.get(name, "null"))
+        except (ValueError, RecursionError):
+            said[name] = "no JSON"
+    if wrong := run_fields.wrong_weights(said):
         raise StoreError(
-            f"'{path}' does not say which network it is", f"its metadata is not what this version writes: {error}"
-        ) from None
-    return replace(_trained(tensors, name, names, (height, width), str(path)), range=range_)
+            f"'{path}' does not say which network it is", f"wrong or missing in its metadata: {', '.join(wrong)}"
+        )
+    return _trained(content.tensors, said["model"], said["class_names"], said["image_size"], path, said["range"])
 
 
 def find(path: Path) -> Trained:
@@ -119,43 +171,53 @@ def of_run(run: Run, averaged: bool = True) -> Trained:
         StoreError: the run has no checkpoint to take them from.
         IntegrityError: a file of the run is damaged.
     """
-    if averaged and (run.path / FILE).is_file():
-        return load(run.path)
-    content = checkpoint.read(run.path, torch.device("cpu"))
-    tensors = content["model"] | (content["ema"] if averaged else {})
-    where = str(run.path / checkpoint.FILE)
-    store: dict[str, Any] = run.config["store"]
-    if "image_size" not in store:
+    name, store = run.config["run"]["model"], run.config["store"]
+    if averaged and (run.path / FILE).exists():
+        run.require_own(FILE)
+        found = load(run.path)
+        if (found.name, found.class_names) != (name, store["class_names"]):
+            raise damaged(run.path / FILE, f"it holds a {found.name} of another run")
+        return found
+    path = run.path / checkpoint.FILE
+    lasting = {name: value for name, value in run.config["run"].items() if name not in checkpoint.PASSING}
+    identity = {"run": lasting, "settings": run.config["settings"], "store": store["fingerprint"]}
+    content = checkpoint.read_own(run.path, identity)
+    if store.get("image_size") is None:
         raise StoreError(f"'{run.path}' was written by another version of realmix", "it does not say its images' size")
-    height, width = store["image_size"]
-    trained = _trained(tensors, run.config["run"]["model"], store["class_names"], (height, width), where)
-    return replace(trained, range=as_range(store.get("range"), where))
+    tensors = content["model"] | (content["ema"] if averaged else {})
+    return _trained(tensors, name, store["class_names"], store["image_size"], path, store.get("range"))
 
 
 def _trained(
-    tensors: dict[str, Tensor], name: str, class_names: list[str], size: tuple[int, int], where: str
-) -> Trained:
-    model = build_model(name, len(class_names))
+    tensors: dict[str, Tensor], name: str, class_names: list[str], size: list[int], path: Path,
+    range_: list[float] | None,
+) -> Trained:  # fmt: skip
+    """Raises StoreError or IntegrityError before memory is taken for a network that the tensors do not fill."""
+    tensors = _plain(tensors)
     try:
-        model.load_state_dict(_plain(tensors))
-    except RuntimeError as error:
-        why = str(error).strip().splitlines()[-1].strip()
-        raise IntegrityError(f"'{where}' does not hold the weights of {name}", why) from None
-    return Trained(model.eval().requires_grad_(False), name, class_names, size)
+        with torch.device("meta"):
+            expected = build_model(name, len(class_names)).state_dict()
+    except UsageError as error:
+        raise StoreError(f"'{path}' holds a network that this version does not know", error.what) from None
+    differing = [
+        key for key in sorted(expected.keys() | tensors.keys()) if _shape(expected, key) != _shape(tensors, key)
+    ]
+    if differing:
+        key = differing[0]
+        why = f"'{key}' is {_shape(tensors, key) or 'missing'}, and in a {name} of {len(class_names)} classes "
+        raise damaged(path, why + str(_shape(expected, key) or "there is none"))
+    require_finite(tensors, path)
+    model = build_model(name, len(class_names))
+    model.load_state_dict(tensors)
+    height, width = size
+    black_white = None if range_ is None else (range_[0], range_[1])
+    return Trained(model.eval().requires_grad_(False), name, class_names, (height, width), black_white)
 
 
-def as_range(found: object, where: str) -> tuple[float, float] | None:
-    """`Trained.range` as JSON has it.
-
-    Raises:
-        StoreError: neither null nor two numbers, the smaller one first.
-    """
-    match found:
-        case None:
-            return None
-        case [int() | float() as low, int() | float() as high] if low < high:
-            return float(low), float(high)
-    raise StoreError(f"'{where}' says a range that is none", "it must be two numbers, the smaller one first")
+def _shape(tensors: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
+    """Of a tensor of real numbers; None if there is none of this name."""
+    tensor = tensors.get(key)
+    return tuple(tensor.shape) if tensor is not None and tensor.is_floating_point() else None
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +43,10 @@ def advance(state: State, steps: int) -> None:
         state.step += 1
 
 
+def load(folder: Path, state: State, identity: dict) -> None:
+    checkpoint.restore(folder, checkpoint.read_own(folder, identity), state, CPU)
+
+
 def tensors(state: State) -> list[torch.Tensor]:
     moments = [value for entry in state.optimizer.state.values() for value in entry.values()]
     return [*state.model.state_dict().values(), *state.ema.shadow, *moments, *state.method.values()]
@@ -59,7 +64,7 @@ def saved(tmp_path) -> State:
 
 def test_everything_comes_back_and_goes_on_as_if_never_left(saved, tmp_path):
     other = make_state(seed=1)
-    checkpoint.load(tmp_path, other, IDENTITY, CPU)
+    load(tmp_path, other, IDENTITY)
     assert (other.step, other.seconds, other.history) == (3, 1.5, [{"step": 2, "test_error": 50.0}])
     assert torch.equal(other.confusion, saved.confusion)
     for state in (saved, other):
@@ -76,7 +81,7 @@ def test_a_truncated_file_is_an_integrity_error_and_stays(saved, tmp_path, share
     data = path.read_bytes()[: int(path.stat().st_size * share)]
     path.write_bytes(data)
     with pytest.raises(IntegrityError, match="truncated or damaged"):
-        checkpoint.load(tmp_path, make_state(), IDENTITY, CPU)
+        load(tmp_path, make_state(), IDENTITY)
     assert path.read_bytes() == data
 
 
@@ -87,20 +92,20 @@ def test_garbage_and_a_flipped_byte_are_integrity_errors(saved, tmp_path):
     for bad in (b"no checkpoint at all", good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :]):
         path.write_bytes(bad)
         with pytest.raises(IntegrityError):
-            checkpoint.load(tmp_path, make_state(), IDENTITY, CPU)
+            load(tmp_path, make_state(), IDENTITY)
 
 
 def test_a_missing_file_is_a_store_error(tmp_path):
     with pytest.raises(StoreError, match="no checkpoint"):
-        checkpoint.load(tmp_path, make_state(), IDENTITY, CPU)
+        load(tmp_path, make_state(), IDENTITY)
 
 
 def test_the_checkpoint_of_another_run_is_refused_by_what_differs(saved, tmp_path):
     with pytest.raises(StoreError, match="differs in store"):
-        checkpoint.load(tmp_path, make_state(), IDENTITY | {"store": "xyz"}, CPU)
+        load(tmp_path, make_state(), IDENTITY | {"store": "xyz"})
     torch.save({"format": 99}, tmp_path / checkpoint.FILE)
     with pytest.raises(StoreError, match="this version"):
-        checkpoint.load(tmp_path, make_state(), IDENTITY, CPU)
+        load(tmp_path, make_state(), IDENTITY)
 
 
 class Trap:
@@ -113,7 +118,7 @@ def test_what_a_method_remembered_otherwise_is_another_version(saved, tmp_path):
     other.method = {"years": torch.zeros(3)}
     before = [tensor.clone() for tensor in tensors(other)]
     with pytest.raises(StoreError, match="no checkpoint of this version"):
-        checkpoint.load(tmp_path, other, IDENTITY, CPU)
+        load(tmp_path, other, IDENTITY)
     assert all(map(torch.equal, tensors(other), before)), "nothing is half loaded"
 
 
@@ -122,7 +127,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path, monkeypatch):
     for write in (torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))):
         write({"format": 1, "step": Trap()}, tmp_path / checkpoint.FILE)
         with pytest.raises(IntegrityError) as caught:
-            checkpoint.load(tmp_path, make_state(), IDENTITY, CPU)
+            load(tmp_path, make_state(), IDENTITY)
         assert "weights_only" not in str(caught.value), "torch's advice would run it"
     assert not (tmp_path / "trapped").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import signal
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from torch import nn
 
 from stores import manifest
 from stores.errors import Interrupted, RealMixError, ResourceError
-from trainer import config, engine, launch
+from trainer import config, engine, hardware, launch
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.ema import Ema
@@ -36,7 +37,10 @@ def run_of(**changes) -> RunConfig:
 
 def execute(path, store, run, folder=None, method=SUPERVISED):
     run, settings, deviations = config.resolve(run, method.Settings(), store)
-    record = {"run": dataclasses.asdict(run), "deviations": deviations, "store": launch.describe(store)}
+    record = {
+        "run": dataclasses.asdict(run), "settings": dataclasses.asdict(settings), "deviations": deviations,
+        "store": launch.describe(store), "device": hardware.describe(run), "versions": launch.versions(),
+    }  # fmt: skip
     return launch._execute(path, folder, record if folder is None else folder.config, store, run, settings, quiet=True)
 
 
@@ -87,7 +91,11 @@ def test_a_run_leaves_its_whole_directory(store, tmp_path):
     assert [record["step"] for record in lines(path, "train")] == [4, 6]
     assert [record["step"] for record in lines(path, "eval")] == [4, 6]
     assert {"loss", "loss_x", "lr", "images_per_s", "data_wait"} <= set(lines(path, "train")[0])
-    assert json.loads((path / "result.json").read_text()) == result
+    written = json.loads((path / "result.json").read_text())
+    assert {name: value for name, value in written.items() if name not in ("files", "sha256")} == result
+    for name in ("config.json", "metrics.jsonl", "checkpoint.pt", "model.safetensors"):
+        data = (path / name).read_bytes()
+        assert written["files"][name] == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     assert result["steps"] == 6
     assert result["error_last"] == lines(path, "eval")[-1]["test_error"]
     assert result["evaluations"] == result["median_of"] == 2

@@ -19,9 +19,10 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from stores import open_store
-from stores.errors import IntegrityError, StoreError, UsageError
+from stores.errors import StoreError, UsageError
 from trainer import png
 from trainer.report import charts, comparison, markup, records, write
+from trainer.run import write_json
 
 NEVER_CLOSED = ("meta", "img")
 
@@ -144,7 +145,9 @@ def changed(run: Path, to: Path, **settings: object) -> records.Record:
     config = read(run / "config.json")
     for name, value in settings.items():
         config["run" if name in config["run"] else "settings"][name] = value
-    (to / "config.json").write_text(json.dumps(config))
+    write_json(to / "config.json", config)
+    result = read(run / "result.json")
+    write_json(to / "result.json", result | {name: settings[name] for name in result.keys() & settings.keys()})
     return records.read(to)
 
 
@@ -184,7 +187,7 @@ def test_texts_from_runs_are_escaped(runs):
             place["per_class_error"] = dict(zip(nasty, place["per_class_error"].values(), strict=True))
         place["class_names"] = nasty
         content |= {"command": ["realmix-train", "</code><img src=http://x.y>"]} if file == "config.json" else {}
-        (path / file).write_text(json.dumps(content))
+        write_json(path / file, content)
     page = Page(write([path], None).read_text())
     for text in (*nasty[:2], r"ünï\u202ecode", "<img src=http://x.y>"):
         assert text in page.text
@@ -196,7 +199,9 @@ def test_many_classes_are_told_by_their_worst(runs):
     confusion[7, 9] = 99
     result = read(path / "result.json") | {"class_names": names, "confusion": confusion.tolist()}
     result["per_class_error"] = {n: 100 * (1 - row[i] / row.sum()) for i, (n, row) in enumerate(zip(names, confusion))}  # noqa: B905
-    (path / "result.json").write_text(json.dumps(result))
+    write_json(path / "result.json", result)
+    config = read(path / "config.json")
+    write_json(path / "config.json", config | {"store": config["store"] | {"class_names": names}})
     page = Page(write([path], None).read_text())
     assert "20 worst of 40 classes" in page.text
     at = page.texts.index("Most frequent confusions")
@@ -211,7 +216,7 @@ def test_an_unfinished_run_and_a_store_that_is_gone(runs):
     (path / "metrics.jsonl").write_text("".join(kept) + lines[-1][:30])  # killed while it wrote
     config = read(path / "config.json")
     config["store"]["path"] = "/nowhere/strange"
-    (path / "config.json").write_text(json.dumps(config))
+    write_json(path / "config.json", config)
     page = Page(write([path], None).read_text())
     assert "Not finished: step 4 of 6." in page.text
     assert "not at /nowhere/strange any more" in page.text
@@ -230,11 +235,16 @@ def test_mistakes(runs, tmp_path):
         write([runs / "first", runs / "." / "first"], None)
     with pytest.raises(UsageError, match="cannot be written"):
         write([runs / "first"], tmp_path / "nowhere" / "page.html")
-    lines = (runs / "first" / "metrics.jsonl").read_text()
-    (runs / "first" / "metrics.jsonl").write_text("{" + lines)
-    with pytest.raises(IntegrityError, match="line 1 of"):
-        write([runs / "first"], None)
     assert not list(runs.rglob("*.html"))
+
+
+def test_damaged_lines_are_counted_and_left_out(runs):
+    path = runs / "first" / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([b"{" + lines[0], b"\xff\xfe\n", b"[" * 9999 + b"\n", *lines[1:]]))
+    record = records.read(runs / "first")
+    assert (record.unreadable, len(record.train) + len(record.evals)) == (3, len(lines) - 1)
+    assert "3 line(s) of metrics.jsonl" in Page(write([runs / "first"], None).read_text()).text
 
 
 def test_the_report_needs_no_torch(runs):

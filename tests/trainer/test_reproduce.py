@@ -22,7 +22,7 @@ from trainer.methods import METHODS
 from trainer.reproduce import picture, recipe, table
 from trainer.reproduce.plan import Planned, Scale, plan, scaled
 from trainer.reproduce.recipe import load
-from trainer.run import open_run
+from trainer.run import open_run, write_json
 
 MINE = """
 title = "Two methods"
@@ -185,22 +185,26 @@ def test_other_stores_take_the_place_of_the_columns_and_rows_of_other_stores_fal
 # ---- tables, by hand ----
 
 
-def finished(folder: Path, name: str, seed: int, error: float, ood: dict | None = None) -> Planned:
+def finished(trained: Path, folder: Path, name: str, seed: int, error: float, ood: dict | None = None) -> Planned:
     run = folder / f"{name}_s{seed}"
     run.mkdir(parents=True)
-    (run / "result.json").write_text(json.dumps({"error_last": error, "error_median20": error + 1, "ood": ood}))
+    made = {"error_last": error, "error_median20": error + 1, "ood": ood, "seed": seed}
+    for file, changes in (("config.json", {}), ("result.json", made)):
+        content = json.loads((trained / "runs" / "first" / file).read_text()) | changes
+        if file == "config.json":
+            content["run"]["seed"] = seed
+        write_json(run / file, content)
     return Planned(run, name, "20", seed, 4, ())
 
 
 @pytest.fixture
-def made(mine, tmp_path):
+def made(mine, trained, tmp_path):
     """A recipe, its finished runs (supervised 30, 33; RealMix 34), their cells."""
     one = load(str(mine))
-    ood = {"masked": 30, "masked_ood": 15, "ood": 20, "rows": 120}
-    runs = {
-        ("Supervised", "20"): [finished(tmp_path, "Supervised", 1, 30.0), finished(tmp_path, "Supervised", 2, 33.0)],
-        ("RealMix", "20"): [finished(tmp_path, "RealMix", 1, 34.0, ood), Planned(tmp_path / "none", "", "", 2, 4, ())],
-    }
+    ood = {"masked": 30, "masked_ood": 15, "ood": 20, "rows": 120, "precision": 0.5, "recall": 0.75}
+    supervised = [finished(trained, tmp_path, "Supervised", seed, error) for seed, error in ((1, 30.0), (2, 33.0))]
+    realmix = [finished(trained, tmp_path, "RealMix", 1, 34.0, ood), Planned(tmp_path / "none", "", "", 2, 4, ())]
+    runs = {("Supervised", "20"): supervised, ("RealMix", "20"): realmix}
     return one, table.cells(one, runs)
 
 

@@ -13,7 +13,7 @@ import torch
 from test_resume import SETTINGS, assert_equal
 from torch import Tensor
 
-from stores.errors import Interrupted, StoreError, UsageError
+from stores.errors import IntegrityError, Interrupted, StoreError, UsageError
 from trainer import checkpoint, launch, transfer, weights
 from trainer.config import RunConfig
 from trainer.models import WideResNet, build_model
@@ -160,12 +160,12 @@ def test_what_cannot_be_read_is_named(trained: Path, tmp_path: Path) -> None:
         transfer.read(str(tmp_path / "nowhere"), "wrn-10-1")
     with pytest.raises(StoreError, match="is no run"):
         transfer.read(str(tmp_path), "wrn-10-1")
-    with pytest.raises(StoreError, match="no safetensors file") as caught:
+    with pytest.raises(IntegrityError, match="no safetensors file") as caught:
         transfer.read(str(trained / checkpoint.FILE), "wrn-10-1")
     assert "model.safetensors" in str(caught.value)
     cut = tmp_path / weights.FILE
     cut.write_bytes((trained / weights.FILE).read_bytes()[:5000])
-    with pytest.raises(StoreError, match="damaged"):
+    with pytest.raises(IntegrityError, match="damaged"):
         transfer.read(str(tmp_path), "wrn-10-1")
     cut.unlink()
     (tmp_path / "config.json").write_text("{}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stores.errors import IntegrityError
+from trainer import metrics
 from trainer.run import open_run
 
 # what may differ between two seeds of one experiment
@@ -27,6 +27,7 @@ class Record:
         path: its folder; config: config.json; result: result.json, None while it is not finished.
         train, evals: lines of metrics.jsonl by kind, in order of their steps.
         remote: its store may be asked for over the network.
+        unreadable: how many lines of metrics.jsonl are damaged, and left out.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Record:
     train: list[dict[str, Any]]
     evals: list[dict[str, Any]]
     remote: bool = False
+    unreadable: int = 0
 
     @property
     def name(self) -> str:
@@ -96,9 +98,9 @@ class Group:
 def read(path: Path, remote: bool = False) -> Record:
     """Raises StoreError and IntegrityError as `trainer.run.open_run`."""
     run = open_run(path)
-    lines = list(_lines(path / "metrics.jsonl"))
-    train, evals = ([line for line in lines if line["kind"] == kind] for kind in ("train", "eval"))
-    return Record(path, run.config, run.result(), train, evals, remote)
+    lines, unreadable = metrics.read(path)
+    train, evals = ([line for _, line in lines if line["kind"] == kind] for kind in ("train", "eval"))
+    return Record(path, run.config, run.result(), train, evals, remote, unreadable)
 
 
 def group(records: Sequence[Record]) -> list[Group]:
@@ -123,16 +125,3 @@ def _experiment(record: Record) -> dict[str, Any]:
         "settings": {name: value for name, value in record.settings.items() if name not in INCIDENTAL},
         "store": [store.get(key) for key in ("dataset_fingerprint", "protocol", "counts", "class_names", "gamma")],
     }
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of metrics.jsonl; a last one that is not whole belongs to a killed run and does not count."""
-    if not path.is_file():
-        return
-    text = path.read_text(encoding="utf-8")
-    lines = text.split("\n")
-    for i, line in enumerate(lines[:-1]):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise IntegrityError(f"line {i + 1} of '{path}' is damaged", str(error)) from None

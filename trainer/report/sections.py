@@ -110,7 +110,9 @@ def _facts(record: Record) -> Markup | None:
     ]
     if run.get("init"):
         rows.insert(1, ("Started from", run["init"]))
-    rows += [("Differs from the paper", text) for text in record.config.get("deviations", [])]
+    rows += [("Differs from the paper", text) for text in record.config["deviations"]]
+    if record.unreadable:
+        rows.append(("Damaged", f"{record.unreadable} line(s) of metrics.jsonl, left out of the curves"))
     body = el("dl", [[el("dt", name), el("dd", value)] for name, value in rows])
     return _section("What was run", body)
 

@@ -5,7 +5,6 @@ The processes share nothing but the folder of runs. They end with this one, what
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from stores.text import visible
+from trainer import metrics
 from trainer.reproduce.plan import Planned
 
 POLL_S = 0.2
@@ -171,9 +171,9 @@ class _Progress:
 def _step(path: Path) -> int:
     """How far a run has come: the last whole line of its metrics.jsonl."""
     try:
-        with (path / "metrics.jsonl").open("rb") as file:
+        with (path / metrics.FILE).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            lines = file.read().split(b"\n")[:-1]
-            return int(json.loads(lines[-1])["step"]) if lines else 0
-    except (OSError, ValueError, KeyError):
+            lines = file.read().split(b"\n")[1:-1]
+    except OSError:
         return 0
+    return next((record["step"] for data in reversed(lines) if (record := metrics.parse(data)) is not None), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from trainer.reproduce import table as tables
 from trainer.reproduce.execute import execute
 from trainer.reproduce.plan import Planned, Scale, plan, scaled
 from trainer.reproduce.recipe import Recipe
+from trainer.run import open_run
 
 
 @dataclass(frozen=True)
@@ -108,5 +108,5 @@ def _texts(table: Table) -> dict[str, str]:
 def _found(table: Table) -> tuple[tables.Cells, dict[str, Any] | None]:
     """The errors of the finished runs, and config.json of one of them."""
     some = next((run for run in table.runs if run.finished), None)
-    config = json.loads((some.path / "config.json").read_bytes()) if some else None
+    config = open_run(some.path).config if some else None
     return tables.cells(table.recipe, table.cells), config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from stores.text import csv_cell, visible
 from stores.text import markdown as plain
 from trainer.reproduce.plan import Planned
 from trainer.reproduce.recipe import ERRORS, Recipe
+from trainer.run import open_run
 
 Name = Callable[[object], str]
 Runs = Mapping[tuple[str, str], Sequence[Planned]]
@@ -67,12 +67,10 @@ def cells(recipe: Recipe, runs: Runs) -> dict[tuple[str, str], Cell]:
     for row in recipe.rows:
         for column, store in row.stores.items():
             finished = [run for run in runs[row.name, column] if run.finished]
-            results = [json.loads((run.path / "result.json").read_bytes()) for run in finished]
-            scored = [
-                (result[ERRORS[recipe.error]], run.seed) for result, run in zip(results, finished, strict=True)
-                if result[ERRORS[recipe.error]] is not None
-            ]  # fmt: skip
-            counts = [result["ood"] for result in results if result["ood"]]
+            results = [(result, run.seed) for run in finished if (result := open_run(run.path).result()) is not None]
+            name = ERRORS[recipe.error]
+            scored = [(result[name], seed) for result, seed in results if result[name] is not None]
+            counts = [result["ood"] for result, _ in results if result["ood"]]
             names = ("masked", "masked_ood", "ood", "rows")
             masks = {name: sum(one[name] for one in counts) for name in names} if counts else None
             errors, seeds = tuple(error for error, _ in scored), tuple(seed for _, seed in scored)
