@@ -74,6 +74,7 @@ def predict(
 ) -> None:
     """Classify images of any size: class, probabilities, and for images of no class an OOD score, 1 − the largest."""
     _use(threads)
+    from stores import aside
     from trainer import hardware, predict, weights
 
     write = predict.writer(format)
@@ -84,13 +85,8 @@ def predict(
         sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a file's name is any bytes
         sys.stdout.writelines(lines)
         return
-    aside = output.with_name(f".{output.name}.tmp")
-    try:
-        with aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
-            out.writelines(lines)
-        aside.replace(output)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside.output(output) as out:
+        out.writelines(line.encode(errors="surrogateescape") for line in lines)
     typer.echo(f"{output}: {len(files):,} images", err=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from stores import manifest
+from stores import durable, manifest
 from stores.errors import Interrupted, RealMixError
 from trainer.reproduce import picture
 from trainer.reproduce import table as tables
@@ -92,7 +92,7 @@ def write(table: Table) -> None:
     }
     for kind, text in texts.items():
         path = runs[0].path.parent / f"{recipe.name}.{kind}"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(path.parent)
         manifest.write_atomically(path, text.encode())
         print(path)
 
