@@ -69,7 +69,6 @@ def build(
         content["copies_format"] = "ffcv"
     if check_space:
         require_room(path, source, recipe, content["spec"])
-    path.parent.mkdir(parents=True, exist_ok=True)
     with open_target(path, content, force=force) as target:
         if target is None:
             return _dataset(path), False

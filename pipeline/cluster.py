@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.executors import AHEAD, Pool
-from stores import __version__, open_store
+from stores import __version__, aside, open_store
 from stores.errors import IntegrityError, RealMixError, StoreError, UsageError
 from stores.storage import Location
 
@@ -153,6 +152,6 @@ def _mark(store: str) -> tuple[str, str]:
     opened = open_store(store, incomplete=True)
     if not isinstance(opened.path, Path):
         return __version__, ""
-    name = f".{uuid.uuid4().hex}.tmp"
-    (opened.path / name).touch()
-    return __version__, name
+    mark = aside.named(opened.path / "mark")
+    mark.touch()
+    return __version__, mark.name

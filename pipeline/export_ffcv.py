@@ -27,7 +27,7 @@ import numpy as np
 
 from pipeline.derive import recipe_of
 from pipeline.executors import follow_parent
-from stores import DatasetStore, ImageArray, manifest, open_store
+from stores import DatasetStore, ImageArray, aside, durable, manifest, open_store
 from stores.beton import (
     BASE,
     COPIES,
@@ -68,6 +68,7 @@ def export(store: DatasetStore, progress: Progress) -> bool:
     require_ffcv()
     made = betons(store.num_images, store.num_copies, store.image_size)
     with exclusive(path):
+        aside.sweep(path)
         content = manifest.read(path)
         if "ffcv" in content and all(_is_sound(path, beton, content["files"]) for beton in made):
             return False
@@ -98,27 +99,23 @@ def write_betons(store: Path, made: list[Beton], progress: Progress) -> list[Rec
     Raises:
         RealMixError: the writer died or made no progress; nothing is left of it.
     """
-    aside = [store / f".{beton.name}.{os.getpid()}.tmp" for beton in made]
-    log = store / f".ffcv.{os.getpid()}.tmp"  # what FFCV, and the system of its processes, say
-    for stale in store.glob(".*.tmp"):  # of a killed export
-        stale.unlink()
-    try:
-        child = multiprocessing.get_context("spawn").Process(target=_write, args=(store, made, aside, log))
+    with contextlib.ExitStack() as claims:
+        # the log: what FFCV, and the system of its processes, say
+        *files, log = (claims.enter_context(aside.claim(store / n)).path for n in (*(b.name for b in made), "ffcv.log"))
+        child = multiprocessing.get_context("spawn").Process(target=_write, args=(store, made, files, log))
         child.start()
         try:
-            _watch(child, made, aside, log, progress)
+            _watch(child, made, files, log, progress)
         finally:
             _end(child)
         records = []
-        for beton, file in zip(made, aside, strict=True):
+        for beton, file in zip(made, files, strict=True):
             size, digest = sha256_of(file)
             assert size == beton.bytes, (beton, size)
             file.replace(store / beton.name)
             records.append({"key": beton.name, "bytes": size, "sha256": digest})
-        return records
-    finally:
-        for file in (*aside, log):
-            file.unlink(missing_ok=True)
+    durable.sync_folder(store)
+    return records
 
 
 def copies_of(store: DatasetStore, rows: np.ndarray) -> np.ndarray:
@@ -175,13 +172,13 @@ def _is_sound(store: Path, beton: Beton, files: dict[str, Any]) -> bool:
     return sha256_of(store / beton.name) == (listed.get("bytes"), listed.get("sha256"))
 
 
-def _watch(child: SpawnProcess, made: list[Beton], aside: list[Path], log: Path, progress: Progress) -> None:
+def _watch(child: SpawnProcess, made: list[Beton], files: list[Path], log: Path, progress: Progress) -> None:
     """Wait for the writing process; raise if it fails or stops writing."""
     of, size, since = sum(beton.samples for beton in made), -1, time.monotonic()
     total = sum(beton.bytes for beton in made)
     while child.exitcode is None:
         child.join(0.1)
-        now = sum(file.stat().st_size for file in aside if file.exists())
+        now = sum(file.stat().st_size for file in files if file.exists())
         if now != size:
             size, since = now, time.monotonic()
             progress("ffcv", min(of, of * size // total), of)
@@ -221,17 +218,17 @@ def _end(child: SpawnProcess) -> None:
 # ---- in the writing process ----
 
 
-def _write(store: Path, made: list[Beton], aside: list[Path], log: Path) -> None:
+def _write(store: Path, made: list[Beton], files: list[Path], log: Path) -> None:
     """Write every beton. Leaves through os._exit: FFCV's queues would wait for a dead worker to be emptied."""
     code = 1
-    with log.open("w") as file:
+    with log.open("r+") as file:  # it is there, unless the parent died and another export has cleared it away
         os.dup2(file.fileno(), sys.stderr.fileno())
     try:
         _prepare()
         code = NOT_IMPORTABLE
         import_ffcv()
         code = 1
-        for beton, path in zip(made, aside, strict=True):
+        for beton, path in zip(made, files, strict=True):
             _write_one(Samples(store, beton), beton, path)
         code = 0
     finally:

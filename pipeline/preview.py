@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stores import aside
 from stores.errors import UsageError
 from stores.text import visible
 
@@ -67,7 +68,8 @@ def contact_sheet(store: DatasetStore, path: Path, rows: int = 8, copies: int = 
             sheet.paste(Image.fromarray(cell).resize((width, height), sampling), (left[i], y))
             if i and boxes is not None:
                 _outline(draw, boxes[i - 1], scale, left[i], y)
-    sheet.save(path, format="PNG")
+    with aside.output(path) as out:
+        sheet.save(out, format="PNG")
 
 
 def _pick(labels: np.ndarray, count: int) -> np.ndarray:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from pipeline.protocols import draw_again
 from pipeline.recipes import Recipe
 from pipeline.split_stores import ARRAYS
 from pipeline.splits import Split
-from stores import DatasetStore, ImageArray, layout, manifest, open_store
+from stores import DatasetStore, ImageArray, durable, layout, manifest, open_store
 from stores.compression import frame_size
 from stores.confine import require_inside
 from stores.draws import order
@@ -37,7 +36,7 @@ from stores.lock import exclusive
 from stores.shards import encode
 from stores.storage import Location
 from stores.verify import Problem, verify
-from stores.writer import write_table
+from stores.writer import clear_leftovers, encode_table
 
 SAME = "as it was written, byte for byte"
 ANEW = "the same content in other bytes (another version of zstd or zarr); its checksum in the manifest is new"
@@ -98,7 +97,8 @@ class _Work:
         self._before.setdefault(key, there)
         if not self.dry_run and there != data:
             require_inside(self.store, self.store / key)
-            (self.store / key).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(self.store, Path):
+                durable.make_folder((self.store / key).parent)
             manifest.write_atomically(self.store / key, data)
         if how != SAME:
             self.content["files"][key] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -145,9 +145,13 @@ def _manifest(store: Location) -> dict[str, Any]:
 
 def _repair(store: Location, content: dict[str, Any], dry_run: bool, work_on: Callable[[_Work], None]) -> Report:
     problems = verify(store)
+    if not dry_run:
+        clear_leftovers(store)
     if not problems:
         return Report()
     with exclusive(store):
+        if (now := _manifest(store)) != content:  # another repair or build was there meanwhile
+            content, problems = now, verify(store)
         work = _Work(store, content, problems, dry_run)
         work_on(work)
     for key in work.damaged.keys() - work.report.restored.keys() - work.report.lost.keys():
@@ -203,7 +207,7 @@ def _as_there(work: _Work, array: layout.ArrayLayout) -> layout.ArrayLayout:
     if (kept := _kept_checksum(work, array.name)) is not None:
         return replace(array, checksum=kept)
     for kind in (array, replace(array, checksum="zstd")):
-        if work.expects(key, _metadata_of(kind)[key]):
+        if work.expects(key, kind.metadata()[key]):
             return kind
     others = (_kept_checksum(work, name.removesuffix("/zarr.json")) for name in work.content["files"])
     return replace(array, checksum=next(filter(None, others), array.checksum))
@@ -228,18 +232,11 @@ def _metadata(work: _Work, arrays: list[list[layout.ArrayLayout]]) -> None:
             own = f"{array.name}/zarr.json"
             if not wanted & {own, f"{array.name.partition('/')[0]}/zarr.json"}:
                 continue
-            made = _metadata_of(_as_there(work, array))
+            made = _as_there(work, array).metadata()
             if len(shapes) > 1 and own in wanted and not work.expects(own, made[own]):
                 continue  # of the shapes that are possible, the one with the checksum
             for key in sorted(wanted & made.keys() - work.report.restored.keys()):
                 work.put(key, made[key])
-
-
-def _metadata_of(array: layout.ArrayLayout) -> dict[str, bytes]:
-    """The zarr.json of an array and of the groups above it."""
-    with TemporaryDirectory() as folder:
-        array.create(Path(folder))
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in Path(folder).rglob("zarr.json")}
 
 
 def _order(work: _Work) -> None:
@@ -362,13 +359,13 @@ def _split(work: _Work, dataset: Location, inner: Report) -> None:
         work.lose(key, "its rows cannot be drawn again")
     if found is None:
         return
-    with TemporaryDirectory() as folder:
-        for name in ARRAYS:
-            table = getattr(found, name).astype(np.int64)
-            write_table(Path(folder), name, table, _as_there(work, layout.table(name, table)).checksum)
-        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-            if (key := file.relative_to(folder).as_posix()) in work.damaged:
-                work.put(key, file.read_bytes())
+    files: dict[str, bytes] = {}
+    for name in ARRAYS:
+        table = getattr(found, name).astype(np.int64)
+        array = _as_there(work, layout.table(name, table))
+        files |= {**array.metadata(), array.key(0): encode_table(array, table)}
+    for key in sorted(work.damaged.keys() & files.keys()):
+        work.put(key, files[key])
 
 
 def _fingerprint(work: _Work, split: Split) -> str:

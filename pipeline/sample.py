@@ -6,7 +6,6 @@ batch is read. The sample says in words what it is, because a plan is as good as
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.sources import Source, cache_folder, check, load
-from stores import DatasetStore, open_store
+from stores import DatasetStore, aside, open_store
 from stores.draws import generator, order
 from stores.errors import IntegrityError, UsageError
 from stores.storage import Location
@@ -92,8 +91,8 @@ def of_request(
     if name not in KNOWN:
         subject = opened(None, cache)
     elif from_ is not None:
-        with tempfile.TemporaryDirectory() as scratch:  # an archive is unpacked there
-            subject = opened(from_, Path(scratch))
+        with aside.scratch() as scratch:  # an archive is unpacked there
+            subject = opened(from_, scratch)
     elif name == "imagenet32":
         subject = _imagenet32(path)
     else:

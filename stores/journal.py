@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from stores import durable
 from stores.confine import require_inside
 from stores.fields import is_file
 from stores.storage import Location, parallel, sha256_of
@@ -29,10 +30,13 @@ def append(store: Location, records: tuple[Record, ...]) -> None:
         (store / NAME / hashlib.sha256(text).hexdigest()[:32]).write_bytes(text)
         return
     require_inside(store, store / NAME)
+    new = not (store / NAME).exists()
     with (store / NAME).open("ab") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    if new:
+        durable.sync_folder(store)
 
 
 def read(store: Location) -> dict[str, Record]:

@@ -113,11 +113,12 @@ class ArrayLayout:
                 return replace(self, checksum="zstd")
         return self
 
-    def _create(self, store: Location) -> None:
+    def metadata(self) -> dict[str, bytes]:
+        """The zarr.json of the groups above the array and of itself, by their keys, in the order of writing."""
         import zarr
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
-        made: dict[str, Any] = {}  # zarr makes the metadata in memory: written here, a crash leaves no half of it
+        made: dict[str, Any] = {}
         groups = [str(group) for group in reversed(PurePosixPath(self.name).parents[:-1])]
         for group in groups:
             zarr.create_group(store=zarr.storage.MemoryStore(made), path=group, zarr_format=3)
@@ -134,10 +135,12 @@ class ArrayLayout:
             fill_value=0,
             dimension_names=names.get(len(self.shape)),
         )
-        for name in (*groups, self.name):
-            path = store / name / "zarr.json"
+        return {key: made[key].to_bytes() for key in (f"{name}/zarr.json" for name in (*groups, self.name))}
+
+    def _create(self, store: Location) -> None:
+        for key, data in self.metadata().items():
+            path = store / key
             require_inside(store, path)
-            data = made[f"{name}/zarr.json"].to_bytes()
             if not path.is_file() or path.read_bytes() != data:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 manifest.write_atomically(path, data)

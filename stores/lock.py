@@ -52,7 +52,10 @@ def _locked_file(store: Path) -> Iterator[None]:
     path = store / NAME
     while True:
         require_inside(store, path)
-        file = path.open("w")
+        try:
+            file = path.open("w")
+        except FileNotFoundError:
+            raise _busy(store, "it has just removed what it had begun there") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from typing import Any
 
-from stores import fields
+from stores import aside, fields
 from stores.confine import read_inside
 from stores.errors import StoreError
 from stores.storage import BucketPath, Location, stores_in
@@ -103,20 +102,12 @@ def fingerprint(*parts: object) -> str:
 
 
 def write_atomically(path: Location, data: bytes | memoryview) -> None:
-    """Write a file or an object so that after a crash it is there whole or not at all."""
+    """Write a file or an object so that after a crash it is there whole or not at all; once this returns, it is."""
     if isinstance(path, BucketPath):
         path.write_bytes(data)
         return
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.unlink(missing_ok=True)  # never through a link that somebody left there
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside.file(path) as out:
+        out.write(data)
 
 
 def _check_fields(store: Location, manifest: dict[str, Any]) -> None:

@@ -11,17 +11,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stores import fields, journal, layout, lock, manifest, shards
+from stores import aside, durable, fields, journal, layout, lock, manifest, shards
 from stores.confine import require_inside
 from stores.errors import IntegrityError, StorageError, StoreError, UsageError
 from stores.journal import Record
@@ -45,13 +43,15 @@ def write_file(store: Location, array: layout.ArrayLayout, index: int, data: byt
     return {"key": array.key(index), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def write_table(store: Location, name: str, array: np.ndarray, checksum: str | None = None) -> Record:
+def write_table(store: Location, name: str, array: np.ndarray) -> Record:
     """Write a small array whole: its metadata and its single file."""
-    table = layout.table(name, array)
-    table = replace(table, checksum=checksum or table.checksum).create(store)
-    if array.shape[0] == 0:  # an empty array has no chunk; its file stands for "nothing is missing"
-        return write_file(store, table, 0, b"")
-    return write_file(store, table, 0, shards.encode(table, 0, array))
+    table = layout.table(name, array).create(store)
+    return write_file(store, table, 0, encode_table(table, array))
+
+
+def encode_table(table: layout.ArrayLayout, array: np.ndarray) -> bytes:
+    """The single file of a small array. An empty one has no chunk: its file stands for "nothing is missing"."""
+    return shards.encode(table, 0, array) if array.shape[0] else b""
 
 
 class Target:
@@ -87,8 +87,8 @@ class Target:
                 digest = hashlib.sha256(data).hexdigest()
                 files[inside(meta, self.path)] = {"bytes": len(data), "sha256": digest}
         if isinstance(self.path, Path):
-            for stale in self.path.rglob(".*.tmp"):  # left by a killed writer
-                stale.unlink()
+            aside.sweep(self.path)
+            durable.sync_tree(self.path)  # what the manifest is about to say must hold after a power cut too
         self._still_held()
         manifest.write(
             self.path, {**self._content, **more, "complete": True, "fingerprint": fingerprint, "files": files}
@@ -112,10 +112,11 @@ def open_target(path: Location, content: dict[str, Any], *, force: bool = False)
     content = {"format": manifest.FORMAT, "format_version": manifest.FORMAT_VERSION, "kind": "dataset", **content}
     _require_readable(content)
     if _is_complete(path, content, force):
-        _clear_leftovers(path)
+        clear_leftovers(path)
         yield None
         return
-    path.mkdir(parents=True, exist_ok=True)
+    if isinstance(path, Path):
+        durable.make_folder(path)
     with lock.exclusive(path) as still_held:
         if _is_complete(path, content, force):  # since it was looked at: another build has come and gone
             journal.remove(path)
@@ -165,15 +166,19 @@ def _asked(content: dict[str, Any]) -> dict[str, Any]:
     return {**content["spec"], "format": content.get("copies_format", "zarr")}
 
 
-def _clear_leftovers(path: Location) -> None:
-    """Remove the journal and the lock of a build killed between its manifest and its end."""
-    if any((path / name).exists() for name in (journal.NAME, lock.NAME)):
-        with contextlib.suppress(StoreError), lock.exclusive(path):  # held: its build will do it
+def clear_leftovers(path: Location) -> None:
+    """Remove from a complete store what killed processes left: a journal, a lock, what they were writing aside."""
+    if any((path / name).exists() for name in (journal.NAME, lock.NAME)) or (
+        isinstance(path, Path) and aside.left_in(path)
+    ):
+        with contextlib.suppress(StoreError), lock.exclusive(path):  # held: whoever is at work there will do it
             journal.remove(path)
+            if isinstance(path, Path):
+                aside.sweep(path)
 
 
 def write_split(path: Location, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """Write a split store; returns its fingerprint. An equal one that is there already is left alone.
+    """Write a split store; returns its fingerprint. An equal one that is there, or comes meanwhile, is left alone.
 
     Args:
         content: the manifest without `complete`, `fingerprint` and `files`.
@@ -186,30 +191,26 @@ def write_split(path: Location, content: dict[str, Any], arrays: dict[str, np.nd
     _require_readable(content)
     digests = {name: hashlib.sha256(array.astype("<i8").tobytes()).hexdigest() for name, array in arrays.items()}
     fingerprint = manifest.fingerprint(content, digests)
+    if isinstance(path, Path):
+        aside.clear(path)
     if _holds_split(path, fingerprint):
+        clear_leftovers(path)
         return fingerprint
     if isinstance(path, BucketPath):
         with lock.exclusive(path) as still_held:
             if not _holds_split(path, fingerprint):
                 _fill_split(path, content, arrays, fingerprint, still_held)
         return fingerprint
-    _remove_dead(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.mkdir(parents=True)
-    try:
-        _fill_split(aside, content, arrays, fingerprint, lambda: None)
-        aside.rename(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    durable.make_folder(path.parent)
+    with aside.claim(path, folder=True) as made:
+        _fill_split(made.path, content, arrays, fingerprint, lambda: None)
+        try:
+            made.path.rename(path)
+        except OSError:
+            if not _holds_split(path, fingerprint):  # if it does, another process was as quick with the same one
+                raise
+    durable.sync_folder(path.parent)
     return fingerprint
-
-
-def _remove_dead(path: Path) -> None:
-    """Remove what processes of this machine that were killed while writing this split have left beside its place."""
-    for aside in path.parent.glob(f".{path.name}.*.tmp"):
-        pid = aside.name.split(".")[-2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            shutil.rmtree(aside)
 
 
 def _holds_split(path: Location, fingerprint: str) -> bool:
@@ -246,10 +247,8 @@ def _empty(path: Location) -> None:
     manifest.write(path, {**manifest.read(path, incomplete=True), "complete": False})
     if isinstance(path, BucketPath):
         _delete_objects(path)
-        return
-    for child in path.iterdir():
-        if child.name not in ("zarr.json", lock.NAME):
-            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+    else:
+        _remove_entries(path)
 
 
 def _remove(path: Location) -> None:
@@ -257,8 +256,19 @@ def _remove(path: Location) -> None:
     if isinstance(path, BucketPath):
         _delete_objects(path)
         (path / "zarr.json").unlink()
-    else:
-        shutil.rmtree(path)
+        return
+    _remove_entries(path)
+    for name in ("zarr.json", lock.NAME):  # in this order: whoever finds no lock may begin
+        (path / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # and has begun
+        path.rmdir()
+
+
+def _remove_entries(path: Path) -> None:
+    """Remove what lies in a store's folder but for its manifest and its lock."""
+    for child in path.iterdir():
+        if child.name not in ("zarr.json", lock.NAME):
+            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
 
 
 def _delete_objects(path: BucketPath) -> None:

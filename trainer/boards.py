@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from stores import manifest
 from stores.errors import RealMixError, UsageError
 from trainer import png
 from trainer.config import RunConfig
@@ -120,7 +121,7 @@ class WeightsAndBiases:
         self._wandb = importlib.import_module("wandb")
         name_file = folder / "wandb.id"
         if not name_file.is_file():
-            name_file.write_text(uuid.uuid4().hex)
+            manifest.write_atomically(name_file, uuid.uuid4().hex.encode())
         try:
             self._run = self._wandb.init(
                 project="realmix", name=folder.name, id=name_file.read_text(), resume="allow", dir=str(folder),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import stores
-from stores import manifest
+from stores import aside, durable, manifest
 from stores.errors import StoreError, UsageError
 from stores.text import code, markdown
 from trainer import onnx_graph, weights
@@ -41,6 +41,7 @@ def export(run: Run, folder: Path, onnx: bool) -> list[Path]:
         )
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"'{folder}' is no folder")
+    aside.clear(folder / CARD)  # an export that was killed is not "something else"
     if folder.is_dir() and any(folder.iterdir()) and not (folder / weights.FILE).is_file():
         raise UsageError(f"'{folder}' holds something else", "an export would mix with it", "choose another -o")
     trained = weights.of_run(run)
@@ -49,12 +50,13 @@ def export(run: Run, folder: Path, onnx: bool) -> list[Path]:
     if onnx:
         graph = onnx_graph.graph(trained)
         apart = onnx_graph.check(graph, trained)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights.export(folder, trained.model, trained.name, trained.class_names, trained.image_size, trained.range)
-    if onnx:
-        manifest.write_atomically(folder / ONNX, graph)
-        written.append(folder / ONNX)
-    manifest.write_atomically(folder / CARD, card(trained, run, result, apart).encode())
+    durable.make_folder(folder)
+    with aside.turn(folder):  # two exports at once must not leave one's weights beside the other's card
+        weights.export(folder, trained.model, trained.name, trained.class_names, trained.image_size, trained.range)
+        if onnx:
+            manifest.write_atomically(folder / ONNX, graph)
+            written.append(folder / ONNX)
+        manifest.write_atomically(folder / CARD, card(trained, run, result, apart).encode())
     return [*written, folder / CARD]
 
 

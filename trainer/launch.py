@@ -21,6 +21,7 @@ import stores
 from stores import DatasetStore, SplitStore, manifest, names, open_store
 from stores.errors import Interrupted, RealMixError, ResourceError, StoreError
 from stores.storage import Location, stores_in
+from stores.text import say
 from trainer import assess, boards, checkpoint, config, distributed, engine, hardware, loop, transfer, views, weights
 from trainer import run as rundir
 from trainer.boards import Curves
@@ -93,15 +94,22 @@ def resume(path: Path, store_path: str | Path | None = None, quiet: bool = False
     settings = config.load(load_method(run.method).Settings, folder.config["settings"], where)
     run = dataclasses.replace(run, store=str(store_path or run.store))
     distributed.join(run.device)
-    store = open_split(run.store)
-    expected = folder.config["store"]["fingerprint"]
-    if store.fingerprint != expected:
-        raise StoreError(
-            f"'{store.path}' is not the store that '{path}' was trained from",
-            f"its fingerprint is {store.fingerprint[:12]}, the run's is {expected[:12]}",
-            "--store says where the store is now",
-        )  # fmt: skip
-    return path, _execute(path, folder, folder.config, store, hardware.resolve(run), settings, quiet)
+    distributed.by_first(folder.hold)  # before its checkpoint is read: another process may be going on with it
+    try:
+        result = folder.result()
+        if result is not None:  # it has, and has finished
+            return path, result
+        store = open_split(run.store)
+        expected = folder.config["store"]["fingerprint"]
+        if store.fingerprint != expected:
+            raise StoreError(
+                f"'{store.path}' is not the store that '{path}' was trained from",
+                f"its fingerprint is {store.fingerprint[:12]}, the run's is {expected[:12]}",
+                "--store says where the store is now",
+            )  # fmt: skip
+        return path, _execute(path, folder, folder.config, store, hardware.resolve(run), settings, quiet)
+    finally:
+        folder.close()
 
 
 def _execute(
@@ -138,23 +146,31 @@ def _execute(
         checkpoint.restore(path, saved, state, device)
         del saved
     feed = Feed(store, method, settings, run, device)
-    first = distributed.rank() == 0
     evaluator = Evaluator(store, model, device, run.precision == "bf16")
     sample = Sample(store) if declared.mismatch and distributed.rank() == 0 else None
 
-    unreadable = 0
-
     def open_folder() -> Run:
-        nonlocal unreadable
         if folder is None:
-            new = rundir.create(path, record, lambda aside: checkpoint.save(aside, state, identity))
-            new.hold()
-            return new
+            return rundir.create(path, record, lambda aside: checkpoint.save(aside, state, identity))
         folder.hold()
-        unreadable = folder.cut_back(state.step)
+        damaged = folder.cut_back(state.step)
+        if damaged and not quiet:
+            say(f"left out {damaged} damaged line(s) of metrics.jsonl", error=True)
         return folder
 
-    folder = distributed.by_first(open_folder) or Run(path, record)
+    held = distributed.by_first(open_folder) or Run(path, record)
+    try:
+        return _finish(path, held, record, store, run, settings, quiet, state, feed, evaluator, sample, identity)
+    finally:
+        held.close()
+
+
+def _finish(
+    path: Path, folder: Run, record: dict[str, Any], store: SplitStore, run: RunConfig, settings: Any, quiet: bool,
+    state: State, feed: Feed, evaluator: Evaluator, sample: Sample | None, identity: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Train from where the state is to the end and write the result, in a directory that this process holds."""
+    method, first = load_method(run.method), distributed.rank() == 0
     curves = Curves(path, state.step, run, record) if first and (run.tensorboard or run.wandb) else None
     again = f"continue with `realmix-train --resume {path}`"
     with Console(run.steps, state.step, feed.images_per_step, quiet or not first) as console:
@@ -163,8 +179,6 @@ def _execute(
         if run.init is not None:
             console.say(f"init    {run.init}")
         console.say(f"run in  {path}" + (f", continued at step {state.step:,}" if state.step else ""))
-        if unreadable:
-            console.say(f"left out {unreadable} damaged line(s) of metrics.jsonl")
         try:
             loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves, sample)
         except Interrupted as stopped:
@@ -187,7 +201,6 @@ def _execute(
                 f"{again}, under torchrun as before",
             ) from None  # fmt: skip
         finally:
-            folder.close()
             if curves is not None:
                 curves.close()
     if not first:

@@ -103,6 +103,7 @@ def train(
     def save() -> None:
         with clock.aside():
             state.seconds = clock.total
+            folder.sync()
             checkpoint.save(folder.path, state, identity)
 
     with feed, Prefetch(feed.prepare, range(state.step, run.steps)) as ahead, _until_stopped() as stopped:

@@ -18,16 +18,16 @@ A directory that exists is never overwritten.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from stores import manifest
+from stores import aside, durable, manifest
 from stores.errors import IntegrityError, StoreError, UsageError
 from stores.storage import LocalFile, sha256_of
 from trainer import metrics, run_fields
@@ -45,10 +45,10 @@ class Run:
         config: content of config.json.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], lock: int | None = None) -> None:
         self.path, self.config = path, config
         self._metrics: IO[bytes] | None = None
-        self._lock: int | None = None
+        self._lock = lock
 
     def hold(self) -> None:
         """Be the one process that trains it, until `close` or the end of the process, however it ends.
@@ -56,7 +56,8 @@ class Run:
         Raises:
             StoreError: another process holds it.
         """
-        self._lock = os.open(self.path, os.O_RDONLY)
+        if self._lock is None:
+            self._lock = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -67,19 +68,26 @@ class Run:
             ) from None
 
     def write_line(self, record: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl; it is in the file when this returns."""
+        """Append a line to metrics.jsonl; it is in the file when this returns, and on the disk after `sync`."""
         if self._metrics is None:
             self._metrics = (self.path / metrics.FILE).open("ab", buffering=0)
+            durable.sync_folder(self.path)
         self._metrics.write(metrics.line(record))
+
+    def sync(self) -> None:
+        """Wait until the lines are on the disk: a checkpoint must not outlive those of before it."""
+        if self._metrics is not None:
+            os.fsync(self._metrics.fileno())
 
     def cut_back(self, step: int) -> int:
         """Undo what a killed run did after its checkpoint: lines of metrics.jsonl after `step`, files written aside.
 
+        The run is held: what another process does is not undone.
+
         Returns:
             how many damaged lines there were; they are left out.
         """
-        for aside in self.path.glob(".*.tmp"):
-            aside.unlink(missing_ok=True)
+        aside.sweep(self.path)
         lines, damaged = metrics.read(self.path)
         kept = [data + b"\n" for data, record in lines if record["step"] <= step]
         if (self.path / metrics.FILE).exists():
@@ -133,7 +141,7 @@ class Run:
 
 def refuse_existing(path: Path) -> None:
     """Raises UsageError if there is something at `path`."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     if (path / "result.json").is_file():
         raise UsageError(f"'{path}' exists", "it holds a finished run", "choose another --name")
@@ -145,22 +153,31 @@ def refuse_existing(path: Path) -> None:
 
 
 def create(path: Path, config: dict[str, Any], first_checkpoint: Callable[[Path], None]) -> Run:
-    """Make the directory with its config and its first checkpoint: it appears with both or not at all.
+    """Make the directory with its config and its first checkpoint: it appears with both, and held, or not at all.
+
+    Of several processes that make it at the same moment one does; the run is its own until `close`.
 
     Raises:
-        UsageError: there is something at `path`.
+        UsageError: there is something at `path`, or another process was faster.
     """
     refuse_existing(path)
-    aside = path.with_name(f".{path.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed right here
-    aside.mkdir(parents=True)
-    try:
-        write_json(aside / "config.json", {"format": FORMAT, **config})
-        first_checkpoint(aside)
-        aside.rename(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return Run(path, config)
+    durable.make_folder(path.parent)
+    with aside.claim(path, folder=True) as made:
+        write_json(made.path / "config.json", {"format": FORMAT, **config})
+        first_checkpoint(made.path)
+        run = Run(path, config, os.dup(made.descriptor))  # whoever finds the directory finds it locked
+        try:
+            run.hold()
+            made.path.rename(path)
+        except OSError as error:
+            run.close()
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            raise UsageError(
+                f"'{path}' exists", "another process has begun it just now", "choose another --name"
+            ) from None
+    durable.sync_folder(path.parent)
+    return run
 
 
 def open_run(path: Path) -> Run:

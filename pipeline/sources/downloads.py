@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import errno
 import http.client
-import tempfile
 import urllib.error
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.sources.source import Joined, Part, Source
+from stores import aside
 from stores.errors import IntegrityError, RealMixError, StoreError, UsageError
 
 _OURS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # the disk's fault, not the network's
@@ -29,15 +29,16 @@ def load(name: str, from_: Path | None, cache: Path, extra: bool) -> Source:
     """One of the four, see `pipeline.sources.load`."""
     from torchvision import datasets
 
-    match name:
-        case "cifar10":
-            return _cifar(name, datasets.CIFAR10, from_, cache)
-        case "cifar100":
-            return _cifar(name, datasets.CIFAR100, from_, cache)
-        case "svhn":
-            return _svhn(datasets.SVHN, from_, cache, extra)
-        case _:
-            return _stl10(datasets.STL10, from_, cache)
+    with _turn(cache / name) if from_ is None else nullcontext():
+        match name:
+            case "cifar10":
+                return _cifar(name, datasets.CIFAR10, from_, cache)
+            case "cifar100":
+                return _cifar(name, datasets.CIFAR100, from_, cache)
+            case "svhn":
+                return _svhn(datasets.SVHN, from_, cache, extra)
+            case _:
+                return _stl10(datasets.STL10, from_, cache)
 
 
 def _cifar(name: str, kind: Any, from_: Path | None, cache: Path) -> Source:
@@ -170,13 +171,21 @@ def _unpacked(name: str, kind: Any, files: dict[str, str], from_: Path | None, c
         raise UsageError(f"'{from_}' holds no {name}", why, "give the archive, or the folder that holds it")
     if not check_integrity(archive, kind.tgz_md5):
         raise _wrong(archive, kind.tgz_md5)
-    if not all(check_integrity(root / kind.base_folder / file, md5) for file, md5 in files.items()):
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as scratch, _old_formats():
-            link = Path(scratch) / kind.filename  # torchvision tells the format by the name
-            link.symlink_to(archive.resolve())
-            extract_archive(str(link), str(root))
+    with _turn(root):
+        if not all(check_integrity(root / kind.base_folder / file, md5) for file, md5 in files.items()):
+            with aside.scratch() as scratch, _old_formats():
+                link = scratch / kind.filename  # torchvision tells the format by the name
+                link.symlink_to(archive.resolve())
+                extract_archive(str(link), str(root))
     return root
+
+
+@contextmanager
+def _turn(root: Path) -> Iterator[None]:
+    """Alone in a folder of the cache: of two processes that need the same files one fetches, the other finds them."""
+    root.mkdir(parents=True, exist_ok=True)
+    with aside.turn(root):
+        yield
 
 
 def _lines(file: Path) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import os
 import pickle
 import shutil
 import warnings
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.sources.source import Part, Source
+from stores import aside, durable
 from stores.errors import IntegrityError, ResourceError, UsageError
 
 # What reading a damaged file can raise, a length of terabytes (MemoryError) included.
@@ -84,13 +84,15 @@ def _sha256(file: Path) -> str:
 def _scratch(files: list[Path], stem: Path, report: Callable[[str, int, int], None]) -> tuple[np.ndarray, np.ndarray]:
     """All training images, mapped uint8 [N, 32, 32, 3], and labels int64 [N]; made once for these files' content."""
     pixels, labels_file = stem.with_suffix(".u8"), stem.with_suffix(".npy")
-    if not (pixels.exists() and labels_file.exists()):  # the labels come last: with them, the pixels are whole
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        need, free = 0, shutil.disk_usage(stem.parent).free
-        labels = []
-        aside = stem.with_suffix(f".{os.getpid()}")
-        try:
-            with aside.open("wb") as out:
+    durable.make_folder(stem.parent)
+    with aside.turn(stem.parent):  # one process unpacks, others find it done
+        if not (pixels.exists() and labels_file.exists()):  # the labels come last: with them, the pixels are whole
+            for old in stem.parent.glob(f"{stem.name}.*"):  # of before: named by process number
+                if old.suffix[1:].isdecimal() and not aside.is_process(int(old.suffix[1:])):
+                    old.unlink()
+            need, free = 0, shutil.disk_usage(stem.parent).free
+            labels = []
+            with aside.file(pixels) as out:
                 for i, file in enumerate(files):
                     images, batch_labels = _batch(file)
                     need = need or images.nbytes * len(files)
@@ -100,12 +102,8 @@ def _scratch(files: list[Path], stem: Path, report: Callable[[str, int, int], No
                     np.ascontiguousarray(images).tofile(out)
                     labels.append(batch_labels)
                     report("unpack", i + 1, len(files))
-            aside.replace(pixels)
-            with aside.open("wb") as out:
+            with aside.file(labels_file) as out:
                 np.save(out, np.concatenate(labels))
-            aside.replace(labels_file)
-        finally:
-            aside.unlink(missing_ok=True)
     all_labels = np.load(labels_file, allow_pickle=False)
     if pixels.stat().st_size != len(all_labels) * _IMAGE:
         raise IntegrityError(f"'{pixels}' is truncated", hint="delete it: it is made again")

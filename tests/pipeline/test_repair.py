@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +53,46 @@ def test_copies_by_worker_processes_come_back(tmp_path, source_of_few):
     (store / "copies/images/c/0/0/0/0/0").unlink()
     assert repair(store).restored == {"copies/images/c/0/0/0/0/0": repairs.SAME}
     assert bytes_of(tmp_path) == whole
+
+
+def test_killed_at_any_moment_and_run_again_it_leaves_nothing(tiny_copy):
+    script = Path(__file__).with_name("killed_repairs.py")
+    words = [sys.executable, "-W", "error", str(script), str(tiny_copy)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 6, "two files: a sync of each, a rename of each, and the lock"
+
+
+def test_what_a_killed_repair_of_before_left_goes(tiny_copy):
+    """Under names with a process number, beside files that are sound by now."""
+    whole = bytes_of(tiny_copy)
+    (tiny_copy / f"copies/images/c/0/0/0/0/.0.{os.getpid()}.tmp").write_bytes(b"half")
+    (tiny_copy / ".lock").touch()
+    assert repair(tiny_copy, dry_run=True) == repairs.Report()
+    assert bytes_of(tiny_copy) != whole
+    assert repair(tiny_copy) == repairs.Report()
+    assert bytes_of(tiny_copy) == whole
+
+
+def test_two_repairs_know_of_each_other(tiny_copy, monkeypatch):
+    """What the other one wrote into the manifest while this one was still looking is not undone."""
+    whole = bytes_of(tiny_copy)
+    for file in ("copies/images/c/0/0/0/0/0", "copies/params/c/0/0/0"):
+        (tiny_copy / file).unlink()
+    edited = manifest.read(tiny_copy)
+    edited["files"]["copies/params/c/0/0/0"] = {"bytes": 1, "sha256": "0" * 64}
+    manifest.write(tiny_copy, edited)
+    look, other = repairs.verify, [repair]
+
+    def slow(store):
+        found = look(store)
+        if other:
+            other.pop()(store)
+        return found
+
+    monkeypatch.setattr(repairs, "verify", slow)
+    repair(tiny_copy)
+    assert bytes_of(tiny_copy) == whole
 
 
 def test_a_sound_store_is_left_alone(tiny):

@@ -83,6 +83,7 @@ def predict(
 ) -> None:
     """Classify images of any size: class, probabilities, and for images of no class an OOD score, 1 − the largest."""
     _use(threads)
+    from stores import aside
     from trainer import hardware, predict, weights
 
     write = predict.writer(format)
@@ -95,13 +96,8 @@ def predict(
     if output is None:
         all(map(text.write, lines))  # until there is none left, or nobody who reads them
         return
-    aside = output.with_name(f".{output.name}.tmp")
-    try:
-        with aside.open("w", encoding="utf-8", newline="") as out:
-            out.writelines(lines)
-        aside.replace(output)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside.output(output) as out:
+        out.writelines(line.encode(errors="surrogateescape") for line in lines)
     text.say(f"{output}: {len(files):,} images", error=True)
 
 

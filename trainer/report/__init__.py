@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from stores import manifest
+from stores import aside
 from stores.errors import UsageError
 from trainer.report import page, records
 
@@ -47,5 +47,7 @@ def write(runs: Sequence[Path], output: Path | None, remote: bool = False) -> Pa
         output = folder / FILE
     if output.is_dir() or not output.parent.is_dir():
         raise UsageError(f"'{output}' cannot be written", "it must be a file in a folder that exists")
-    manifest.write_atomically(output, page.render(found).encode())
+    text = page.render(found).encode()
+    with aside.output(output) as out:
+        out.write(text)
     return output

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from stores import manifest
+from stores import durable, manifest
 from stores.errors import Interrupted, RealMixError
 from stores.text import print_table, say, visible
 from trainer.reproduce import picture
@@ -83,7 +83,7 @@ def write(table: Table) -> None:
     paths = []
     for kind, text in _texts(table).items():
         path = table.runs[0].path.parent / f"{table.recipe.name}.{kind}"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(path.parent)
         manifest.write_atomically(path, text.encode())
         paths.append(path)
     found, config = _found(table)
