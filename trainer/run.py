@@ -19,6 +19,7 @@ A directory that exists is never overwritten.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
