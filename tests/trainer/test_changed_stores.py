@@ -95,16 +95,8 @@ def replaced_while_streaming(split: Path, replace) -> RealMixError:
         if len(lines) == 2:
             replace()
 
-    flags = {
-        "store": str(split),
-        "model": "wrn-10-1",
-        "steps": 200,
-        "copies": 1,
-        "threads": 1,
-        "device": "cpu",
-        "feed": "stream",
-    }
-    flags |= {"window": "1MiB", "eval_every": 100, "checkpoint_every": 2}
+    flags = {"store": str(split), "model": "wrn-10-1", "steps": 100, "threads": 1, "device": "cpu", "feed": "stream"}
+    flags |= {"window": "400KiB", "copies": 1, "eval_every": 100, "checkpoint_every": 2}  # hardly anything read ahead
     words = ["log_every=2", "batch=4", "precision=fp32", "engine=eager", "tensorboard=false", "pool=stored"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "write_line", note)
