@@ -20,8 +20,8 @@ from PIL import ExifTags, Image
 from stores import png
 from stores.errors import RealMixError
 
-NAMED = ("AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "SUN",
-         "TGA", "TIFF", "WEBP")  # fmt: skip
+NAMED = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "DIB", "QOI", "PSD", "DDS", "SGI",
+         "PCX", "SUN", "TGA")  # fmt: skip  # asked in this order
 MOST_PIXELS = 178_956_970  # half a GiB as RGB; Pillow's own limit
 MEMORY = 2 << 30  # bytes that all pictures being decoded may take together; a larger one waits until it is alone
 _PER_PIXEL = {"AVIF": 12, "JPEG2000": 20, "WEBP": 16}  # bytes that decoding takes at its peak, measured; the others: 8

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from pipeline.sources.source import Images, Part, Source
 from stores.errors import UsageError, suggest
+from stores.fields import LARGEST_SIDE
 
 __all__ = ["CACHE", "NAMES", "Images", "Part", "Source", "load"]
 
 NAMES = ("digits", "cifar10", "cifar100", "svhn", "stl10", "folder", "arrays", "imagenet32")
 CACHE = Path("~/.cache/realmix")
+SMALLEST_SIDE = 4  # pixels
 _DOWNLOADED = ("cifar10", "cifar100", "svhn", "stl10")
 _LOCAL = ("folder", "arrays", "imagenet32")
 
@@ -73,6 +75,7 @@ def load(
         why = f"the Python package '{missing.name}' is not installed"
         raise UsageError(f"source '{name}' cannot be read", why, "pip install 'realmix[data]'") from missing
     _require_text(source.class_names)
+    _check_sides(*source.train.images.shape[1:3])
     return source if flip is None else dataclasses.replace(source, weak=source.weak | {"flip": flip})
 
 
@@ -109,11 +112,18 @@ def check(
         ("--max-pixels", max_pixels),
     ):  # fmt: skip
         _refuse(name, value is not None, option, ("folder",))
-    if size is not None and size < 4:
-        raise UsageError(f"--size {size} is too small", hint="4 pixels at least")
+    if size is not None and size < SMALLEST_SIDE:
+        raise UsageError(f"--size {size} is too small", hint=f"{SMALLEST_SIDE} pixels at least")
     for given in (path, from_, unlabeled, test):
         if given is not None and not given.exists():
             raise UsageError(f"'{given}' does not exist")
+
+
+def _check_sides(height: int, width: int) -> None:
+    """Of a smaller image the networks' strides leave one pixel, and no shift fits; a larger one no store may hold."""
+    if min(height, width) < SMALLEST_SIDE or max(height, width) > LARGEST_SIDE:
+        why = f"a side must have {SMALLEST_SIDE} to {LARGEST_SIDE:,} pixels"
+        raise UsageError(f"the images are {height}×{width} pixels", why, "a folder's are resized with --size")
 
 
 def _open(

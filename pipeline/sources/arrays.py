@@ -1,12 +1,14 @@
 """Images and labels that already are arrays: one .npz file, read without pickle.
 
 Keys: images, labels (one sixth of each class is then held out as test set), or x_train, y_train, x_test, y_test; and,
-if wanted, class_names. Images are uint8, NHWC or grey NHW; labels are integers 0 … C−1, and −1 for none in training.
+if wanted, class_names: text, UTF-8 bytes or integers. Images are uint8, NHWC or grey NHW; labels are integers 0 … C−1,
+and −1 for none in training.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -34,7 +36,7 @@ def load(path: Path) -> Source:
     arrays = _read(path)
     if all(key in arrays for key in _PARTS):
         train = _part(path, arrays, "x_train", "y_train")
-        test = _part(path, arrays, "x_test", "y_test")
+        test = _part(path, arrays, "x_test", "y_test", most=len(train[1]))
     elif all(key in arrays for key in _WHOLE):
         train, test = _part(path, arrays, *_WHOLE), None
     else:
@@ -70,22 +72,33 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise UsageError(f"'{path}' is no .npz file", hint="write it with numpy.savez(FILE, images=…, labels=…)")
     known = (*_WHOLE, *_PARTS, "class_names")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
+        with zipfile.ZipFile(path) as packed:
+            unpacked = sum(member.file_size for member in packed.infolist())
+        if unpacked > memory:
+            raise MemoryError(f"they take {unpacked / 1e9:,.1f} GB, the machine has {memory / 1e9:,.1f} GB")
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             unknown = [key for key in file.files if key not in known]
             if unknown:
                 raise UsageError(f"'{path}' has an unknown key '{unknown[0]}'", hint=suggest(unknown[0], known))
-            return {key: file[key] for key in file.files}
+            arrays = {key: file[key] for key in file.files}
     except MemoryError as error:
-        raise ResourceError(f"'{path}' does not fit in memory", "its arrays are held there whole") from error
+        raise ResourceError(f"the arrays of '{path}' do not fit in memory", str(error)) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise IntegrityError(f"'{path}' is damaged", str(error), "write or fetch it again") from error
     except ValueError as error:  # an array of objects would need pickle, which can run code
         raise UsageError(f"'{path}' holds something else than plain arrays", str(error)) from error
+    strange = [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if strange:
+        raise UsageError(f"'{strange[0]}' of '{path}' is no array", hint="write the file with numpy.savez")
+    return arrays
 
 
-def _part(path: Path, arrays: dict[str, np.ndarray], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """Checked images uint8 [N, H, W, 3] and labels int64 [N]."""
+def _part(
+    path: Path, arrays: dict[str, np.ndarray], x: str, y: str, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Checked images uint8 [N, H, W, 3] and labels int64 [N], below `most`: the number of training images, here N."""
     images, labels = arrays[x], arrays[y]
     if images.dtype != np.uint8:
         raise UsageError(f"'{x}' of '{path}' is {images.dtype}", "pixels must be uint8, 0–255")
@@ -103,12 +116,24 @@ def _part(path: Path, arrays: dict[str, np.ndarray], x: str, y: str) -> tuple[np
         raise UsageError(f"'{y}' of '{path}' is {labels.dtype} {list(labels.shape)}", why)
     if labels.min() < -1:
         raise UsageError(f"'{y}' of '{path}' has the label {labels.min()}", "classes count from 0; −1 is no label")
+    if labels.max() >= (most or len(images)):
+        why = f"{most or len(images)} training images have at most as many classes, counted from 0"
+        unsigned = "−1, no label, was kept as an unsigned number: save signed ones" if labels.dtype.kind == "u" else ""
+        raise UsageError(f"'{y}' of '{path}' has the label {labels.max()}", why, unsigned)
     return images, labels.reshape(-1).astype(np.int64)
 
 
 def _class_names(path: Path, arrays: dict[str, np.ndarray], labels: np.ndarray) -> list[str]:
     if "class_names" in arrays:
-        names = [str(name) for name in arrays["class_names"].reshape(-1)]
+        given = arrays["class_names"].reshape(-1)
+        if given.dtype.kind not in "USiu":
+            raise UsageError(f"'class_names' of '{path}' is {given.dtype}", "it must be text, UTF-8 bytes or integers")
+        try:
+            names = [name.decode() if isinstance(name, bytes) else str(name) for name in given.tolist()]
+        except UnicodeDecodeError as error:
+            raise UsageError(f"'class_names' of '{path}' is not UTF-8", str(error), "save it as text") from error
+        if not all(name.strip() for name in names):
+            raise UsageError(f"'class_names' of '{path}' has an empty name")
         if len(set(names)) != len(names):
             raise UsageError(f"'class_names' of '{path}' names a class twice")
     else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import subprocess
 import sys
 import warnings
+import zipfile
 from types import SimpleNamespace
 
 import archives
@@ -36,6 +38,8 @@ from stores.errors import IntegrityError, ResourceError, UsageError
         ("cifar10", {"from_": "absent"}, "absent' does not exist"),
         ("stl10", {"extra": True}, "'stl10' takes no --extra"),
         ("svhn", {"size": 32}, "'svhn' takes no --size"),
+        ("arrays", {"path": ".", "range_": (0, 9)}, "'arrays' takes no --range"),
+        ("digits", {"max_pixels": 9}, "'digits' takes no --max-pixels"),
         ("digits", {"unlabeled": "."}, "'digits' takes no --unlabeled"),
         ("arrays", {"path": ".", "test": "."}, "'arrays' takes no --test"),
         ("digits", {"drop_conflicts": True}, "'digits' takes no --drop-conflicts"),
@@ -169,6 +173,15 @@ def test_a_class_name_that_no_store_can_hold_is_refused(tmp_path):
         ({"images": IMAGES, "labels": LABELS[:-1]}, r"'labels' of .* is int64 \[23\]"),
         ({"images": IMAGES, "labels": LABELS * 1.0}, "is float64"),
         ({"images": IMAGES, "labels": LABELS - 2}, "label -2"),
+        ({"images": IMAGES, "labels": np.where(LABELS > 0, LABELS, -1).astype(np.uint32)}, "label 4294967295"),
+        ({"images": IMAGES, "labels": LABELS.astype(np.uint64) + 2**63}, "label 9223372036854775808"),
+        ({"images": IMAGES, "labels": np.where(np.arange(24) < 23, LABELS, 20_000_000)}, "label 20000000"),
+        ({"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES, "y_test": LABELS + 10**9}, "'y_test' .* label"),
+        ({"images": IMAGES, "labels": np.where(LABELS > 0, LABELS, np.nan)}, "is float64"),
+        ({"images": IMAGES, "labels": LABELS, "class_names": np.array(["", "a", "b"])}, "an empty name"),
+        ({"images": IMAGES, "labels": LABELS, "class_names": np.array([b"a", b"\xff", b"b"])}, "is not UTF-8"),
+        ({"images": IMAGES, "labels": LABELS, "class_names": np.array([0.5, 1, 2])}, "is float64"),
+        ({"images": IMAGES[:, :3], "labels": LABELS}, r"images are 3×\d+ pixels"),
         ({"images": IMAGES, "labels": LABELS * 2}, "class 1 .* has no training image"),
         ({"images": IMAGES, "labels": LABELS * 0}, "has 1 class"),
         ({"images": IMAGES, "labels": LABELS, "class_names": np.array(["a", "a"])}, "a class twice"),
@@ -182,6 +195,29 @@ def test_a_class_name_that_no_store_can_hold_is_refused(tmp_path):
 def test_arrays_that_are_not_as_they_should_be(arrays, match, tmp_path):
     with pytest.raises(UsageError, match=match):
         load("arrays", npz(tmp_path / "a.npz", **arrays))
+
+
+def test_class_names_as_bytes_are_text(tmp_path):
+    names = np.array(["cat", "größer", "dog"])
+    as_bytes = np.array([name.encode() for name in names])
+    path = npz(tmp_path / "a.npz", images=IMAGES, labels=LABELS % 3, class_names=as_bytes)
+    assert load("arrays", path).class_names == list(names)
+
+
+def test_arrays_that_would_not_fit_in_memory_or_are_none(tmp_path):
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776, 32, 32, 3), }"
+    header += b" " * (117 - len(header)) + b"\n"
+    labels = io.BytesIO()
+    np.save(labels, LABELS)
+    for content, expected in (
+        (b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header, ResourceError),
+        (b"no array", UsageError),
+    ):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as packed:
+            packed.writestr("images.npy", content)
+            packed.writestr("labels.npy", labels.getvalue())
+        with pytest.raises(expected, match=r"a\.npz'"):
+            load("arrays", tmp_path / "a.npz")
 
 
 def test_arrays_in_a_damaged_file(tmp_path):

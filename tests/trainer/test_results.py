@@ -172,6 +172,32 @@ def test_a_broken_picture_is_named_and_nothing_is_written(command, trained, odd_
     assert {path.name for path in tmp_path.iterdir()} == {"odd"}
 
 
+def test_deep_pictures_are_read_with_the_range_of_the_store(command, tmp_path):
+    """Twelve bits in sixteen, and the same picture with eight, are one picture to a network that learnt so."""
+    torch.manual_seed(4)
+    model = build_model("wrn-10-1", 3).eval()
+    grey = np.arange(144, dtype=np.uint16).reshape(12, 12)
+    Image.fromarray(grey * 16).save(tmp_path / "deep.png")
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "eight.png")
+    said = {}
+    for name, range_ in (("told", (0, 4080)), ("untold", None)):
+        (tmp_path / name).mkdir()
+        weights.export(tmp_path / name, model, "wrn-10-1", ["ant", "bee", "cow"], (12, 12), range_)
+        code, out, _ = command("predict", tmp_path / name, tmp_path / "deep.png", tmp_path / "eight.png")
+        said[name] = [line.split(",", 1)[1] for line in out.splitlines()[1:]]
+        assert code == 0
+    assert said["told"][0] == said["told"][1] == said["untold"][1] != said["untold"][0]
+
+
+def test_a_picture_may_be_too_large_to_predict(command, tmp_path):
+    weights.export(tmp_path, build_model("wrn-10-1", 2).eval(), "wrn-10-1", ["a", "b"], (8, 8))
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "scan.png")
+    code, out, err = command("predict", tmp_path, tmp_path / "scan.png", "--max-pixels", "500")
+    assert (code, out) == (4, "")
+    assert "too large a picture" in err
+    assert "--max-pixels" in err
+
+
 # ---- export ----
 
 
