@@ -209,6 +209,7 @@ def _end(child: SpawnProcess) -> None:
 def _write(store: Path, made: list[Beton], aside: list[Path], log: Path) -> None:
     """Write every beton; what goes wrong is told in `log` and by the exit code."""
     follow_parent()
+    os.environ["NUMBA_DISABLE_JIT"] = "1"  # compiling FFCV's decoders takes most of its import; writing needs none
     said = log.open("w", buffering=1)
     if sys.stderr is not None:  # None: closed
         os.dup2(said.fileno(), sys.stderr.fileno())
