@@ -20,6 +20,7 @@ from trainer.models import WideResNet
 # Behind a gradient of the tests' networks: ten layers there and back, in each a sum of some hundred products and the
 # mean and variance of some hundred pixels.
 NETWORK = 10_000
+FORWARD = 1_000  # behind its logits
 # Adam divides a gradient by its size, at least 1e-8: so much does its step stretch the rounding of a tiny one.
 ADAM = 1e8
 
