@@ -4,18 +4,24 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.ready-dev
 BENCH := .venv/.ready-bench
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# torch's own kernels and compiled code without vectors, oneDNN's with the oldest; threads that do not spin while they wait
+PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
 # what building FFCV, an extra that the tests need, takes from the system
 SYSTEM := pkg-config libturbojpeg0-dev libopencv-dev g++ python3-dev
 
-.PHONY: demo test soak lint format wheel system clean bench bench-build bench-read bench-step
+.PHONY: demo test test-isa soak lint format wheel system clean bench bench-build bench-read bench-step
 
 demo: $(READY)          ## build the digits store, train the baseline and RealMix from it, print their table and draw it
 	$(BIN)/realmix-data build digits --copies 50
 	$(BIN)/realmix-train reproduce digits --row Supervised --row RealMix --seeds 1,2
 
-test: export PYTHONDONTWRITEBYTECODE =
+test test-isa: export PYTHONDONTWRITEBYTECODE =
 test: $(DEV)          ## every test; hundreds of processes import torch, so what Python compiles is kept whatever is set
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST)
+
+test-isa: $(DEV)       ## the trainer's tests as on the plainest processor: other instructions, so other rounding; two threads
+	$(PLAIN) $(PYTEST) tests/trainer
 
 soak: $(DEV)           ## the long half of the fault injection: minutes to an hour; SOAK="--kills 100 --every 10" chooses
 	PYTHONPATH=tests:tests/pipeline $(BIN)/python -W error tests/soak/soak.py $(SOAK)

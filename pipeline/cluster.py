@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 5.0
 WORKERS_S = 10.0  # how long the first worker may take to come
+ANSWER_S = 60.0  # a question to the scheduler, or to all workers: they may have to load realmix first
 GRACE_S = 30.0  # a cluster may be without workers for as long as a nanny or a queue needs to start new ones
 _AGAIN = "run the same command again: it continues"
 _SHARE = "use a folder that all machines share, or s3://"
@@ -83,8 +84,13 @@ class _Watch:
         self._client, self._address, self._seen = client, address, time.monotonic()
 
     def check(self) -> None:
+        try:
+            threads = self._client.nthreads(callback_timeout=ANSWER_S)
+        except TimeoutError:  # it is stopped, or its machine is gone: the connection does not tell
+            why = f"it has said nothing in {ANSWER_S:.0f} s"
+            raise RealMixError(f"the Dask scheduler at '{self._address}' is gone", why, _AGAIN) from None
         now = time.monotonic()
-        if self._client.nthreads():
+        if threads:
             self._seen = now
         elif now - self._seen > GRACE_S:
             why = f"none has come back in {GRACE_S:.0f} s"
@@ -126,10 +132,15 @@ def _check_workers(client: Client, address: str, store: Location) -> int:
     """Every worker opens the store and leaves a mark in it that must be found from here; returns their threads."""
     with contextlib.suppress(TimeoutError):
         client.wait_for_workers(1, timeout=WORKERS_S)
-    threads: dict[str, int] = client.nthreads()
+    try:
+        threads: dict[str, int] = client.nthreads(callback_timeout=ANSWER_S)
+        answers = client.run(_mark, str(store), on_error="return", callback_timeout=ANSWER_S) if threads else {}
+    except TimeoutError:
+        why = f"one has said nothing in {ANSWER_S:.0f} s"
+        raise StoreError(f"the workers of the Dask cluster at '{address}' do not answer", why, "restart them") from None
     if not threads:
         raise StoreError(f"the Dask scheduler at '{address}' has no workers", hint=f"`dask worker {address}`")
-    for worker, answer in client.run(_mark, str(store), on_error="return").items():
+    for worker, answer in answers.items():
         if isinstance(answer, ImportError):
             raise StoreError(
                 f"worker {worker} cannot load realmix", str(answer), f"install realmix {__version__} there"

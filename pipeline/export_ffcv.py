@@ -1,8 +1,8 @@
 """`.beton` files for a store, written by FFCV's own DatasetWriter, aside and then renamed.
 
-FFCV's writer waits for ever for a worker that died. Here it runs in a process of its own, which hears of its worker's
-death from the system, and which the caller watches: whatever dies or stalls, the caller gets one clear error, nothing
-is left behind, and the store stays as it was. One worker, so that the same store gives the same bytes.
+FFCV's writer hands samples to worker processes, and waits for ever for one that died. Here it does their work itself,
+in one process, which the caller watches: if that dies or stalls, the caller gets one clear error, nothing is left
+behind, and the store stays as it was. One after the other, the same samples also give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ import contextlib
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import FrameType
+from types import SimpleNamespace
 from typing import Any
 
 import google_crc32c
@@ -39,7 +36,7 @@ from stores.beton import (
     require_local,
     require_space,
 )
-from stores.errors import RealMixError, ResourceError
+from stores.errors import RealMixError, ResourceError, UsageError
 from stores.journal import Record
 from stores.lock import exclusive
 from stores.storage import sha256_of
@@ -48,8 +45,7 @@ from stores.writer import Target
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 NOT_IMPORTABLE = 2  # exit code of the writing process
 STALL_S = 300.0  # without a byte written: a page takes milliseconds, the slowest disk seconds
-CHUNK_SAMPLES = 3200  # that FFCV hands to its worker at a time
-BLOCK_BYTES = 10 << 20  # of raw copies that the worker reads at a time
+BLOCK_BYTES = 10 << 20  # of raw copies that are read at a time
 
 
 def export(store: DatasetStore, progress: Progress) -> bool:
@@ -100,7 +96,7 @@ def write_betons(store: Path, made: list[Beton], progress: Progress) -> list[Rec
         RealMixError: the writer died or made no progress; nothing is left of it.
     """
     with contextlib.ExitStack() as claims:
-        # the log: what FFCV, and the system of its processes, say
+        # the log: what FFCV and its process say
         *files, log = (claims.enter_context(aside.claim(store / n)).path for n in (*(b.name for b in made), "ffcv.log"))
         child = multiprocessing.get_context("spawn").Process(target=_write, args=(store, made, files, log))
         child.start()
@@ -133,15 +129,13 @@ def block_rows(store: DatasetStore) -> int:
 
 
 class Samples:
-    """What FFCV's writer iterates over: sample i of a beton, read from the store in blocks. Picklable."""
+    """What FFCV's writer iterates over: sample i of a beton, read from the store in blocks."""
 
     def __init__(self, store: Path, beton: Beton) -> None:
-        self._path, self._beton = store, beton
-        self._store: DatasetStore | None = None
+        opened = open_store(store, incomplete=True)
+        assert isinstance(opened, DatasetStore)
+        self._store, self._beton = opened, beton
         self._first, self._block = 0, np.empty(0, np.uint8)
-
-    def __len__(self) -> int:
-        return self._beton.samples
 
     def __getitem__(self, sample: int) -> tuple[np.ndarray, int, int, int]:
         """(image uint8 [H, W, 3], row, copy, CRC32C)."""
@@ -154,11 +148,6 @@ class Samples:
         return image, row, BASE, google_crc32c.value(image.tobytes())
 
     def _read(self, first: int) -> None:
-        if self._store is None:  # in FFCV's worker, before its first sample
-            follow_parent()
-            opened = open_store(self._path, incomplete=True)
-            assert isinstance(opened, DatasetStore)
-            self._store = opened
         rows = np.arange(first, min(first + block_rows(self._store), self._beton.rows))
         copies = self._beton.copies
         self._block = copies_of(self._store, rows) if copies else self._store.train_images.read(rows, workers=1)
@@ -207,11 +196,8 @@ def _last_line(log: Path) -> str:
 
 
 def _end(child: SpawnProcess) -> None:
-    """End the writing process and its worker: asked first, so that it frees its shared memory."""
-    if child.exitcode is None:
-        child.terminate()
-        child.join(10)
-        child.kill()
+    """End the writing process, which holds nothing but its files."""
+    child.kill()
     child.join()
 
 
@@ -219,69 +205,37 @@ def _end(child: SpawnProcess) -> None:
 
 
 def _write(store: Path, made: list[Beton], files: list[Path], log: Path) -> None:
-    """Write every beton. Leaves through os._exit: FFCV's queues would wait for a dead worker to be emptied."""
-    code = 1
-    with log.open("r+") as file:  # it is there, unless the parent died and another export has cleared it away
-        os.dup2(file.fileno(), sys.stderr.fileno())
-    try:
-        _prepare()
-        code = NOT_IMPORTABLE
-        import_ffcv()
-        code = 1
-        for beton, path in zip(made, files, strict=True):
-            _write_one(Samples(store, beton), beton, path)
-        code = 0
-    finally:
-        if code:
-            traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _prepare() -> None:
-    os.environ["TQDM_DISABLE"] = "1"  # before FFCV imports it
+    """Write every beton; what goes wrong is told in `log` and by the exit code."""
     follow_parent()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    multiprocessing.set_start_method("fork", force=True)  # FFCV's way of starting workers
-    # the only other threads wait: for the parent's death, and for room in FFCV's queue
-    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+    os.environ["NUMBA_DISABLE_JIT"] = "1"  # compiling FFCV's decoders takes most of its import; writing needs none
+    said = log.open("r+", buffering=1)  # it is there, unless the parent died and another export has cleared it away
+    if sys.stderr is not None:  # None: closed
+        os.dup2(said.fileno(), sys.stderr.fileno())
+    sys.stderr = said
+    try:
+        import_ffcv()
+    except UsageError:
+        sys.exit(NOT_IMPORTABLE)
+    for beton, path in zip(made, files, strict=True):
+        _write_one(Samples(store, beton), beton, path)
 
 
 def _write_one(samples: Samples, beton: Beton, path: Path) -> None:
-    from ffcv.writer import DatasetWriter
+    """What FFCV's `DatasetWriter.from_indexed_dataset` and its one worker do, without processes, queues and waiting."""
+    from ffcv.memory_allocator import MemoryAllocator
+    from ffcv.writer import DatasetWriter, handle_sample
 
     writer = DatasetWriter(str(path), beton.fields(), page_size=beton.page, num_workers=1)
-    with _workers_may_not_die():
-        try:
-            writer.from_indexed_dataset(samples, indices=range(beton.samples), chunksize=CHUNK_SAMPLES)
-        except BaseException:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for worker in multiprocessing.active_children():
-                worker.kill()
-            with contextlib.suppress(AttributeError, FileNotFoundError):  # not made yet, or freed already
-                writer.metadata_sm.close()
-                writer.metadata_sm.unlink()
-            raise
+    writer.num_samples = beton.samples
+    writer.prepare()  # writes the head, and makes shared memory for workers' metadata
+    writer.metadata_sm.close()
+    writer.metadata_sm.unlink()
+    table = np.zeros(beton.samples, writer.metadata_type)
+    allocator = MemoryAllocator(str(path), writer.data_region_start, beton.page)
+    with allocator:
+        for index in range(beton.samples):
+            handle_sample(samples[index], index, table.dtype.names, table, allocator, writer.fields)
+    writer.metadata_sm = SimpleNamespace(buf=table.tobytes())
+    writer.finalize(allocator.allocations)
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _workers_may_not_die() -> Iterator[None]:
-    """Raise, wherever the main thread waits, when a child process ends otherwise than well."""
-
-    def on_child(signum: int, frame: FrameType | None) -> None:
-        ended = None
-        with contextlib.suppress(ChildProcessError):
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # looked at, not reaped
-        if ended is None or (ended.si_code == os.CLD_EXITED and ended.si_status == 0):
-            return
-        if ended.si_code == os.CLD_EXITED:
-            raise RuntimeError(f"a worker of FFCV's writer ended with exit code {ended.si_status}")
-        raise RuntimeError(f"a worker of FFCV's writer was killed by signal {ended.si_status}")
-
-    signal.signal(signal.SIGCHLD, on_child)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

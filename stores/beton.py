@@ -161,19 +161,13 @@ def require_local(store: Location) -> Path:
 
 
 def require_space(folder: Path, made: list[Beton]) -> None:
-    """Raises ResourceError if the betons do not fit on the disk, or FFCV's shared memory not into /dev/shm."""
+    """Raises ResourceError if the betons do not fit on the disk."""
     folder = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
     needed, free = sum(beton.bytes for beton in made), shutil.disk_usage(folder).free
     if needed > free:
         raise ResourceError(
             f"the FFCV files take {needed / 1e9:.2f} GB, '{folder}' has {free / 1e9:.2f} GB free",
             "FFCV stores every copy uncompressed", "free some space; the zarr format takes a tenth or less",
-        )  # fmt: skip
-    shared = max(beton.samples for beton in made) * META_BYTES
-    if Path("/dev/shm").is_dir() and shared > (free := shutil.disk_usage("/dev/shm").free):
-        raise ResourceError(
-            f"FFCV's writer needs {shared / 1e6:.0f} MB of shared memory, /dev/shm has {free / 1e6:.0f} MB free",
-            "containers often get 64 MB", f"docker run --shm-size={-(-shared >> 30) + 1}g …",
         )  # fmt: skip
 
 

@@ -82,8 +82,9 @@ class Crew:
 
     def _help(self) -> None:
         job = self._take()
-        if job is not None:
-            self._do(job)
+        error = None if job is None else self._do(job)
+        if error is not None and not isinstance(error, Exception):  # Ctrl-C
+            raise error
 
     def _take(self) -> int | None:
         """The next job, if there is one."""
@@ -95,15 +96,15 @@ class Crew:
             self._todo.put(None)  # meant for a thread
         return job
 
-    def _do(self, job: int) -> None:
+    def _do(self, job: int) -> BaseException | None:
+        """Work, and return what that raised."""
+        failed: BaseException | None = None
         try:
             self._work(job)
-        except BaseException as error:
-            self._done.put((job, error))  # raised where the job is waited for
-            if not isinstance(error, Exception):  # Ctrl-C, of a thread that only helps
-                raise
-        else:
-            self._done.put((job, None))
+        except BaseException as error:  # noqa: BLE001 - raised where the job is waited for; no thread ends by it
+            failed = error
+        self._done.put((job, failed))
+        return failed
 
     def _run(self) -> None:
         for job in iter(self._todo.get, None):

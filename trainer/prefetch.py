@@ -58,14 +58,14 @@ class Prefetch(Generic[T]):
         self._thread.join()
 
     def _run(self) -> None:
-        for step in self._steps:
+        steps = iter(self._steps)
+        while True:
             self._room.get()
             if self._ended:
                 return
             try:
-                self._ready.put((self._prepare(step), None))
+                self._ready.put((self._prepare(next(steps)), None))
+            except StopIteration:
+                self._ready.put((None, IndexError("no step is left")))
             except BaseException as error:  # noqa: BLE001 - raised where the step is asked for
                 self._ready.put((None, error))
-        while not self._ended:
-            self._room.get()
-            self._ready.put((None, IndexError("no step is left")))

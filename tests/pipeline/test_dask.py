@@ -163,6 +163,25 @@ def test_without_workers_the_build_stops_and_continues_elsewhere(dask, source, e
     assert bytes_of(tmp_path / "store") == expected
 
 
+def test_who_says_nothing_is_not_waited_for(dask, source, tmp_path, monkeypatch):
+    """Stopped, not dead: every connection stands. First a worker, then the scheduler."""
+    until(lambda: (tmp_path / "dask" / "log").read_text().count("Register worker") == 2)
+    dask.workers[0].send_signal(signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "ANSWER_S", 2.0)
+        with pytest.raises(StoreError, match="do not answer"):
+            make(tmp_path / "store", source, dask=dask.address)
+    dask.workers[0].send_signal(signal.SIGCONT)
+
+    def freeze() -> None:
+        dask.scheduler.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(cluster, "ANSWER_S", 1.0)
+
+    with pytest.raises(RealMixError, match=r"the Dask scheduler at '.*' is gone") as error:
+        make(tmp_path / "store", source, dask=dask.address, progress=At(freeze))
+    assert "has said nothing" in error.value.why
+
+
 def test_ctrl_c_cancels_and_the_next_run_continues(dask, source, expected, tmp_path):
     np.savez(tmp_path / "a.npz", x_train=source.train.images, y_train=source.train.labels,
              x_test=source.test.images, y_test=source.test.labels)  # fmt: skip

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +43,15 @@ def children(pid: int) -> list[int]:
     return [int(child) for found in tasks for child in found.split()]
 
 
-def worker_of(pid: int) -> int:
-    """FFCV's worker, at work on the copies: a grandchild that has their file open. Waits for it to be there."""
-    while True:
-        for worker in (worker for child in children(pid) for worker in children(child)):
-            if any(".copies.beton" in file for file in open_files(worker)):
-                return worker
+def writer_of(pid: int) -> int:
+    """The process that writes, at work on the copies: a child that has their file open. Waits for it to be there."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        for child in children(pid):
+            if any(".copies.beton" in file for file in open_files(child)):
+                return child
         time.sleep(0.01)
+    raise AssertionError("nothing writes the copies")
 
 
 def open_files(pid: int) -> list[str]:
@@ -60,7 +63,7 @@ def open_files(pid: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory) -> Path:
-    """A store that takes FFCV's worker long enough to be killed at it."""
+    """A store that takes FFCV's writer long enough to be killed at it."""
     rng = np.random.default_rng(0)
 
     def part(count: int) -> Part:
@@ -75,30 +78,45 @@ def slow(tmp_path_factory) -> Path:
     return path
 
 
+def at_work(harm: Callable[[int], object]) -> threading.Thread:
+    """Do harm to the process that writes for this one, once it is at work."""
+
+    def wait_and_harm() -> None:
+        harm(writer_of(os.getpid()))
+
+    thread = threading.Thread(target=wait_and_harm, daemon=True)
+    thread.start()
+    return thread
+
+
 def test_nothing_hangs_or_is_left_behind_whoever_dies(slow):
-    """The worker, then the exporting process; after each the store is as it was, and the next export does the work."""
+    """The writer, then the exporting process; after each the store is as it was, and the next export does the work."""
     before = bytes_of(slow)
     shared = set(Path("/dev/shm").glob("psm_*"))
     store = open_store(slow)
+    alone = []
 
-    def kill_the_worker() -> None:
-        os.kill(worker_of(os.getpid()), signal.SIGKILL)
+    def kill(writer: int) -> None:
+        alone.append(children(writer))
+        os.kill(writer, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_the_worker, daemon=True)
-    killer.start()
+    killer = at_work(kill)
     with pytest.raises(RealMixError, match="FFCV's writer died") as error:
         export(store, quiet)
-    killer.join()
+    killer.join(60)
     assert "killed by signal 9" in str(error.value)
+    assert alone == [[]], "nobody else to wait for: FFCV's own writer does not notice that a worker of its died"
     assert bytes_of(slow) == before
     assert set(Path("/dev/shm").glob("psm_*")) == shared
 
     command = [sys.executable, "-W", "error", str(Path(__file__).with_name("ffcv_export.py")), str(slow)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as exporting:
-        worker = worker_of(exporting.pid)
+        writer = writer_of(exporting.pid)
         exporting.kill()
-    while any(".copies.beton" in file for file in open_files(worker)):
-        time.sleep(0.05)  # the worker follows
+    end = time.monotonic() + 60
+    while any(".copies.beton" in file for file in open_files(writer)):
+        assert time.monotonic() < end, "the writer outlived the exporting process"
+        time.sleep(0.05)
     assert manifest.read(slow) == store.manifest
     assert {k: v for k, v in bytes_of(slow).items() if not k.startswith(".")} == before
 
@@ -108,6 +126,27 @@ def test_nothing_hangs_or_is_left_behind_whoever_dies(slow):
     exported = open_store(slow)
     assert exported.fingerprint == store.fingerprint
     assert (exported.beton().read() == store.copies.read()).all()
+
+
+def test_a_writer_that_stops_writing_is_ended(slow, tmp_path, monkeypatch):
+    """As on a disk that no longer answers."""
+    path = Path(shutil.copytree(slow, tmp_path / "slow", ignore=shutil.ignore_patterns("*.beton", ".*")))
+    content = manifest.read(path)
+    if content.pop("ffcv", None):
+        content["files"] = {name: file for name, file in content["files"].items() if not name.endswith(".beton")}
+        manifest.write(path, content)
+    before = bytes_of(path)
+
+    def freeze(writer: int) -> None:
+        os.kill(writer, signal.SIGSTOP)
+        monkeypatch.setattr(export_ffcv, "STALL_S", 0.3)
+
+    freezer = at_work(freeze)
+    with pytest.raises(RealMixError, match="FFCV's writer stopped writing") as error:
+        export(open_store(path), quiet)
+    freezer.join(60)
+    assert "nothing came for 0 s" in str(error.value)
+    assert bytes_of(path) == before
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -113,10 +114,10 @@ def no_copies() -> FakeSplit:
 
 
 @pytest.fixture(autouse=True)
-def one_seed_one_thread() -> None:
-    """Tiny tensors gain nothing from threads, and lose much where test runs share the cores."""
+def one_seed_and_few_threads() -> None:
+    """Tiny tensors gain nothing from threads, and lose much where test runs share the cores; `make test-isa` asks."""
     torch.manual_seed(0)
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
 @pytest.fixture(scope="session")

@@ -48,9 +48,12 @@ def active(name: str, **changes: Any) -> tuple[Any, Any]:
 
 def make_batch(
     method: Any, settings: Any, sizes: Sizes = SIZES, step: int = 5, steps: int = 10,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float64,
 ) -> Batch:  # fmt: skip
-    """Uniform noise for every view that the method declares, its draws and its schedule."""
+    """Uniform noise for every view that the method declares, its draws and its schedule.
+
+    In float64, as are the networks of `make_learner`: what is left of two computations' difference is no rounding.
+    """
     declared = method.views(settings)
     if sizes.labeled == SIZES.labeled:
         sizes = dataclasses.replace(sizes, labeled=LABELED.get(method.NAME, sizes.labeled))
@@ -78,7 +81,9 @@ def make_batch(
     )
 
 
-def make_learner(method: Any, settings: Any, build: Callable[[], nn.Module] | None = None) -> Learner:
+def make_learner(
+    method: Any, settings: Any, build: Callable[[], nn.Module] | None = None, dtype: torch.dtype = torch.float64
+) -> Learner:
     """A network without training and, where the method wants one, a teacher with other weights and its statistics.
 
     Always the same one; a small WRN, or what `build` gives.
@@ -87,7 +92,7 @@ def make_learner(method: Any, settings: Any, build: Callable[[], nn.Module] | No
     declared = method.views(settings)
     if build is None:
         build = partial(build_model, "wrn-10-1", SIZES.num_classes, bn_momentum=0.1, rotation=declared.rotation)
-    model = build()
+    model = build().to(dtype)
     average = Ema(model, 0.9)
     with torch.no_grad():
         for shadow in average.shadow:

@@ -113,3 +113,19 @@ def test_ctrl_c_is_for_who_waits():
     with pytest.raises(KeyboardInterrupt):
         crew.wait(0)
     crew.join()
+
+
+def test_no_error_ends_a_thread():
+    """Nobody would do the jobs after it, and who waits for one would wait for ever."""
+
+    def work(job):
+        if job == 0:
+            raise SystemExit
+
+    crew = Crew(work, 1, False, "test")
+    crew.give(0)
+    crew.give(1)
+    with pytest.raises(SystemExit):
+        crew.wait(0)
+    crew.wait(1)
+    crew.join()

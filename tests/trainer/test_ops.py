@@ -98,15 +98,15 @@ def test_mixup_gives_each_row_its_own_weight() -> None:
 def test_mixup_keeps_mass_and_the_rows_that_meet_themselves(seed: int, rows: int) -> None:
     random = torch.Generator().manual_seed(seed)
     targets = ops.softmax(random_logits(seed, rows, 4))
-    images = torch.randn(rows, 3, 2, 2, generator=random)
+    images = torch.randn(rows, 3, 2, 2, generator=random, dtype=torch.float64)
     lam = 0.5 + torch.rand(rows, generator=random) / 2
     partner = torch.randperm(rows, generator=random)
     mixed = ops.mixup(targets, lam, partner)
     near(mixed.sum(1), np.ones(rows), 1e-12)
     assert (mixed >= 0).all()
     assert torch.equal(ops.mixup(images, lam, torch.arange(rows)), images)
-    weight = lam.view(-1, 1, 1, 1)
-    assert_allclose(ops.mixup(images, lam, partner), weight * images + (1 - weight) * images[partner], atol=1e-6)
+    weight = lam.double().view(-1, 1, 1, 1)
+    assert_allclose(ops.mixup(images, lam, partner), weight * images + (1 - weight) * images[partner], atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -138,10 +138,10 @@ def test_interleave_is_its_own_inverse_and_loses_no_row(batches: int, rows: int)
 
 
 def test_interleaving_changes_no_row_of_a_net_without_batchnorm() -> None:
-    net = torch.nn.Linear(5, 3)
-    x = torch.randn(3, 7, 5)
+    net = torch.nn.Linear(5, 3).double()
+    x = torch.randn(3, 7, 5, dtype=torch.float64)
     there_and_back = ops.interleave([net(batch) for batch in ops.interleave(x.unbind())])
-    assert_allclose(torch.stack(there_and_back).detach(), net(x).detach(), atol=1e-6)
+    assert_allclose(torch.stack(there_and_back).detach(), net(x).detach(), atol=1e-12)
 
 
 def test_interleaved_first_batch_is_a_mixture_of_all() -> None:
