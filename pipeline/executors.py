@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from pipeline.recipes import Recipe
 from stores.errors import RealMixError
+from stores.threads import thread_pool
 
 T = TypeVar("T")
 AHEAD = 4  # tasks handed out for each worker: enough that none waits for the one who hands them out
@@ -66,7 +67,7 @@ class Pool:
 @contextmanager
 def threads(workers: int) -> Iterator[Pool]:
     """Threads of this process."""
-    with ThreadPoolExecutor(workers) as executor:
+    with thread_pool(workers) as executor:
         yield Pool(executor, AHEAD * workers)
 
 
