@@ -15,16 +15,17 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any, TypeVar
 
 from pipeline.recipes import Recipe
-from stores.errors import RealMixError
+from stores.errors import Interrupted, RealMixError
 from stores.threads import thread_pool
 
 T = TypeVar("T")
 AHEAD = 4  # tasks handed out for each worker: enough that none waits for the one who hands them out
 POLL_S = 2.0
+STOP_S = 0.5  # until a worker that was told to end is told again
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,11 @@ def processes(workers: int) -> Iterator[Pool]:
     """
     try:
         with ProcessPoolExecutor(workers, get_context("spawn"), follow_parent) as executor:
-            yield Pool(executor, AHEAD * workers)
+            try:
+                yield Pool(executor, AHEAD * workers, wrap=_Stoppable)
+            except Interrupted:
+                _stop_workers()
+                raise
     except BrokenProcessPool:
         raise RealMixError(
             "a worker process died", "the system may have killed it for lack of memory",
@@ -93,6 +98,32 @@ def local(recipe: Recipe, workers: int) -> Iterator[Pool]:
     """What makes a recipe's copies fastest on this machine."""
     with threads(workers) if recipe.vectorised else processes(workers) as pool:
         yield pool
+
+
+@dataclass(frozen=True)
+class _Stoppable:
+    """A task that SIGTERM interrupts, so that it leaves nothing half-written; between two tasks it ends the worker."""
+
+    task: Callable[[int], Any]
+
+    def __call__(self, index: int) -> Any:
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            return self.task(index)
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(*_: object) -> None:
+    raise Interrupted("interrupted")
+
+
+def _stop_workers() -> None:
+    """End the pool's workers now, not after the tasks that they have been given."""
+    while workers := active_children():
+        for worker in workers:
+            worker.terminate()
+        workers[0].join(STOP_S)
 
 
 def follow_parent() -> None:
