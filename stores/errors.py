@@ -96,10 +96,10 @@ def suggest(word: str, known: Iterable[str]) -> str:
 def run(command: Callable[[], object]) -> None:
     """Run a command line: print a `RealMixError` (or a full disk) as one message and exit with its code."""
     terminal.outlive()
-    interrupts.listen(_interrupted)
     code: object = 1
     try:
         try:
+            interrupts.listen(_interrupted)
             command()
         finally:
             terminal.flush()
@@ -126,8 +126,10 @@ def _told(error: BaseException) -> _Told | None:
     if interrupts.asked() is None or isinstance(told, Interrupted):
         return told
     # whatever the interruption became on its way: an import that failed, a request that was given up
-    interrupted = _interrupted() if told is None else Interrupted("interrupted", told.what, told.hint)
+    interrupted = _interrupted()
     interrupted.__cause__ = error
+    if told is not None:
+        interrupted.why, interrupted.hint = told.what, told.hint or interrupted.hint
     return interrupted
 
 

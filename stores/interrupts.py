@@ -44,12 +44,12 @@ _now = _State()
 def listen(make: Callable[[], BaseException]) -> None:
     """From here on the first signal raises `make()` in the main thread, which calls this; until `over`."""
     _now.make, _now.asked, _now.raised, _now.over = make, None, None, None
-    for number in _not_ignored():
-        signal.signal(number, _on_signal)
-    signal.signal(signal.SIGALRM, _on_alarm)
     if _now.heard is None:
         _now.heard = SimpleQueue()
         threading.Thread(target=_insist, args=(threading.get_ident(), _now.heard), name="signals", daemon=True).start()
+    signal.signal(signal.SIGALRM, _on_alarm)
+    for number in _not_ignored():
+        signal.signal(number, _on_signal)
 
 
 def over(exit_code: int) -> None:
@@ -71,7 +71,7 @@ def held(wake: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    listening = signal.getsignal(signal.SIGALRM) is _on_alarm
+    listening = signal.getsignal(signal.SIGALRM) is _on_alarm and _now.over is None
     if not listening:  # no command line: a notebook, say
         _now.make, _now.asked, _now.over = KeyboardInterrupt, None, None
     before = {number: signal.signal(number, _on_signal) for number in _not_ignored()}
