@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from typing import Any, TypeVar
 
 from pipeline.recipes import Recipe
@@ -79,6 +79,7 @@ def processes(workers: int) -> Iterator[Pool]:
     Raises:
         RealMixError: one of them died.
     """
+    start_tracker()
     try:
         with ProcessPoolExecutor(workers, get_context("spawn"), follow_parent) as executor:
             try:
@@ -126,9 +127,22 @@ def _stop_workers() -> None:
         workers[0].join(STOP_S)
 
 
+def start_tracker() -> None:
+    """Start the process in which Python notes semaphores and shared memory, so that it outlives a terminal.
+
+    It heeds neither Ctrl-C nor SIGTERM, but the SIGHUP of a terminal that closes: what it then removes is still in use.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # a child begins with it blocked
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+
 def follow_parent() -> None:
-    """In a worker: Ctrl-C is the parent's business, and its death, even by kill -9, is ours."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker: Ctrl-C and a closed terminal are the parent's business, and its death, even by kill -9, is ours."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
