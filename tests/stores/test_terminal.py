@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import pathlib, sys
 from rich.console import Console
-from stores import errors
+from stores import errors, terminal
 def main():
     sys.stdin.readline()
     for stream in (sys.stdout, sys.stderr):
@@ -20,7 +20,7 @@ def main():
             print("a line", file=stream, flush=True)
     Console(stderr=True).print("a line")
     print("held back", end="")
-    pathlib.Path("done").touch()
+    pathlib.Path("done" if terminal.is_lost(sys.stdout) else "read").touch()
     {end}
 errors.run(main)
 """
@@ -43,12 +43,19 @@ def test_a_reader_that_goes_away_ends_nothing(tmp_path, kind, end, code):
     assert (tmp_path / "done").exists()
 
 
+def test_output_that_is_read_is_not_lost(tmp_path):
+    process = start(tmp_path, subprocess.PIPE, subprocess.DEVNULL)
+    out, _ = process.communicate(b"\n", timeout=50)
+    assert (process.returncode, out) == (0, b"a line\n" * 3 + b"held back")
+    assert (tmp_path / "read").exists()
+
+
 def test_a_full_disk_behind_the_messages_ends_nothing(tmp_path):
     with Path("/dev/full").open("w") as full:
         process = start(tmp_path, subprocess.DEVNULL, full.fileno())
         process.communicate(b"\n", timeout=50)
     assert process.returncode == 0
-    assert (tmp_path / "done").exists()
+    assert (tmp_path / "read").exists()
 
 
 @pytest.mark.parametrize("buffered", [True, False])
