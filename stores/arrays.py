@@ -16,7 +16,6 @@ import hashlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from stores.bucket import BucketFile
 from stores.confine import require_inside
 from stores.errors import IntegrityError, StorageError, StoreError
 from stores.storage import BucketPath, LocalFile, Location, identity, open_file, parallel, version
+from stores.threads import thread_pool
 
 HASHED = 1 << 20  # bytes at a time
 LARGE = 64 << 20  # bytes: before taking more, look whether the files can hold it
@@ -123,7 +123,7 @@ class ImageArray:
             for call in calls:
                 read(*call)
             return
-        with ThreadPoolExecutor(workers) as pool:
+        with thread_pool(workers) as pool:
             for future in [pool.submit(read, *call) for call in calls]:
                 future.result()
 

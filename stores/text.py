@@ -7,12 +7,11 @@ here; JSON keeps the text as it is.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -74,22 +73,11 @@ def say(text: object = "", *, error: bool = False) -> None:
     write(visible(text) + "\n", error=error)
 
 
-def write(text: str, *, error: bool = False) -> bool:
-    """Write `text` as it is. False where whoever read it is gone: the rest goes nowhere, and nobody misses it."""
+def write(text: str, *, error: bool = False) -> None:
+    """Write `text` as it is."""
     stream = sys.stderr if error else sys.stdout
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        _abandon(stream)
-        return False
-    return True
-
-
-def _abandon(stream: TextIO) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    stream.write(text)
+    stream.flush()
 
 
 def print_table(

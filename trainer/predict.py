@@ -13,7 +13,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +24,7 @@ import torch
 from stores import walk
 from stores.errors import UsageError, suggest
 from stores.text import csv_cell
+from stores.threads import thread_pool
 from trainer.assess import probabilities
 from trainer.augment import scale
 from trainer.scores import ood_score
@@ -91,7 +91,7 @@ def predict(trained: Trained, files: Iterable[str], device: str, max_pixels: int
     if max_pixels is not None:
         _picture().allow(max_pixels)
     model = trained.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with ThreadPoolExecutor() as pool:
+    with thread_pool() as pool:
         size = max(1, min(BATCH, BATCH_BYTES // (3 * trained.image_size[0] * trained.image_size[1])))
         while batch := list(islice(todo, size)):
             images = np.stack(list(pool.map(lambda file: load(file, trained.image_size, trained.range), batch)))

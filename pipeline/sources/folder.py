@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from pipeline.sources.source import Images, Part, Source, hold_out, one_in, shif
 from pipeline.sources.twins import Pictures
 from stores import picture, walk
 from stores.errors import IntegrityError, UsageError
+from stores.threads import thread_pool
 
 IN_MEMORY = 512 << 20  # bytes of pixels up to which a part is decoded at once
 _LARGE_FILE = 16 << 10  # mean bytes from which decoding outweighs Python: then threads pay
@@ -163,7 +163,7 @@ class ImageFiles:
             self._decode(rows, out)
         else:
             blocks = np.array_split(np.arange(len(rows)), min(len(rows), 4 * self.threads))
-            with ThreadPoolExecutor(self.threads) as pool:
+            with thread_pool(self.threads) as pool:
                 for _ in pool.map(lambda block: self._decode(rows[block], out[block[0] : block[-1] + 1]), blocks):
                     pass
         broken = [self.broken[row] for row in rows.tolist() if row in self.broken]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from stores import text
+from stores.terminal import is_lost
 from trainer.options import Debug, Device, Json, RunPath, Threads
 
 Store = Annotated[str | None, typer.Option(help="Split store to evaluate on.", show_default="the run's own")]
@@ -94,7 +97,8 @@ def predict(
     said = predict.predict(trained, files, hardware.usable(device or "auto"), max_pixels)
     lines = write(said, trained.class_names)
     if output is None:
-        all(map(text.write, lines))  # until there is none left, or nobody who reads them
+        for line in takewhile(lambda _: not is_lost(sys.stdout), lines):
+            text.write(line)
         return
     with aside.output(output) as out:
         out.writelines(line.encode(errors="surrogateescape") for line in lines)
