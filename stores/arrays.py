@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from stores import layout, shards
 from stores.confine import require_inside
 from stores.errors import IntegrityError, StoreError
 from stores.storage import BucketPath, LocalFile, Location, identity, open_file, parallel
+from stores.threads import thread_pool
 
 LARGE = 64 << 20  # bytes: before taking more, look whether the files can hold it
 
@@ -107,7 +107,7 @@ class ImageArray:
             for call in calls:
                 read(*call)
             return
-        with ThreadPoolExecutor(workers) as pool:
+        with thread_pool(workers) as pool:
             for future in [pool.submit(read, *call) for call in calls]:
                 future.result()
 

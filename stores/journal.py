@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from stores.confine import require_inside
 from stores.fields import is_file
 from stores.storage import Location, parallel, sha256_of
+from stores.threads import thread_pool
 
 NAME = ".journal.jsonl"
 Record = dict[str, Any]  # {"key": path inside the store, "bytes": int, "sha256": hex}
@@ -38,7 +38,7 @@ def append(store: Location, records: tuple[Record, ...]) -> None:
 def read(store: Location) -> dict[str, Record]:
     """Records by key whose file is there with the bytes it had; a torn last line is no record."""
     noted = {record["key"]: record for record in map(_parsed, _text(store).splitlines()) if record}
-    with ThreadPoolExecutor(parallel(store)) as pool:
+    with thread_pool(parallel(store)) as pool:
         there = list(pool.map(lambda record: _is_there(store, record), noted.values()))
     return {key: record for (key, record), found in zip(noted.items(), there, strict=True) if found}
 

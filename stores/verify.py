@@ -7,7 +7,6 @@ images is the pipeline's `verify --deep`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import filterfalse, islice
 from typing import Any
@@ -17,6 +16,7 @@ from stores.beton import COPIES, TRAIN
 from stores.confine import read_inside, require_inside
 from stores.errors import IntegrityError, StorageError, StoreError
 from stores.storage import Location, inside, parallel, sha256_of
+from stores.threads import thread_pool
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def verify(store: Location, progress: Callable[[int, int], None] | None = None) 
     files: dict[str, dict[str, object]] = content["files"]
     total, seen = sum(int(str(f.get("bytes", 0))) for f in files.values()), 0
     problems = [] if manifest.is_as_written(store) else [Problem("zarr.json", "it is not as it was written")]
-    with ThreadPoolExecutor(parallel(store)) as pool:
+    with thread_pool(parallel(store)) as pool:
         for key, found in zip(files, pool.map(lambda k: _check(store, k, files[k]), files), strict=True):
             problems += [Problem(key, found)] if found else []
             seen += int(str(files[key].get("bytes", 0)))

@@ -12,7 +12,6 @@ import importlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 from stores.errors import UsageError, suggest
+from stores.threads import thread_pool
 from trainer.assess import probabilities
 from trainer.augment import scale
 from trainer.scores import ood_score
@@ -80,7 +80,7 @@ def predict(trained: Trained, files: Iterable[str], device: str) -> Iterator[Pre
     """
     load, todo = _picture().load, iter(files)
     model = trained.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with ThreadPoolExecutor() as pool:
+    with thread_pool() as pool:
         while batch := list(islice(todo, BATCH)):
             images = np.stack(list(pool.map(lambda file: load(file, trained.image_size), batch)))
             with torch.no_grad():

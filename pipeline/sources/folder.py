@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pipeline.mismatch import is_cifar10
 from pipeline.sources.source import Images, Part, Source, hold_out, one_in, shift_of
 from stores import picture
 from stores.errors import UsageError
+from stores.threads import thread_pool
 
 MIXED_SIZES = (32, 32)  # (H, W) for images of different sizes, unless --size says otherwise
 IN_MEMORY = 512 << 20  # bytes of pixels up to which a part is decoded at once
@@ -98,7 +98,7 @@ class ImageFiles:
             self._decode(rows, out)
             return out
         blocks = np.array_split(np.arange(len(rows)), min(len(rows), 4 * self.threads))
-        with ThreadPoolExecutor(self.threads) as pool:
+        with thread_pool(self.threads) as pool:
             for _ in pool.map(lambda block: self._decode(rows[block], out[block[0] : block[-1] + 1]), blocks):
                 pass  # the first error, in the order of the rows, is raised here
         return out
