@@ -8,8 +8,9 @@ Exit codes of both commands:
     3    a store or a run is missing or incompatible
     4    integrity check failed (checksum, truncated or missing file)
     5    not enough space or memory
-    130  interrupted; the message says how to continue
+    130  interrupted by Ctrl-C, SIGTERM or SIGHUP; the message says how to continue
 
+A reader that goes away, a closed terminal's too, changes no exit code: what is printed then is dropped.
 Broken invariants of our own are `assert`s and keep their traceback; `--debug` shows the traceback of any error.
 """
 
@@ -18,13 +19,14 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterable
 
+from stores import interrupts, terminal
 
-class RealMixError(Exception):
-    """A mistake that the user can mend.
+
+class _Told(BaseException):
+    """What ends a command with one message.
 
     Args:
         what: what happened, one sentence, with the path or key quoted.
@@ -40,6 +42,10 @@ class RealMixError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(part for part in (self.what, self.why, self.hint and f"→ {self.hint}") if part)
+
+
+class RealMixError(_Told, Exception):
+    """A mistake that the user can mend."""
 
 
 class UsageError(RealMixError):
@@ -70,10 +76,10 @@ class ResourceError(RealMixError):
     exit_code = 5
 
 
-class Interrupted(RealMixError):
-    """Stopped by Ctrl-C or SIGTERM; what was done is kept."""
+class Interrupted(_Told):
+    """Stopped by Ctrl-C, SIGTERM or SIGHUP; what was done is kept. No `Exception`: nobody may take it for a failure."""
 
-    exit_code = 130
+    exit_code = interrupts.EXIT_CODE
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -89,19 +95,42 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def run(command: Callable[[], object]) -> None:
     """Run a command line: print a `RealMixError` (or a full disk) as one message and exit with its code."""
-    # not KeyboardInterrupt: the command-line library would swallow it and say only "Aborted"
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, _interrupt)
+    terminal.outlive()
+    code: object = 1
     try:
-        command()
-    except RealMixError as error:
-        _fail(error)
-    except OSError as error:
-        _fail(_of_the_system(error))
+        try:
+            interrupts.listen(_interrupted)
+            command()
+        finally:
+            terminal.flush()
+    except SystemExit as end:
+        code = end.code
+        raise
+    except (Exception, Interrupted) as error:
+        told = _told(error)
+        if told is None:
+            raise
+        code = told.exit_code
+        _fail(told)
+    finally:
+        interrupts.over(code if isinstance(code, int) else int(code is not None))
 
 
-def _interrupt(*_: object) -> None:
-    raise Interrupted("interrupted", hint="run the same command again: it continues")
+def _interrupted() -> Interrupted:
+    return Interrupted("interrupted", hint="run the same command again: it continues")
+
+
+def _told(error: BaseException) -> _Told | None:
+    """What a command says that ends with this error; None: it is none of those that have a message."""
+    told = _of_the_system(error) if isinstance(error, OSError) else error if isinstance(error, _Told) else None
+    if interrupts.asked() is None or isinstance(told, Interrupted):
+        return told
+    # whatever the interruption became on its way: an import that failed, a request that was given up
+    interrupted = _interrupted()
+    interrupted.__cause__ = error
+    if told is not None:
+        interrupted.why, interrupted.hint = told.what, told.hint or interrupted.hint
+    return interrupted
 
 
 def _of_the_system(error: OSError) -> RealMixError:
@@ -120,7 +149,7 @@ def _of_the_system(error: OSError) -> RealMixError:
     return RealMixError(f"{where}: {error.strerror or error}", "the system refused it", "--debug shows where")
 
 
-def _fail(error: RealMixError) -> None:
+def _fail(error: _Told) -> None:
     if os.environ.get("REALMIX_DEBUG"):
         raise error
     print(f"error: {error}", file=sys.stderr)

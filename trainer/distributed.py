@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stores.errors import RealMixError, UsageError
+from stores.errors import Interrupted, RealMixError, UsageError
 
 T = TypeVar("T")
 LOST = ("closed by peer", "reset by peer", "broken pipe", "remote process", "communicator was aborted")
@@ -86,11 +86,12 @@ def by_first(work: Callable[[], T]) -> T | None:
     if _world == 1:
         return work()
     failed: list[int] = [0]
-    result, error = None, None
+    result: T | None = None
+    error: RealMixError | Interrupted | None = None
     if _rank == 0:
         try:
             result = work()
-        except RealMixError as caught:
+        except (RealMixError, Interrupted) as caught:  # the others wait to hear of it
             error, failed = caught, [caught.exit_code]
     dist.broadcast_object_list(failed, src=0)
     if error is not None:

@@ -5,11 +5,12 @@ A new run is checked completely before its directory appears; a resumed one take
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def start(
         "device": hardware.describe(run),
         "versions": versions(),
     }
-    return path, _execute(path, None, record, store, run, settings, quiet, backbone)
+    with _resumable(path):
+        return path, _execute(path, None, record, store, run, settings, quiet, backbone)
 
 
 def resume(path: Path, store_path: str | Path | None = None, quiet: bool = False) -> tuple[Path, dict[str, Any]]:
@@ -104,7 +106,19 @@ def resume(path: Path, store_path: str | Path | None = None, quiet: bool = False
             f"its fingerprint is {store.fingerprint[:12]}, the run's is {expected[:12]}",
             "--store says where the store is now",
         )  # fmt: skip
-    return path, _execute(path, folder, folder.config, store, hardware.resolve(run), settings, quiet)
+    with _resumable(path):
+        return path, _execute(path, folder, folder.config, store, hardware.resolve(run), settings, quiet)
+
+
+@contextlib.contextmanager
+def _resumable(path: Path) -> Iterator[None]:
+    """Whatever interrupts a run that has a directory says how it goes on."""
+    try:
+        yield
+    except Interrupted as stopped:
+        if path.exists():
+            stopped.hint = f"continue with `realmix-train --resume {path}`"
+        raise
 
 
 def _execute(
@@ -166,8 +180,8 @@ def _execute(
             if not first:  # the first process says it for all
                 raise SystemExit(stopped.exit_code) from None
             raise
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted", hint=again) from None
+        except KeyboardInterrupt:  # a second one, without a command line
+            raise Interrupted("interrupted") from None
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -13,8 +13,8 @@ from pipeline import repair as repairs
 from pipeline.protocols import Request
 from pipeline.repair import repair
 from pipeline.split_stores import write_all
-from stores import layout, manifest, open_store, shards
-from stores.errors import IntegrityError, StoreError
+from stores import arrays, layout, manifest, open_store, shards
+from stores.errors import IntegrityError, Interrupted, StoreError
 from stores.verify import verify
 from stores.writer import write_file
 
@@ -214,3 +214,40 @@ def test_the_command(tiny_copy, monkeypatch, capsys):
     assert "rows 0–149 of train/labels" in said.err
     assert "build the store again" in said.err
     assert run("repair", tiny_copy, "--json")[0] == 4
+
+
+def test_an_interruption_is_never_taken_for_damage(tmp_path, source, monkeypatch):
+    """Interrupted wherever it reads or writes a file, it says so, and what follows is put back by the next one."""
+    store = build_stores(tmp_path, source)
+    whole = bytes_of(tmp_path)
+    calls = [0]
+
+    def interrupted_at(moment, function):
+        def counted(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == moment:
+                raise Interrupted("now")
+            return function(*args, **kwargs)
+
+        return counted
+
+    moment = 0
+    while not moment or calls[0] >= moment:
+        moment, calls[0] = moment + 1, 0
+        for file in ("copies/images/c/0/0/0/0/0", "train/labels/zarr.json", "train/source_index/c/0"):
+            (store / file).write_bytes(whole[f"tiny/{file}"][:-1])
+        flipped = bytearray(whole["tiny/train/images/c/0/0/0/0"])
+        flipped[4] ^= 1  # of a frame's head: what it holds can be read all the same, or not
+        (store / "train/images/c/0/0/0/0").write_bytes(flipped)
+        with monkeypatch.context() as patch:
+            for module, name in ((arrays, "open_file"), (layout, "load"), (manifest, "write_atomically")):
+                patch.setattr(module, name, interrupted_at(moment, getattr(module, name)))
+            try:
+                done = repair(store)
+            except Interrupted:
+                done = None
+        assert (done is None) == (calls[0] >= moment)
+    (store / "train/images/c/0/0/0/0").write_bytes(whole["tiny/train/images/c/0/0/0/0"])
+    assert repair(store).lost == {}
+    assert bytes_of(tmp_path) == whole
+    assert moment > 10

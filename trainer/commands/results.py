@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from stores.terminal import is_lost
 from trainer.options import Debug, Device, Json, RunPath, Threads
 
 Store = Annotated[str | None, typer.Option(help="Split store to evaluate on.", show_default="the run's own")]
@@ -82,7 +84,7 @@ def predict(
     lines = write(predict.predict(trained, files, hardware.usable(device or "auto")), trained.class_names)
     if output is None:
         sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a file's name is any bytes
-        sys.stdout.writelines(lines)
+        sys.stdout.writelines(takewhile(lambda _: not is_lost(sys.stdout), lines))
         return
     aside = output.with_name(f".{output.name}.tmp")
     try:

@@ -55,7 +55,7 @@ def train(table: Table, jobs: int = 1, threads: int | None = None) -> None:
 
     Raises:
         RealMixError: some runs failed; the others are finished, and in the table.
-        Interrupted: by Ctrl-C or SIGTERM; what was being trained is saved.
+        Interrupted: by Ctrl-C, SIGTERM or SIGHUP; what was being trained is saved.
     """
     gpus = torch.cuda.device_count()
     if threads is None and jobs > 1 and not gpus:
