@@ -13,7 +13,7 @@ import functools
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import PurePosixPath
@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from stores.answers import wait_for
 from stores.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class BucketPath:
         obstore = _library()
         try:
             with _request(self):
-                obstore.head(_connect(self.bucket), self.key)
+                wait_for(lambda: obstore.head_async(_connect(self.bucket), self.key))
         except FileNotFoundError:
             return False
         return True
@@ -88,7 +89,7 @@ class BucketPath:
     def iterdir(self) -> Iterator[BucketPath]:
         """Objects and prefixes right under this one."""
         obstore = _library()
-        found = self._listed(lambda: obstore.list_with_delimiter(_connect(self.bucket), self.key or None))
+        found = self._listed(lambda: obstore.list_with_delimiter_async(_connect(self.bucket), self.key or None))
         keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         yield from sorted(BucketPath(self.bucket, key) for key in keys)
 
@@ -97,19 +98,16 @@ class BucketPath:
         yield from (path for path in self._below() if name in ("*", path.name))
 
     def read_bytes(self) -> bytes:
-        obstore = _library()
-        with _request(self):
-            return bytes(obstore.get(_connect(self.bucket), self.key).bytes())
+        return self.read_version()[0]
 
     def read_text(self) -> str:
         return self.read_bytes().decode()
 
     def read_version(self) -> tuple[bytes, str]:
         """The object's bytes and the tag of this version of it."""
-        obstore = _library()
         with _request(self):
-            found = obstore.get(_connect(self.bucket), self.key)
-            return bytes(found.bytes()), found.meta["e_tag"] or ""
+            data, meta = wait_for(lambda: _get(self))
+            return data, meta["e_tag"] or ""
 
     def write_bytes(self, data: bytes | memoryview, *, instead_of: str | None = None) -> str | None:
         """Write the object whole.
@@ -127,7 +125,9 @@ class BucketPath:
         try:
             with _request(self):
                 # in one request: an upload in parts that is cut off leaves its parts in the bucket, unseen but paid for
-                made = obstore.put(_connect(self.bucket), self.key, data, mode=mode, use_multipart=False)
+                made = wait_for(
+                    lambda: obstore.put_async(_connect(self.bucket), self.key, data, mode=mode, use_multipart=False)
+                )
         except (AlreadyExistsError, PreconditionError):
             return None
         except FileNotFoundError:  # replacing an object that is gone
@@ -138,27 +138,27 @@ class BucketPath:
         """Delete the object; S3 does not say whether there was one."""
         obstore = _library()
         with _request(self), contextlib.suppress(FileNotFoundError):
-            obstore.delete(_connect(self.bucket), self.key)
+            wait_for(lambda: obstore.delete_async(_connect(self.bucket), self.key))
 
     def _below(self, *, first: bool = False) -> list[BucketPath]:
         """Objects below this prefix, or only the first of them."""
 
-        def ask() -> Any:
+        async def ask() -> Any:
             pages = _library().list(_connect(self.bucket), f"{self.key}/" if self.key else None)
-            return next(iter(pages), [])[:1] if first else pages.collect()
+            return (await anext(pages, []))[:1] if first else await pages.collect_async()
 
         return [BucketPath(self.bucket, entry["path"]) for entry in self._listed(ask)]
 
-    def _listed(self, ask: Callable[[], Any]) -> Any:
+    def _listed(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """A listing, asked for again if the connection breaks within the answer: the library only does so for reads."""
         for attempt in range(RETRIES):
             try:
                 with _request(self, again=True):
-                    return ask()
+                    return wait_for(ask)
             except _CutOff:
                 time.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt))
         with _request(self):
-            return ask()
+            return wait_for(ask)
 
 
 class BucketFile:
@@ -169,13 +169,12 @@ class BucketFile:
         from obstore.exceptions import GenericError
 
         self._path = path
-        store = _connect(path.bucket)
         with _request(path):
             try:
-                end = obstore.get(store, path.key, options={"range": {"suffix": TAIL_BYTES}})
-                self.size, self._tail = end.meta["size"], bytes(end.bytes())
+                self._tail, meta = wait_for(lambda: _get(path, range={"suffix": TAIL_BYTES}))
+                self.size = meta["size"]
             except GenericError:
-                if obstore.head(store, path.key)["size"]:
+                if wait_for(lambda: obstore.head_async(_connect(path.bucket), path.key))["size"]:
                     raise
                 self.size, self._tail = 0, b""  # an empty object has no range
         self._tail_at = self.size - len(self._tail)
@@ -188,8 +187,15 @@ class BucketFile:
         obstore = _library()
         if offset >= self._tail_at:
             return self._tail[offset - self._tail_at :][:length]
+        store = _connect(self._path.bucket)
         with _request(self._path):
-            return bytes(obstore.get_range(_connect(self._path.bucket), self._path.key, start=offset, length=length))
+            return bytes(wait_for(lambda: obstore.get_range_async(store, self._path.key, start=offset, length=length)))
+
+
+async def _get(path: BucketPath, **options: Any) -> tuple[bytes, Any]:
+    """An object's bytes, or a part of them, and what the server says of it."""
+    found = await _library().get_async(_connect(path.bucket), path.key, options=options or None)
+    return bytes(await found.bytes_async()), found.meta
 
 
 class _CutOff(Exception):

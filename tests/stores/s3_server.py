@@ -42,12 +42,14 @@ class CuttingProxy:
     """Forwards connections to the server; resets those that carry too much in one direction.
 
     `cut("up", 1000, times=1)`: the next connection over which a client has sent more than 1,000 bytes is reset there.
+    Once `silent` is set, it takes everything and gives nothing.
     """
 
     def __init__(self, server_port: int) -> None:
         self._server = (HOST, server_port)
         self._direction, self._after, self.times_left, self.cuts = "", 0, 0, 0
         self._guard = threading.Lock()
+        self.silent, self.requests, self.answers = threading.Event(), 0, 0  # the latter two in pieces
         self._listener = socket.create_server((HOST, 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -74,6 +76,11 @@ class CuttingProxy:
         with contextlib.suppress(OSError):
             while data := source.recv(4096):
                 passed += len(data)
+                with self._guard:
+                    self.requests += direction == "up"
+                    self.answers += direction == "down"
+                if self.silent.is_set():
+                    continue
                 if self._is_cut(direction, passed):
                     for end in (source, target):  # a reset, as when a router forgets the connection
                         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -481,3 +483,41 @@ def test_places(tmp_path):
     assert (str(place), place.name, str(place.parent)) == ("s3://bucket/a/b", "b", "s3://bucket/a")
     assert str(place.parent.parent / "c/d") == "s3://bucket/c/d"
     assert storage.inside(place / "x/y", place) == "x/y"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "realmix-data verify {place}/tiny --quiet",
+        "realmix-data build arrays tiny.npz --name noise --copies 2 --root {place} --quiet",
+        "realmix-train --store {place}/tiny_20 --feed stream --model wrn-10-1 --batch 4 --steps 100000 --device cpu"
+        " --threads 1 --window 80KiB --eval-every 100000",
+    ],
+    ids=["a pool that reads", "a lock and a pool that writes", "a stream"],
+)
+def test_a_bucket_that_falls_silent_holds_nobody_who_is_to_end(place, source, proxy, tmp_path, line):
+    """It takes every connection and says nothing; in the middle of the command, or from its beginning."""
+    build_into(place, source)
+    np.savez(
+        tmp_path / "tiny.npz", images=RNG.integers(0, 256, (3000, 24, 24, 3), np.uint8), labels=np.arange(3000) % 2
+    )
+    program, *words = line.format(place=place).split()
+    module = {"realmix-data": "pipeline", "realmix-train": "trainer"}[program]
+    before = proxy.answers
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    while proxy.answers < before + 6:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    proxy.silent.set()
+    asked = proxy.requests
+    while proxy.requests == asked:  # somebody waits
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert "error: interrupted" in said
