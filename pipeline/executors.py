@@ -10,20 +10,22 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from typing import Any, TypeVar
 
 from pipeline.recipes import Recipe
-from stores.errors import RealMixError
+from stores.errors import Interrupted, RealMixError
+from stores.threads import thread_pool
 
 T = TypeVar("T")
 AHEAD = 4  # tasks handed out for each worker: enough that none waits for the one who hands them out
 POLL_S = 2.0
+STOP_S = 0.5  # until a worker that was told to end is told again
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Pool:
 @contextmanager
 def threads(workers: int) -> Iterator[Pool]:
     """Threads of this process."""
-    with ThreadPoolExecutor(workers) as executor:
+    with thread_pool(workers) as executor:
         yield Pool(executor, AHEAD * workers)
 
 
@@ -77,9 +79,14 @@ def processes(workers: int) -> Iterator[Pool]:
     Raises:
         RealMixError: one of them died.
     """
+    start_tracker()
     try:
         with ProcessPoolExecutor(workers, get_context("spawn"), follow_parent) as executor:
-            yield Pool(executor, AHEAD * workers)
+            try:
+                yield Pool(executor, AHEAD * workers, wrap=_Stoppable)
+            except Interrupted:
+                _stop_workers()
+                raise
     except BrokenProcessPool:
         raise RealMixError(
             "a worker process died", "the system may have killed it for lack of memory",
@@ -94,9 +101,48 @@ def local(recipe: Recipe, workers: int) -> Iterator[Pool]:
         yield pool
 
 
+@dataclass(frozen=True)
+class _Stoppable:
+    """A task that SIGTERM interrupts, so that it leaves nothing half-written; between two tasks it ends the worker."""
+
+    task: Callable[[int], Any]
+
+    def __call__(self, index: int) -> Any:
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            return self.task(index)
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(*_: object) -> None:
+    raise Interrupted("interrupted")
+
+
+def _stop_workers() -> None:
+    """End the pool's workers now, not after the tasks that they have been given."""
+    while workers := active_children():
+        for worker in workers:
+            worker.terminate()
+        workers[0].join(STOP_S)
+
+
+def start_tracker() -> None:
+    """Start the process in which Python notes semaphores and shared memory, so that it outlives a terminal.
+
+    It heeds neither Ctrl-C nor SIGTERM, but the SIGHUP of a terminal that closes: what it then removes is still in use.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # a child begins with it blocked
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+
 def follow_parent() -> None:
-    """In a worker: Ctrl-C is the parent's business, and its death, even by kill -9, is ours."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker: Ctrl-C and a closed terminal are the parent's business, and its death, even by kill -9, is ours."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -115,3 +116,42 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from pipeline.executors import processes
+from stores import errors
+def task(index):
+    half = Path(f"half_{index}")
+    half.touch()
+    try:
+        time.sleep(60)
+    finally:
+        half.unlink()
+def main():
+    with processes(2) as pool:
+        pool.run(task, range(20), print)
+if __name__ == "__main__":
+    errors.run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_an_interruption_does_not_wait_for_worker_processes(tmp_path, number, whole_group):
+    """Only the parent is told, or its workers too, as by a terminal that closes."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    process = subprocess.Popen(
+        [sys.executable, "slow.py"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob("half_*"))) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    _, said = process.communicate(timeout=40)
+    assert process.returncode == 130
+    assert said == "error: interrupted\n→ run the same command again: it continues\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["slow.py"]
