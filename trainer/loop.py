@@ -7,12 +7,11 @@ first one evaluates and writes; all stop at the same step.
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from stores import interrupts
 from stores.errors import Interrupted, RealMixError
 from trainer import checkpoint, distributed, schedules
 from trainer.boards import Curves
@@ -43,8 +42,9 @@ def train(
         sample: the images that γ is estimated from, in the first process, where the method asks for it.
 
     Raises:
-        RealMixError: the loss became non-finite; the last good checkpoint is left as it was.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+        RealMixError: the loss became non-finite, and the last good checkpoint is left as it was; or a step's images
+            could not be read, and a checkpoint of the step before was written.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was written.
     """
     assert run.eval_every is not None, "a resolved configuration"
     assert run.checkpoint_every is not None
@@ -105,16 +105,37 @@ def train(
             state.seconds = clock.total
             checkpoint.save(folder.path, state, identity)
 
-    with feed, Prefetch(feed.prepare, range(state.step, run.steps)) as ahead, _until_stopped() as stopped:
+    def save_last() -> None:
+        """The last whole step, without what is due after it."""
+        refuse_non_finite(state, run, folder)
+        if first:
+            save()
+
+    again = f"continue with `realmix-train --resume {folder.path}`"
+    alone = distributed.world() == 1
+    with (
+        feed,
+        Prefetch(feed.prepare, range(state.step, run.steps)) as ahead,
+        # several processes stop at the same step, which needs its images
+        interrupts.held(ahead.stop if alone else lambda: None) as stopped,
+    ):
         while state.step < run.steps:
-            raw = feed.batch(ahead.take())
+            try:
+                raw = feed.batch(ahead.take())
+            except Exception as error:  # whatever keeps a step's images away, the steps before it are good
+                if not stopped():
+                    if first:
+                        _save_before(error, save_last, f"step {state.step:,} is saved: {again}")
+                    raise
+                save_last()
+                raise Interrupted(f"interrupted at step {state.step}", hint=again) from error
             if curves is not None and state.step in shown:
                 show(raw)
             state.telemetry.add(step(raw), raw.ood)
             state.step += 1
             console.tick(state.step, ahead.waited)
             # several processes ask one another only now and then: each question is a message to all
-            stop = stopped() if distributed.world() == 1 else due(AGREE_EVERY) and distributed.agree(stopped())
+            stop = stopped() if alone else due(AGREE_EVERY) and distributed.agree(stopped())
             estimated = estimates and due(estimate_every(run.steps))
             if estimated or due(run.log_every) or due(run.eval_every) or due(run.checkpoint_every) or stop:
                 refuse_non_finite(state, run, folder)
@@ -126,10 +147,16 @@ def train(
                 evaluate()
             if first and (due(run.checkpoint_every) or stop):
                 save()
-            if stop and state.step < run.steps:
-                raise Interrupted(
-                    f"interrupted at step {state.step}", hint=f"continue with `realmix-train --resume {folder.path}`"
-                )
+            if stop:
+                raise Interrupted(f"interrupted at step {state.step}", hint=again)
+
+
+def _save_before(error: Exception, save: Callable[[], None], hint: str) -> None:
+    """Save before an error ends the run, and let it say so; where that fails too, the error is as it was."""
+    with contextlib.suppress(OSError, RealMixError):
+        save()
+        if isinstance(error, RealMixError):
+            error.hint = "\n  ".join(filter(None, (error.hint, hint)))
 
 
 def estimate_every(steps: int) -> int:
@@ -176,26 +203,3 @@ class _Clock:
             yield
         finally:
             self._lap += time.perf_counter() - started
-
-
-@contextlib.contextmanager
-def _until_stopped() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C or SIGTERM sets a flag, so that the step ends and is saved; a second one interrupts."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # no signals there
-        yield asked.is_set
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(*_: object) -> None:
-        asked.set()
-        for number in before:
-            signal.signal(number, signal.default_int_handler)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -17,6 +17,10 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+class Stopped(Exception):
+    """Nobody waits for a step any more."""
+
+
 class Prefetch(Generic[T]):
     """Results of `prepare(step)` for each of `steps`, in their order.
 
@@ -40,6 +44,7 @@ class Prefetch(Generic[T]):
 
         Raises:
             IndexError: there is no step left.
+            Stopped: `stop` was called, and no result lies ready.
         """
         started = time.perf_counter()
         result, error = self._ready.get()
@@ -48,6 +53,10 @@ class Prefetch(Generic[T]):
         if error is not None:
             raise error
         return result  # type: ignore[return-value]
+
+    def stop(self) -> None:
+        """End a `take` that waits; from any thread, and from a signal's handler."""
+        self._ready.put((None, Stopped()))
 
     def __enter__(self) -> Prefetch[T]:
         return self

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import signal
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -13,11 +14,12 @@ import torch
 from torch import nn
 
 from stores import manifest
-from stores.errors import Interrupted, RealMixError, ResourceError
-from trainer import config, engine, launch
+from stores.errors import IntegrityError, Interrupted, RealMixError, ResourceError, StorageError
+from trainer import checkpoint, config, engine, launch
 from trainer.checkpoint import State
 from trainer.config import RunConfig
 from trainer.ema import Ema
+from trainer.feed import Feed
 from trainer.methods import load_method
 from trainer.methods.contract import Losses, Views
 from trainer.run import open_run
@@ -146,17 +148,16 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(stor
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_step_saves_and_says_how_to_continue(store, tmp_path, monkeypatch, number):
-    monkeypatch.setattr(signal, "signal", signal.signal)  # keep what the test runner installed
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # as stores.errors.run does
+    handler = signal.getsignal(number)
     path, plain = tmp_path / "run", tmp_path / "plain"
     execute(plain, store, run_of(eval_every=5))
     with monkeypatch.context() as patch:
         failing(patch, 3, lambda losses: signal.raise_signal(number) or losses)
         with pytest.raises(Interrupted, match="interrupted at step 3") as caught:
             execute(path, store, run_of(eval_every=5))
-    signal.signal(signal.SIGTERM, before)
+    assert signal.getsignal(number) is handler
     assert f"realmix-train --resume {path}" in caught.value.hint
     assert torch.load(path / "checkpoint.pt", weights_only=True)["step"] == 3
     execute(path, store, run_of(eval_every=5), folder=open_run(path))
@@ -232,3 +233,58 @@ def test_every_home_of_the_feed_trains_the_same_weights(store, tmp_path):
         execute(tmp_path / feed, store, run_of(method="realmix", feed=feed), method=load_method("realmix"))
     weights = [(tmp_path / feed / "model.safetensors").read_bytes() for feed in homes]
     assert weights[0] == weights[1] == weights[2]
+
+
+@pytest.mark.parametrize("error", [StorageError("403"), IntegrityError("a damaged chunk"), OSError(errno.EIO, "torn")])
+def test_images_that_cannot_be_read_end_the_run_with_its_last_step_saved(store, tmp_path, monkeypatch, error):
+    path, plain = tmp_path / "run", tmp_path / "plain"
+    execute(plain, store, run_of(eval_every=5))
+    prepare = Feed.prepare
+
+    def failing_feed(feed, step):
+        if step == 3:
+            raise error
+        return prepare(feed, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Feed, "prepare", failing_feed)
+        with pytest.raises(type(error)) as caught:
+            execute(path, store, run_of(eval_every=5))
+    if isinstance(error, RealMixError):
+        assert f"step 3 is saved: continue with `realmix-train --resume {path}`" in str(caught.value)
+    assert torch.load(path / "checkpoint.pt", weights_only=True)["step"] == 3
+    execute(path, store, run_of(eval_every=5), folder=open_run(path))
+    assert (path / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    assert lines(path, "train")[0]["loss"] == lines(plain, "train")[0]["loss"]
+
+
+def test_a_signal_while_images_are_waited_for_saves_the_step_before(store, tmp_path, monkeypatch):
+    path, prepare, silent = tmp_path / "run", Feed.prepare, threading.Event()
+
+    def silent_feed(feed, step):
+        if step == 3:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGHUP)
+            silent.wait(60)
+        return prepare(feed, step)
+
+    monkeypatch.setattr(Feed, "prepare", silent_feed)
+    save = checkpoint.save
+
+    def save_and_let_go(folder, state, identity):
+        save(folder, state, identity)
+        if state.step:
+            silent.set()
+
+    monkeypatch.setattr(checkpoint, "save", save_and_let_go)
+    with pytest.raises(Interrupted, match=r"interrupted at step [23]"):
+        execute(path, store, run_of())
+    assert silent.is_set(), "it was saved while the feed still waited"
+
+
+def test_a_signal_at_the_last_step_ends_it_and_the_result_follows_later(store, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        failing(patch, 6, lambda losses: signal.raise_signal(signal.SIGTERM) or losses)
+        with pytest.raises(Interrupted, match="interrupted at step 6"):
+            execute(path, store, run_of())
+    assert execute(path, store, run_of(), folder=open_run(path))["steps"] == 6
