@@ -278,7 +278,7 @@ def test_a_run_that_fails_is_named_and_the_others_finish(command, mine, tiny, tm
     assert "–" in out
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_killed_it_takes_its_runs_along_and_continues_them(mine, tiny, tmp_path, how):
     mine.write_text(MINE.replace("steps = 4", "steps = 60").replace("tensorboard = false", "eval_every = 5"))
     words = [sys.executable, "-m", "trainer", "reproduce", mine, "--stores", tiny.parent, "--runs", tmp_path / "runs",
@@ -291,7 +291,7 @@ def test_killed_it_takes_its_runs_along_and_continues_them(mine, tiny, tmp_path,
     _until(lambda: (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size > 0)
     process.send_signal(how)
     _, said = process.communicate(timeout=90)
-    if how == signal.SIGTERM:
+    if how != signal.SIGKILL:
         assert process.returncode == 130
         assert "the same command continues" in said
     _until(lambda: _free(run))
@@ -302,6 +302,20 @@ def test_killed_it_takes_its_runs_along_and_continues_them(mine, tiny, tmp_path,
     assert done.returncode == 0, done.stderr
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if '"eval"' in line]
     assert steps == list(range(5, 61, 5))
+
+
+def test_a_run_whose_parent_is_gone_before_it_looks_does_not_train(tiny, tmp_path):
+    words = ["--store", tiny.with_name("tiny_20"), "--runs", tmp_path, "--name", "orphan", "--steps", 100_000,
+             "--method", "supervised", "--model", "wrn-10-1", "--batch", 4, "--device", "cpu"]  # fmt: skip
+    ours, theirs = os.pipe()
+    os.close(theirs)  # as the end of the process that held it does
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.reproduce.child", *map(str, words)], stdin=ours, timeout=90, check=False,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(ours)
+    assert done.returncode in (130, -signal.SIGTERM)
+    assert not (tmp_path / "orphan" / "result.json").exists()
 
 
 def test_a_run_that_is_being_trained_is_not_trained_a_second_time(trained, tmp_path, command):

@@ -1,25 +1,31 @@
-"""A run that `realmix-train reproduce` started: `realmix-train` that stops, saving, if its parent is gone."""
+"""A run that `realmix-train reproduce` started: `realmix-train` that stops, saving, when its parent is gone.
+
+The parent holds the other end of the pipe that is this process's standard input. It is closed with the parent, however
+that ends and however early: there is no moment at which it could go unnoticed.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
+import threading
 
 from trainer.cli import main
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
+STDIN = 0
 
 
-def end_with_parent(parent: int) -> None:
-    """Ask the kernel for a SIGTERM when the parent process ends, however it ends. Linux only; elsewhere nothing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it was gone before we asked
-            sys.exit("the process that started this run is gone")
+def end_with_parent() -> None:
+    """SIGTERM for this process when its standard input ends."""
+    threading.Thread(target=_wait_for_end, name="parent", daemon=True).start()
+
+
+def _wait_for_end() -> None:
+    while os.read(STDIN, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    end_with_parent(os.getppid())
+    end_with_parent()
     main()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from stores import interrupts
 from trainer.reproduce.plan import Planned
 
 POLL_S = 0.2
@@ -50,7 +51,8 @@ def execute(runs: Iterable[Planned], jobs: int, options: tuple[str, ...] = (), g
                 for place in sorted(set(range(jobs)) - set(active)):
                     run = _next(waiting, failed)
                     if run is not None:
-                        active[place] = _Process(run, options, place % gpus if gpus else None)
+                        with interrupts.held():  # none is started and not known
+                            active[place] = _Process(run, options, place % gpus if gpus else None)
                 for run in [run for run in waiting if run.init in failed]:
                     waiting.remove(run)
                     failures.append(Failure(run, f"'{run.init}' failed, which it starts from"))
@@ -62,10 +64,12 @@ def execute(runs: Iterable[Planned], jobs: int, options: tuple[str, ...] = (), g
                 progress.show([process.run for process in active.values()])
                 time.sleep(POLL_S)
         finally:
-            for process in active.values():
-                process.stop()
-            for process in active.values():
-                process.wait()
+            with interrupts.held():  # for as long as they save
+                for process in active.values():
+                    process.stop()
+                until = time.monotonic() + GRACE_S
+                for process in active.values():
+                    process.wait(until)
     return failures
 
 
@@ -89,10 +93,11 @@ class _Process:
         words = [*run.words, "--quiet"]
         if "--resume" not in words:
             words += options
-        # a session of its own: Ctrl-C reaches it once, through `stop`, not while it is saving already
+        # a session of its own: Ctrl-C reaches it once, through `stop`, not while it is saving already;
+        # the pipe is closed when this process ends, however it ends, and the run ends with it
         self._out, self._said = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 a pipe could fill up unread
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "trainer.reproduce.child", *words], env=environment, stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "trainer.reproduce.child", *words], env=environment, stdin=subprocess.PIPE,
             stdout=self._out, stderr=self._said, start_new_session=True,
         )  # fmt: skip
 
@@ -100,7 +105,8 @@ class _Process:
         """Whether it has ended."""
         if self._process.poll() is None:
             return False
-        with self._out, self._said:
+        assert self._process.stdin is not None
+        with self._process.stdin, self._out, self._said:
             self._out.seek(0)
             self._said.seek(0)
             out, said = self._out.read(), self._said.read()
@@ -114,14 +120,15 @@ class _Process:
         if self._process.poll() is None:
             self._process.terminate()
 
-    def wait(self) -> None:
+    def wait(self, until: float) -> None:
         try:
-            self._process.wait(timeout=GRACE_S)
+            self._process.wait(timeout=max(0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._out.close()
-        self._said.close()
+        assert self._process.stdin is not None
+        for file in (self._process.stdin, self._out, self._said):
+            file.close()
 
 
 class _Progress:
