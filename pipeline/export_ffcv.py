@@ -216,8 +216,18 @@ def _write(store: Path, made: list[Beton], files: list[Path], log: Path) -> None
         import_ffcv()
     except UsageError:
         sys.exit(NOT_IMPORTABLE)
+    _share_nothing()
     for beton, path in zip(made, files, strict=True):
         _write_one(Samples(store, beton), beton, path)
+
+
+def _share_nothing() -> None:
+    """Keep in plain memory what FFCV shares with workers: here are none, and its names would outlive a kill."""
+    import ffcv.memory_allocator
+    import ffcv.writer
+
+    ffcv.writer.shared_memory = SimpleNamespace(SharedMemory=lambda create, size: SimpleNamespace(buf=bytearray(size)))
+    ffcv.memory_allocator.Value = lambda kind, value: SimpleNamespace(value=value, get_lock=contextlib.nullcontext)
 
 
 def _write_one(samples: Samples, beton: Beton, path: Path) -> None:
@@ -227,15 +237,12 @@ def _write_one(samples: Samples, beton: Beton, path: Path) -> None:
 
     writer = DatasetWriter(str(path), beton.fields(), page_size=beton.page, num_workers=1)
     writer.num_samples = beton.samples
-    writer.prepare()  # writes the head, and makes shared memory for workers' metadata
-    writer.metadata_sm.close()
-    writer.metadata_sm.unlink()
-    table = np.zeros(beton.samples, writer.metadata_type)
+    writer.prepare()
+    table = np.frombuffer(writer.metadata_sm.buf, writer.metadata_type)
     allocator = MemoryAllocator(str(path), writer.data_region_start, beton.page)
     with allocator:
         for index in range(beton.samples):
             handle_sample(samples[index], index, table.dtype.names, table, allocator, writer.fields)
-    writer.metadata_sm = SimpleNamespace(buf=table.tobytes())
     writer.finalize(allocator.allocations)
     with path.open("rb") as file:
         os.fsync(file.fileno())
