@@ -36,7 +36,7 @@ def build_model(name: str, num_classes: int, bn_momentum: float = 0.001, rotatio
     Raises:
         UsageError: no network has this name.
     """
-    match = re.fullmatch(r"wrn-([0-9]{1,4})-([0-9]{1,3})", name)
+    match = re.fullmatch(r"wrn-([0-9]{1,3})-([0-9]{1,3})", name)
     depth, width = map(int, match.groups()) if match else (0, 0)
     for groups in (3, 4):
         blocks, rest = divmod(depth - groups - 1, 2 * groups)

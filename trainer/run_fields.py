@@ -15,7 +15,7 @@ from stores.fields import MOST, Check, digest, failed, interval, list_of, number
 
 LARGEST = 3.5e38  # what a float32 holds: losses, and everything that is computed from them
 LARGEST_IMAGE = 64 << 20  # bytes of its pixels: stores hold none that is larger
-_MODEL = re.compile(r"wrn-[0-9]{1,4}-[0-9]{1,3}")
+_MODEL = re.compile(r"wrn-[0-9]{1,3}-[0-9]{1,3}")
 
 
 def image_size(value: Any) -> bool:

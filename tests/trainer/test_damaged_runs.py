@@ -34,6 +34,7 @@ from trainer.reproduce.recipe import load as load_recipe
 from trainer.run import Run, open_run, write_json
 
 FLIPS = 60
+SEEDS = 20
 CPU = torch.device("cpu")
 
 
@@ -187,7 +188,7 @@ NUMBERS = st.integers(-(2**40), 2**40) | st.floats(-1e30, 1e30)
 RECORDS = st.dictionaries(st.text(max_size=9).filter(lambda name: name not in ("kind", "step", "crc32")), NUMBERS)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(record=RECORDS, step=st.integers(0, 10**9), at=st.integers(0), bit=st.integers(0, 7))
 def test_a_line_is_read_as_it_was_written_or_not_at_all(record: dict[str, Any], step: int, at: int, bit: int) -> None:
     record = {**record, "kind": "eval", "step": step, "test_error": 5.0}
@@ -198,7 +199,7 @@ def test_a_line_is_read_as_it_was_written_or_not_at_all(record: dict[str, Any], 
     assert metrics.parse(line[:at] + bytes([line[at] ^ 1 << bit]) + line[at + 1 : -1]) in (None, record)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.binary(max_size=80) | st.sampled_from(hostile.VALUES).map(lambda value: repr(value).encode(errors="replace")))
 def test_any_bytes_are_a_line_or_none(data: bytes) -> None:
     found = metrics.parse(data)
@@ -251,7 +252,7 @@ def test_a_mutated_run_is_used_or_refused(run: Path, trained: Path, tmp_path: Pa
     shutil.copytree(trained / "runs" / "second", run.with_name("second"))
     file = run / (weights.FILE if name == "metadata" else name)
     good, seen = file.read_bytes(), Counter[str]()
-    for seed in range(30):
+    for seed in range(SEEDS):
         rng = random.Random(seed)
         if name == metrics.FILE:
             lines = [hostile.mutated(json.loads(line), rng, 1) for line in good.splitlines()]
@@ -268,15 +269,15 @@ def test_a_mutated_run_is_used_or_refused(run: Path, trained: Path, tmp_path: Pa
             put(file, hostile.mutated(content, rng, rng.choice([1, 1, 2])))
         seen += use(run, tmp_path)
         shutil.rmtree(tmp_path / "export", ignore_errors=True)
-    assert sum(seen.values()) == 30 * 9
-    refused = 30 * 9 - seen["went on"]
-    assert refused == 0 if name == metrics.FILE else refused > 30, seen
+    assert sum(seen.values()) == SEEDS * 9
+    refused = SEEDS * 9 - seen["went on"]
+    assert refused == 0 if name == metrics.FILE else refused > SEEDS, seen
 
 
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"model": "wrn-10-4000"}, 3), ({"model": "wrn-9994-1"}, 4), ({"model": "wrn-10-999"}, 4), ({"model": "x"}, 3),
+        ({"model": "wrn-10-4000"}, 3), ({"model": "wrn-9994-1"}, 3), ({"model": "wrn-994-1"}, 4), ({"model": "wrn-10-999"}, 4), ({"model": "x"}, 3),
         ({"image_size": "[20000, 20000]"}, 3), ({"image_size": "[0, 3]"}, 3), ({"image_size": "[" * 5000}, 3),
         ({"class_names": json.dumps(["x"] * 10**6)}, 4), ({"class_names": "[]"}, 3), ({"class_names": "nan"}, 3),
     ],
