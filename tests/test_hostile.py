@@ -289,5 +289,6 @@ def test_names_are_text_in_every_file_that_is_written(shown, monkeypatch, capfd)
         text = path.read_text(encoding="utf-8")
         assert all(part.isprintable() for part in text.split("\n")), path
         assert not re.search(r"(?<!\\)(<img src=x|\[/t\]<b>)", text), path
-    rows = list(csv.reader(next(path for path in made if path.suffix == ".csv").open(encoding="utf-8")))
+    (table,) = (path.read_text(encoding="utf-8") for path in made if path.suffix == ".csv")
+    rows = list(csv.reader(table.splitlines()))
     assert rows[1][1:3] == [r"[/ours]|=\x1b[2J", r"[/20]\x1b"]
