@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer import augment
 from trainer.models import WideResNet
 
 # Behind a gradient of the tests' networks: ten layers there and back, in each a sum of some hundred products and the
@@ -47,9 +48,9 @@ def assert_same(
 
 
 @contextlib.contextmanager
-def networks_in_float64() -> Iterator[None]:
-    """Every network that is built within computes in float64, and so do the losses, gradients and steps of a run."""
-    init, embed = WideResNet.__init__, WideResNet.embed
+def in_float64() -> Iterator[None]:
+    """What is built and run within computes in float64: weak views, networks, losses, gradients, steps."""
+    init, embed, scale = WideResNet.__init__, WideResNet.embed, augment.scale
 
     def built(self: WideResNet, *sizes: Any) -> None:
         init(self, *sizes)
@@ -58,8 +59,11 @@ def networks_in_float64() -> Iterator[None]:
     def embedded(self: WideResNet, x: Tensor, *how: Any) -> Tensor:
         return embed(self, x.double(), *how)
 
-    WideResNet.__init__, WideResNet.embed = built, embedded  # type: ignore[method-assign]
+    def scaled(images: Tensor) -> Tensor:
+        return images.double().mul(2 / 255).sub(1).permute(0, 3, 1, 2)
+
+    WideResNet.__init__, WideResNet.embed, augment.scale = built, embedded, scaled  # type: ignore[method-assign]
     try:
         yield
     finally:
-        WideResNet.__init__, WideResNet.embed = init, embed  # type: ignore[method-assign]
+        WideResNet.__init__, WideResNet.embed, augment.scale = init, embed, scale  # type: ignore[method-assign]

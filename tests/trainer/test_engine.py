@@ -44,7 +44,7 @@ def train(split: Path, runs: Path, kind: str) -> Path:
     words += ["--steps", STEPS, "--batch", 8, "--threads", 1, "--device", "cpu", "--quiet"]
     settings = ["precision=fp32", "tensorboard=false", "log_every=1", "eval_every=10", "rampup_steps=10"]
     words += [word for assignment in settings for word in ("--set", assignment)]
-    code = "from rounding import networks_in_float64; from trainer.cli import main\nwith networks_in_float64(): main()"
+    code = "from rounding import in_float64; from trainer.cli import main\nwith in_float64(): main()"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", code, *map(str, words)]
     subprocess.run(command, check=True, timeout=900, capture_output=True, env=environment)

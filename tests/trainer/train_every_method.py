@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rounding import networks_in_float64
+from rounding import in_float64
 
 from trainer import launch, loop
 from trainer.methods import METHODS
@@ -18,7 +18,7 @@ def train_all(store: Path, runs: Path) -> list[str]:
     """Names of the run folders: every method, and RealMix with an estimated γ."""
     loop.ESTIMATE_EVERY = (2, 2)
     cases = {name: (name, SETTINGS) for name in METHODS} | {"realmix_auto": ("realmix", [*SETTINGS, "gamma=auto"])}
-    with networks_in_float64():
+    with in_float64():
         for name, (method, settings) in cases.items():
             flags = {"store": str(store), "method": method, "model": "wrn-10-1", "steps": 6, "batch": 8}
             launch.start(settings, flags | {"threads": 1, "device": "cpu"}, runs, name, quiet=True)
