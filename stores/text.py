@@ -126,7 +126,7 @@ def markdown(text: object) -> str:
     'a\\|b \\<img\\>'
     """
     said = _MARKDOWN.sub(lambda m: "&#32;" * len(m[0]) if m[0].startswith(" ") else f"\\{m[0]}", visible(text))
-    return re.sub(r"^(\d+)(?=[.)])", r"\1\\", said)  # no item of a list
+    return re.sub(r"^(\d+)(?=[.)]( |$))", r"\1\\", said)  # no item of a list
 
 
 def code(text: object) -> str:

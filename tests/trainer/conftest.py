@@ -44,7 +44,7 @@ class FakeDataset:
     path: Path = Path("memory/fake")
     name: str = "fake"
     fingerprint: str = "d" * 64
-    manifest: dict[str, Any] = field(default_factory=lambda: {"protocol": None})
+    manifest: dict[str, Any] = field(default_factory=lambda: {"protocol": None, "spec": {}})
     num_images: int = IMAGES
     num_copies: int = COPIES
     image_size: tuple[int, int] = (SIDE, SIDE)
