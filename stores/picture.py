@@ -149,6 +149,7 @@ def _jpeg(data: bytes, image: Image.Image, full: bool) -> Image.Image | None:
 
 
 def _in_colour(image: Image.Image, range_: Range | None) -> Image.Image:
+    image.load()  # which turns a TIFF, so that its size is known only now
     if depth.is_deep(image):
         clear = image.info.get("transparency")  # of a PNG: the number that is transparent
         grey = depth.to_grey(image, range_)

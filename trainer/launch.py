@@ -149,6 +149,7 @@ def _execute(
     declared = method.views(settings)
     views.check(declared, run.batch, store.dataset.image_size)
     model = build_model(run.model, store.num_classes, run.bn_momentum, declared.rotation)
+    model.check(run.batch, store.dataset.image_size)
     if backbone is not None:
         transfer.load_into(model, backbone)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it

@@ -134,6 +134,7 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.joint = False
+        self.halvings = groups - 1
         widths = [16 * width * 2**group for group in range(groups)]
         self.stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         layers: list[nn.Module] = []
@@ -155,6 +156,16 @@ class WideResNet(nn.Module):
             self.rotation = nn.Linear(inputs, 4)
             nn.init.xavier_normal_(self.rotation.weight)
             nn.init.zeros_(self.rotation.bias)
+
+    def check(self, batch: int, size: tuple[int, int]) -> None:
+        """Refuse what cannot be normalised: a batch of one image of (height, width) of which one pixel is left.
+
+        Raises:
+            UsageError: the last layers would see one value a channel, whose variance is none.
+        """
+        if batch == 1 and max(size) <= 2**self.halvings:
+            why = f"of {size[0]}×{size[1]} pixels the last layers see one, and one value cannot be normalised"
+            raise UsageError("'batch=1' is too small for such small images", why, "--batch 2")
 
     def embed(self, x: Tensor, groups: int = 1, update: int | None = None, running: bool = False) -> Tensor:
         """Images [n, 3, H, W] to features [n, 16·width·2^(groups−1)], float32 also under autocast."""

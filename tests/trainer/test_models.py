@@ -218,3 +218,21 @@ def test_autocast_keeps_statistics_and_logits_in_float32() -> None:
 def fresh(model: nn.Module) -> dict[str, Tensor]:
     """BatchNorm's running statistics before any update."""
     return {name: torch.full_like(buffer, float(name.endswith("var"))) for name, buffer in model.named_buffers()}
+
+
+@pytest.mark.parametrize("name", ["wrn-10-1", "wrn-13-1"])
+@pytest.mark.parametrize("size", [(2, 2), (4, 4), (4, 5), (8, 8), (8, 9)])
+def test_a_batch_that_leaves_one_value_a_channel_is_refused(name: str, size: tuple[int, int]) -> None:
+    """Its variance is none: BatchNorm raises, and pooled with other groups' it would be 0 × ∞."""
+    model = build_model(name, 2)
+    for batch in (1, 2):
+        rows = torch.rand(batch, 3, *size)
+        if batch == 1 and -(-max(size) // 2 ** (len(model.blocks) - 1)) == 1:
+            with pytest.raises(UsageError, match="'batch=1' is too small"):
+                model.check(batch, size)
+            with pytest.raises(ValueError, match="more than 1 value per channel"):
+                model(rows, 1, 0)
+            continue
+        model.check(batch, size)
+        assert torch.isfinite(model(rows, 1, 0)).all()
+        assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())

@@ -191,7 +191,11 @@ def test_deep_pictures_are_read_with_the_range_of_the_store(command, tmp_path):
     assert said["told"][0] == said["told"][1] == said["untold"][1] != said["untold"][0]
 
 
-def test_a_picture_may_be_too_large_to_predict(command, tmp_path):
+def test_a_picture_may_be_too_large_to_predict(command, tmp_path, monkeypatch):
+    from stores import decoders
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # --max-pixels sets both
+    monkeypatch.setattr(decoders, "_most_pixels", None)
     weights.export(tmp_path, build_model("wrn-10-1", 2).eval(), "wrn-10-1", ["a", "b"], (8, 8))
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "scan.png")
     code, out, err = command("predict", tmp_path, tmp_path / "scan.png", "--max-pixels", "500")
