@@ -177,27 +177,26 @@ def test_lazy_and_at_once_are_the_same_pixels(pets, monkeypatch):
     assert lazy.train.images[rows[:0]].shape == (0, 16, 16, 3)
 
 
-def test_a_range_is_part_of_the_origin_and_twelve_bits_in_sixteen_are_noticed(tmp_path, capsys):
+def test_a_range_is_part_of_the_origin_and_twelve_bits_in_sixteen_are_noticed(tmp_path):
     grey = np.arange(64, dtype=np.uint16).reshape(8, 8)
     for i in range(8):
         save(tmp_path / "deep" / "ab"[i % 2] / f"{i}.png", grey * 62 + i)
     dark = load("folder", tmp_path / "deep")
-    said = capsys.readouterr().err
-    assert "up to 3913: they become nearly black" in said
-    assert "--range 0,4095" in said
+    [note] = dark.notes
+    assert "up to 3913: they become nearly black" in note
+    assert "--range 0,4095" in note
     assert "range" not in dark.origin
     bright = load("folder", tmp_path / "deep", range_=(0, 4095))
-    assert (bright.origin["range"], capsys.readouterr().err) == ([0, 4095], "")
+    assert (bright.origin["range"], bright.notes) == ([0, 4095], ())
     rows = np.arange(len(bright.train.labels))
     assert dark.train.images[rows].max() < 16
     assert bright.train.images[rows].max() > 240
 
 
-def test_a_set_of_eight_bits_is_read_without_a_word(pets, capsys):
-    for file in pets.glob("*/*.png"):
-        save(file, np.zeros((8, 8, 3), np.uint8))  # black is what they are
-    load("folder", pets)
-    assert capsys.readouterr().err == ""
+def test_a_set_of_eight_bits_is_read_without_a_word(pets):
+    for i, file in enumerate(sorted(pets.glob("*/*.png"))):
+        save(file, np.full((8, 8, 3), i, np.uint8))  # nearly black is what they are
+    assert load("folder", pets).notes == ()
 
 
 def test_progress_reaches_the_end(pets):
