@@ -262,10 +262,13 @@ def test_a_mutated_run_is_used_or_refused(run: Path, trained: Path, tmp_path: Pa
             with safe_open(trained / "runs" / "first" / weights.FILE, "pt") as opened:
                 made = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
                 said = hostile.mutated({**opened.metadata(), "sha256": None}, rng, 2)
-            metadata = {str(key).encode(errors="replace").decode(): str(v) for key, v in said.items() if v is not None}
+            pairs = [(str(key), str(value)) for key, value in said.items() if value is not None]
+            metadata = {key.encode(errors="replace").decode(): v.encode(errors="replace").decode() for key, v in pairs}
             safetensors.torch.save_file(made, file, metadata)
         else:
             content = {key: value for key, value in json.loads(good).items() if key != "sha256"}
+            if name == "config.json":
+                content["command"] = ["realmix-train"]  # not pytest's own, of any length
             put(file, hostile.mutated(content, rng, rng.choice([1, 1, 2])))
         seen += use(run, tmp_path)
         shutil.rmtree(tmp_path / "export", ignore_errors=True)
@@ -277,7 +280,8 @@ def test_a_mutated_run_is_used_or_refused(run: Path, trained: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"model": "wrn-10-4000"}, 3), ({"model": "wrn-9994-1"}, 3), ({"model": "wrn-994-1"}, 4), ({"model": "wrn-10-999"}, 4), ({"model": "x"}, 3),
+        ({"model": "wrn-10-4000"}, 3),
+        ({"model": "wrn-9994-1"}, 3), ({"model": "wrn-994-1"}, 4), ({"model": "wrn-10-999"}, 4), ({"model": "x"}, 3),
         ({"image_size": "[20000, 20000]"}, 3), ({"image_size": "[0, 3]"}, 3), ({"image_size": "[" * 5000}, 3),
         ({"class_names": json.dumps(["x"] * 10**6)}, 4), ({"class_names": "[]"}, 3), ({"class_names": "nan"}, 3),
     ],

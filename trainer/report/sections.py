@@ -89,7 +89,7 @@ def _facts(record: Record) -> Markup | None:
     recipe = samples.recipe(record)
     protocol = f"{store['protocol']}, split seed {store['split_seed']}"
     if store["protocol"] == "mismatch":
-        protocol += f", suggested γ {store.get('gamma', 0):g}"
+        protocol += f", suggested γ {store.get('gamma') or 0:g}"
     sizes = ", ".join(
         f"{counts[part]:,} {name}"
         for part, name in (
@@ -120,7 +120,7 @@ def _facts(record: Record) -> Markup | None:
 def _machine(record: Record) -> str:
     device, run = record.config["device"], record.run
     parts = [str(device["name"]), f"{run['precision']}, {run['engine']}"]
-    if device["kind"] == "cpu":
+    if device["kind"] == "cpu" and device.get("threads") is not None:
         parts.append(f"{device['threads']} thread" + "s" * (device["threads"] != 1))
     rates = [line["images_per_s"] for line in record.train]
     if rates:

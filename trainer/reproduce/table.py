@@ -117,7 +117,8 @@ def caption(
     seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else _plural(counts.pop(), "seed")
     run = config["run"] if config else None
     batch = f" of {run['batch']}" if run else ""
-    size = ", images of {} × {}".format(*config["store"]["image_size"]) if config else ""
+    sides = config["store"].get("image_size") if config else None  # runs of early versions do not say it
+    size = ", images of {} × {}".format(*sides) if sides else ""
     text = (
         f"Test error in %, {KINDS[recipe.error]}, averaged weights; ± is the standard deviation over seeds. "
         f"{named(recipe.model)}, {recipe.steps:,} steps{batch}{size}, {seeds}."
