@@ -138,6 +138,8 @@ def _require_whole(data: bytes) -> None:
     said = _COMMENT.search(data[-_COMMENT_BYTES:])
     if said is not None and hashlib.sha256(data[:-_COMMENT_BYTES]).hexdigest() != said[1].decode():
         raise zipfile.BadZipFile("it is not what its own checksum says")
+    if said is None and data[-2:] != b"\0\0":  # how a zip file ends that has no comment
+        raise zipfile.BadZipFile("its end is missing")
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         parts = file.infolist()
         if sum(part.file_size for part in parts) > len(data) or any(part.compress_type for part in parts):

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from stores import open_store
-from stores.errors import StoreError, UsageError
+from stores.errors import IntegrityError, StoreError, UsageError
 from trainer import png
 from trainer.report import charts, comparison, markup, records, write
 from trainer.run import write_json
@@ -272,6 +272,7 @@ def test_png_is_read_back_by_pillow(pixels):
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=600))
+@example([5e-324])
 @settings(max_examples=50, deadline=None)
 def test_lines_stay_within_their_chart(values):
     points = [(float(i), value) for i, value in enumerate(values)]
@@ -338,7 +339,7 @@ def test_reading_a_run_contacts_nobody_unless_asked(command, runs, tmp_path, mon
     shutil.copytree(runs / "first", run)
     config = read(run / "config.json")
     config["store"]["path"] = config["run"]["store"] = "s3://somebody/x"
-    (run / "config.json").write_text(json.dumps(config))
+    write_json(run / "config.json", config)
     assert command("report", run)[0] == 0
     assert "The store is at s3://somebody/x, which was not asked" in Page((run / "report.html").read_text()).text
     code, _, err = command("eval", run)
@@ -350,9 +351,12 @@ def test_reading_a_run_contacts_nobody_unless_asked(command, runs, tmp_path, mon
 
 
 def test_names_that_no_page_can_hold(runs, tmp_path):
-    """JSON may spell half of a surrogate pair."""
+    """JSON may spell a terminal's commands, and half of a surrogate pair, which is no text."""
     run = tmp_path / "run"
     shutil.copytree(runs / "first", run)
-    text = (run / "config.json").read_text().replace('"strange"', '"\\ud800\\u001b[2J"')
-    (run / "config.json").write_text(text)
-    assert r"\ud800\x1b[2J" in write([run], None).read_text(encoding="utf-8")
+    text = (run / "config.json").read_text()
+    write_json(run / "config.json", json.loads(text.replace('"strange"', '"\\u001b[2J\\u202e"')))
+    assert r"\x1b[2J\u202e" in write([run], None).read_text(encoding="utf-8")
+    write_json(run / "config.json", json.loads(text.replace('"strange"', '"\\ud800"')))
+    with pytest.raises(IntegrityError, match=r"config\.json"):
+        write([run], None)

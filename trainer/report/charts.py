@@ -219,7 +219,7 @@ def _thousands(step: float) -> str:
 def _ticks(low: float, high: float) -> list[float]:
     """About five round numbers that enclose [low, high]."""
     span = high - low if high > low else abs(high) or 1.0
-    rough = span / 4
+    rough = max(span / 4, 1e-300)  # a quarter of the smallest number is 0
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil((high if high > low else low + span) / step - 1e-9)
