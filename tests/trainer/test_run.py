@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from stores import manifest
-from stores.errors import RealMixError, StoreError, UsageError
+from stores.errors import StoreError, UsageError
 from trainer import launch
 from trainer.run import Run, create, open_run
 
-SETTINGS = ["eval_every=4", "log_every=4", "batch=8", "precision=fp32", "tensorboard=false"]
+SETTINGS = ["engine=eager", "eval_every=4", "log_every=4", "batch=8", "precision=fp32", "tensorboard=false"]
 
 
 @pytest.fixture(scope="module")
@@ -30,32 +29,43 @@ def checkpoint_of(who: int) -> Callable[[Path], None]:
     return lambda folder: manifest.write_atomically(folder / "checkpoint.pt", bytes([who]) * 300_000)
 
 
-def begin(path: Path, who: int, go, answers) -> None:
-    """In a process of its own: begin a run, hold it, say how it went, stay until all have said so."""
-    go.wait()
-    try:
-        run = create(path, {"who": who}, checkpoint_of(who))
-        run.hold()
-        answers.put((who, ""))
-    except RealMixError as error:
-        answers.put((who, f"{error.exit_code} {error}"))
-    go.wait()
+AT_ONCE = """
+import os, sys
+from pathlib import Path
+from stores import manifest
+from stores.errors import UsageError
+from trainer.run import create
+def first(folder):
+    manifest.write_atomically(folder / "checkpoint.pt", bytes([who]) * 300_000)
+for round in range(20):
+    path, starters = Path(sys.argv[1]) / str(round) / "run", []
+    go, start = os.pipe()
+    for who in range(3):
+        starter = os.fork()
+        if starter == 0:
+            os.close(start)
+            os.read(go, 1)  # all wait for the same moment: its end
+            try:
+                create(path, {"who": who}, first).hold()
+            except UsageError as error:
+                assert error.what == f"'{path}' exists", error
+                os._exit(error.exit_code)
+            os._exit(0)
+        starters.append(starter)
+    os.close(start)
+    os.close(go)
+    print(*(os.waitstatus_to_exitcode(os.waitpid(starter, 0)[1]) for starter in starters))
+"""
 
 
 def test_of_many_that_begin_at_once_one_does_and_the_others_are_told(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.run"])
-    for round in range(20):
-        path, go, answers = tmp_path / f"{round}" / "run", context.Barrier(3), context.SimpleQueue()
-        starters = [context.Process(target=begin, args=(path, who, go, answers)) for who in range(3)]
-        for starter in starters:
-            starter.start()
-        said = dict(answers.get() for _ in starters)
-        for starter in starters:
-            starter.join()
-            assert starter.exitcode == 0
-        (winner,) = [who for who, answer in said.items() if not answer]
-        assert all(answer.startswith(f"2 '{path}' exists") for who, answer in said.items() if who != winner)
+    words = [sys.executable, "-W", "error", "-c", AT_ONCE, str(tmp_path)]
+    rounds = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(rounds) == 20
+    for round, codes in enumerate(rounds):
+        assert sorted(codes.split()) == ["0", "2", "2"]
+        path = tmp_path / str(round) / "run"
+        winner = codes.split().index("0")
         assert json.loads((path / "config.json").read_text())["who"] == winner
         assert (path / "checkpoint.pt").read_bytes() == bytes([winner]) * 300_000
         assert [entry.name for entry in path.parent.iterdir()] == ["run"], "the others leave nothing"
