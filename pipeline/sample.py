@@ -79,7 +79,7 @@ def of_request(
         UsageError, StoreError, IntegrityError: as `pipeline.sources.load`; a store of images of another size.
     """
     checked = ("size", "unlabeled", "test", "range_", "max_pixels")
-    check(name, path, from_, extra, *(options[key] for key in checked))
+    check(name, path, from_, extra, *(options.get(key) for key in checked))
 
     def opened(from_: Path | None, cache: Path) -> Subject:
         began = time.monotonic()
