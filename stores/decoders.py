@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
-from stores import png
+from stores import depth, png
 from stores.errors import RealMixError
 
 NAMED = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "DIB", "QOI", "PSD", "DDS", "SGI",
@@ -57,11 +57,13 @@ class Opened(NamedTuple):
         image: not yet loaded, as it lies in the file.
         turn: what makes it upright once it is loaded; None: nothing.
         size: (height, width) of the upright picture.
+        bits: a sample, as far as PNG and TIFF say; 8 otherwise.
     """
 
     image: Image.Image
     turn: Image.Transpose | None
     size: tuple[int, int]
+    bits: int
 
 
 _most_pixels: int | None = None  # what the user allows
@@ -112,12 +114,13 @@ def _check_size(image: Image.Image, each: int) -> None:
 
 
 def _opened(image: Image.Image, data: bytes) -> Opened:
+    bits = depth.bits(image)  # a PNG forgets it when it is loaded
     width, height = image.size
     if image.format == "TIFF":  # Pillow may have swapped the sides here; it turns the picture itself when it loads it
         width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]  # type: ignore[attr-defined]
     turn = _turn(image, data)
     size = (width, height) if turn in _SIDEWAYS else (height, width)
-    return Opened(image, None if image.format == "TIFF" else turn, size)
+    return Opened(image, None if image.format == "TIFF" else turn, size, bits)
 
 
 def _turn(image: Image.Image, data: bytes) -> Image.Transpose | None:

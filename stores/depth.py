@@ -23,9 +23,9 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def bits(image: Image.Image) -> int:
-    """Bits a sample in the file, as far as PNG and TIFF say; 8 otherwise."""
+    """Bits a sample in the file of a picture that is not yet loaded, as far as PNG and TIFF say; 8 otherwise."""
     if image.format == "PNG":
-        return 16 if any(str(tile.args).find("16") >= 0 for tile in image.tile) else 8  # type: ignore[attr-defined]
+        return 16 if any("16" in str(tile[3]) for tile in image.tile) else 8  # type: ignore[attr-defined]
     return int(_tag(image, "BitsPerSample", 8))
 
 

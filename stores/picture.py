@@ -119,7 +119,7 @@ def reach(data: bytes) -> Reach | None:
         if depth.is_deep(image):
             numbers, range_ = depth.numbers(image)
             return None if range_ is None else Reach(float(numbers.max()), range_[1], True)
-        if depth.bits(image) > 8:
+        if picture.bits > 8:
             return Reach(257.0 * np.asarray(image.convert("RGB")).max(), 65535, False)
     return None
 
@@ -130,7 +130,7 @@ def _upright(picture: Opened, data: bytes, range_: Range | None) -> Image.Image:
     full = sorted(image.size) == sorted(picture.size)
     colour = _jpeg(data, image, full) if image.format in ("JPEG", "MPO") else None
     if colour is None:
-        colour = _in_colour(image, range_)
+        colour = _in_colour(image, picture.bits, range_)
     if picture.turn is not None:
         colour = colour.transpose(picture.turn)
     if full and colour.size != picture.size[::-1]:
@@ -148,7 +148,7 @@ def _jpeg(data: bytes, image: Image.Image, full: bool) -> Image.Image | None:
     return None if decoded is None else Image.fromarray(decoded)
 
 
-def _in_colour(image: Image.Image, range_: Range | None) -> Image.Image:
+def _in_colour(image: Image.Image, bits: int, range_: Range | None) -> Image.Image:
     image.load()  # which turns a TIFF, so that its size is known only now
     if depth.is_deep(image):
         clear = image.info.get("transparency")  # of a PNG: the number that is transparent
@@ -156,7 +156,7 @@ def _in_colour(image: Image.Image, range_: Range | None) -> Image.Image:
         if isinstance(clear, int):
             grey.paste(BACKGROUND, mask=Image.fromarray(np.asarray(image) == clear))
         return grey.convert("RGB")
-    if range_ is not None and depth.bits(image) > 8:
+    if range_ is not None and bits > 8:
         raise BrokenImage(
             f"a range is for grey pictures, this one is {depth.bits(image)}-bit colour: save it with 8 bits"
         )
