@@ -83,7 +83,7 @@ class BucketPath:
         """The tag of this version of the object."""
         obstore = _library()
         with _request(self):
-            return str(obstore.head(_connect(self.bucket), self.key)["e_tag"])
+            return str(wait_for(lambda: obstore.head_async(_connect(self.bucket), self.key))["e_tag"])
 
     def is_dir(self) -> bool:
         """Whether an object lies under this prefix."""

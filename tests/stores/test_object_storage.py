@@ -312,7 +312,8 @@ def test_an_interrupted_split_is_written_again(remote, place):
         write_all(open_store(store), [Request(labels=20)])
 
 
-SPEC = {"spec": {"copies": 3}, "class_names": [], "weak": {}, "num_images": 1, "num_test": 1, "image_size": [1, 1],
+SPEC = {"spec": {"copies": 3, "seed": 1, "recipe": {"name": "cutout"}}, "class_names": ["a"], "recipe_columns": [],
+        "weak": {"flip": True, "shift": 0}, "num_images": 1, "num_test": 1, "image_size": [1, 1],
         "num_copies": 3}  # fmt: skip
 
 

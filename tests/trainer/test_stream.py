@@ -156,33 +156,17 @@ def test_a_stream_that_nobody_holds_ends_its_threads(split):
     assert window() is None
 
 
-def test_a_damaged_file_is_named_at_the_step_that_needs_it_and_every_time(tiny_copy, opened):
-    """The second of three chunks is damaged: what comes before its block enters is right."""
+def test_a_damaged_file_is_named_before_anything_of_it_is_used_and_every_time(tiny_copy, opened):
     split = open_store(tiny_copy.with_name("tiny_20"))
     file = tiny_copy / "copies/images/c/0/0/0/0/0"
     data = bytearray(file.read_bytes())
-    sound = opened(split.dataset.copies, np.sort(split.unlabeled))
-    blocks = [sound.mixing.block(entry) for entry in range(3)]
-    index = np.frombuffer(bytes(data[-(16 * 3 + 4) : -4]), "<u8").reshape(-1, 2)
-    good = [sound.take(step)[0].tolist() for step in range(3)]
-    offset, length = index[blocks[1]]
-    data[int(offset + length // 2)] ^= 0xFF
+    data[len(data) // 2] ^= 0xFF
     file.write_bytes(data)
-    made, found = opened(split.dataset.copies, np.sort(split.unlabeled)), None
-    for step in range(30):
-        try:
-            samples, _ = made.take(step)
-        except IntegrityError as error:
-            found = step, error
-            break
-        if step < 3:
-            assert samples.tolist() == good[step]
-    assert found is not None
-    assert str(file) in str(found[1])
-    assert found[0] > 0, "the first batch comes from the block before"
-    for _ in range(2):
-        with pytest.raises(IntegrityError, match="is damaged"):
-            made.take(found[0])
+    made = opened(split.dataset.copies, np.sort(split.unlabeled))
+    for _ in range(3):
+        with pytest.raises(IntegrityError, match="is damaged") as caught:
+            made.take(0)
+        assert str(file) in str(caught.value)
     file.unlink()
     with pytest.raises(IntegrityError, match="is missing"):
         opened(split.dataset.copies, np.sort(split.unlabeled)).take(0)
