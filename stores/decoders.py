@@ -88,10 +88,13 @@ def opened(data: bytes, at_least: int | None = None) -> Iterator[Opened]:
         BrokenImage: whatever else goes wrong within, but for a lack of memory.
     """
     try:
-        with Image.open(io.BytesIO(png.sound(data) if png.is_png(data) else data), formats=_FORMATS) as image:
+        metadata = True
+        if png.is_png(data):
+            data, metadata = png.sound(data)
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             each = _PER_PIXEL.get(image.format or "", 8)
             _check_size(image, each)
-            picture = _opened(image, data)
+            picture = _opened(image, metadata)
             full = image.width * image.height
             if at_least:
                 image.draft(None, (at_least, at_least))
@@ -113,21 +116,19 @@ def _check_size(image: Image.Image, each: int) -> None:
         raise TooLargeImage(f"{image.width:,} × {image.height:,} are more than {most:,} pixels")
 
 
-def _opened(image: Image.Image, data: bytes) -> Opened:
+def _opened(image: Image.Image, metadata: bool) -> Opened:
     bits = depth.bits(image)  # a PNG forgets it when it is loaded
     width, height = image.size
     if image.format == "TIFF":  # Pillow may have swapped the sides here; it turns the picture itself when it loads it
         width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]  # type: ignore[attr-defined]
-    turn = _turn(image, data)
+    turn = _turn(image) if metadata else None
     size = (width, height) if turn in _SIDEWAYS else (height, width)
     return Opened(image, None if image.format == "TIFF" else turn, size, bits)
 
 
-def _turn(image: Image.Image, data: bytes) -> Image.Transpose | None:
+def _turn(image: Image.Image) -> Image.Transpose | None:
     """By EXIF, or XMP without it."""
     if image.format == "PNG":
-        if not any(kind in data for kind in png.METADATA):
-            return None
         image.load()  # metadata may stand behind the pixels
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))

@@ -5,32 +5,37 @@ from __future__ import annotations
 import zlib
 
 _START = 8  # of the first chunk, after the signature
-METADATA = (b"eXIf", b"iTXt", b"zTXt", b"tEXt")  # where an orientation may stand; no pixel depends on them
+_METADATA = (b"eXIf", b"iTXt", b"zTXt", b"tEXt")  # where an orientation may stand; no pixel depends on them
 
 
 def is_png(data: bytes) -> bool:
     return data[:_START] == b"\x89PNG\r\n\x1a\n"
 
 
-def sound(data: bytes) -> bytes:
+def sound(data: bytes) -> tuple[bytes, bool]:
     """The PNG without damaged metadata, which must not cost a good picture (PNG specification, 5.3).
+
+    Returns:
+        Its bytes, and whether it has sound metadata.
 
     Raises:
         ValueError: another chunk's checksum is wrong, or the file ends early.
     """
-    view, damaged, at = memoryview(data), [], _START
+    view, damaged, metadata, at = memoryview(data), [], False, _START
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(view[at : at + 4], "big")
         kind = bytes(view[at + 4 : at + 8])
         if end > len(data):
             break
         if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            if kind not in METADATA:
+            if kind not in _METADATA:
                 raise ValueError(f"the checksum of its {kind.decode('ascii', 'replace')} chunk is wrong")
             damaged.append((at, end))
+        elif kind in _METADATA:
+            metadata = True
         if kind == b"IEND":
             for start, stop in reversed(damaged):
                 data = data[:start] + data[stop:]
-            return data
+            return data, metadata
         at = end
     raise ValueError("it ends before its last chunk")
