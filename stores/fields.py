@@ -14,6 +14,7 @@ from typing import Any
 from stores.names import is_name
 
 MOST = 1 << 48  # images, bytes: far above any store, far below what overflows a 64-bit product of a few of them
+SMALLEST_SIDE = 4  # pixels of what is built and trained on; smaller stores can be read
 LARGEST_SIDE = 1 << 16  # pixels
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stores.errors import UsageError
+from stores.fields import SMALLEST_SIDE
 from trainer import distributed
 from trainer.ops import wide, widen
 
@@ -158,11 +159,14 @@ class WideResNet(nn.Module):
             nn.init.zeros_(self.rotation.bias)
 
     def check(self, batch: int, size: tuple[int, int]) -> None:
-        """Refuse what cannot be normalised: a batch of one image of (height, width) of which one pixel is left.
+        """Refuse what cannot be normalised: a batch of images of this (height, width) of which too little is left.
 
         Raises:
-            UsageError: the last layers would see one value a channel, whose variance is none.
+            UsageError: a side is too short, or the last layers would see one value a channel, whose variance is none.
         """
+        if min(size) < SMALLEST_SIDE:
+            why = f"a side must have {SMALLEST_SIDE} pixels at least: each block would see little but its padding"
+            raise UsageError(f"images of {size[1]}×{size[0]} pixels are too small to train on", why)
         if batch == 1 and max(size) <= 2**self.halvings:
             why = f"of {size[0]}×{size[1]} pixels the last layers see one, and one value cannot be normalised"
             raise UsageError("'batch=1' is too small for such small images", why, "--batch 2")

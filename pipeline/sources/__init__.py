@@ -12,13 +12,12 @@ from pathlib import Path
 
 from pipeline.sources.source import Images, Part, Source
 from stores.errors import UsageError, suggest
-from stores.fields import LARGEST_SIDE
+from stores.fields import LARGEST_SIDE, SMALLEST_SIDE
 
 __all__ = ["CACHE", "NAMES", "Images", "Part", "Source", "load"]
 
 NAMES = ("digits", "cifar10", "cifar100", "svhn", "stl10", "folder", "arrays", "imagenet32")
 CACHE = Path("~/.cache/realmix")
-SMALLEST_SIDE = 4  # pixels
 _DOWNLOADED = ("cifar10", "cifar100", "svhn", "stl10")
 _LOCAL = ("folder", "arrays", "imagenet32")
 

@@ -15,11 +15,10 @@ import numpy as np
 
 from stores import picture
 from stores.errors import IntegrityError, UsageError
-from stores.fields import LARGEST_SIDE
+from stores.fields import LARGEST_SIDE, SMALLEST_SIDE
 
 MIXED_SIZES = (32, 32)  # (H, W) for images of different sizes, unless --size says otherwise
 NEARLY_ALL = 0.9  # share of the images whose common size the others are brought to
-SMALLEST = 4  # pixels
 LARGEST_FILE = 1 << 30  # bytes; a picture that a network learns from has less
 LISTED = 8  # broken files in one error
 _EVERY_S = 0.1  # seconds between two reports
@@ -102,8 +101,8 @@ def common_size(sizes: Counter[tuple[int, int]], notes: list[str]) -> tuple[int,
         )
         return MIXED_SIZES
     height, width = most
-    if min(most) < SMALLEST or max(most) > LARGEST_SIDE:
-        limits = f"a side has {SMALLEST} to {LARGEST_SIDE:,} pixels"
+    if min(most) < SMALLEST_SIDE or max(most) > LARGEST_SIDE:
+        limits = f"a side has {SMALLEST_SIDE} to {LARGEST_SIDE:,} pixels"
         raise UsageError(f"the images have {width}×{height} pixels", limits, "--size 32 resizes them")
     if count < total:
         what = "1 image of another size is" if total - count == 1 else f"{total - count:,} images of other sizes are"

@@ -220,8 +220,14 @@ def fresh(model: nn.Module) -> dict[str, Tensor]:
     return {name: torch.full_like(buffer, float(name.endswith("var"))) for name, buffer in model.named_buffers()}
 
 
+@pytest.mark.parametrize("size", [(2, 2), (3, 32), (32, 3)])
+def test_images_of_fewer_than_four_pixels_a_side_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match=f"{size[1]}×{size[0]} pixels are too small"):
+        build_model("wrn-10-1", 2).check(64, size)
+
+
 @pytest.mark.parametrize("name", ["wrn-10-1", "wrn-13-1"])
-@pytest.mark.parametrize("size", [(2, 2), (4, 4), (4, 5), (8, 8), (8, 9)])
+@pytest.mark.parametrize("size", [(4, 4), (4, 5), (8, 8), (8, 9)])
 def test_a_batch_that_leaves_one_value_a_channel_is_refused(name: str, size: tuple[int, int]) -> None:
     """Its variance is none: BatchNorm raises, and pooled with other groups' it would be 0 × ∞."""
     model = build_model(name, 2)
