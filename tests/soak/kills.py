@@ -28,7 +28,8 @@ import numpy as np
 
 from pipeline import build, cli, export_ffcv, repair, split_stores  # noqa: F401  # loaded here, not in every child
 
-VOLATILE = ("seconds", "images_per_s", "data_wait", "crc32", "sha256", "files")  # of a run's files: times, and checksums of them
+# of a run's files: times, and checksums of them
+VOLATILE = ("seconds", "images_per_s", "data_wait", "crc32", "sha256", "files")
 STORE = "arrays noise.npz --copies 12 --workers 1 --quiet --root stores"
 RUN = "--model wrn-10-1 --device cpu --threads 1 --quiet --set engine=eager --set tensorboard=false --set batch=8"
 TABLE = """
