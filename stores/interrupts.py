@@ -71,8 +71,8 @@ def held(wake: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    listening = signal.getsignal(signal.SIGALRM) is _on_alarm and _now.over is None
-    if not listening:  # no command line: a notebook, say
+    listening, over = signal.getsignal(signal.SIGALRM) is _on_alarm and _now.over is None, _now.over
+    if not listening:  # no command line, or none any more: a notebook, say
         _now.make, _now.asked, _now.over = KeyboardInterrupt, None, None
     before = {number: signal.signal(number, _on_signal) for number in _not_ignored()}
     outer, _now.wake = _now.wake, wake
@@ -83,7 +83,7 @@ def held(wake: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]
         for number, handler in before.items():
             signal.signal(number, handler)
         if not listening:
-            _now.asked = None
+            _now.asked, _now.over = None, over
 
 
 def _not_ignored() -> list[signal.Signals]:

@@ -152,3 +152,21 @@ def test_two_signals_of_one_cause_are_one_and_a_later_one_ends_at_once():
 def test_nothing_that_catches_failures_catches_an_interruption():
     assert not issubclass(Interrupted, Exception)
     assert not issubclass(Interrupted, RealMixError)
+
+
+def test_work_after_a_command_in_the_same_process_is_not_pressed_to_end():
+    """A notebook runs a command and then trains twice, each time interrupted: what follows is left alone."""
+    program = """if True:
+        import os, signal, time
+        from stores import errors, interrupts
+        interrupts.AGAIN_S = 0.05
+        errors.run(lambda: None)
+        for _ in range(2):
+            with interrupts.held() as asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert asked()
+            time.sleep(0.3)
+        print("went on")
+        """
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
