@@ -47,7 +47,7 @@ def load(
 
     Raises:
         UsageError: no class folders, one class only, an empty class, a file that belongs to no class, a test class that
-            is not trained, a picture under two classes, or one that is trained on and tested on.
+            is not trained, a picture that is trained on and tested on.
         IntegrityError: files that are no images, at once; images that do not decode, when they are decoded. All are
             named.
     """
@@ -72,13 +72,18 @@ def load(
         notes.append(note)
     if settled.left_out:
         origin["left_out"] = settled.left_out
+    if settled.kept:
+        origin["kept"] = settled.kept
     _require_every_class(path, train, names)
     if test is None:
-        rows, held = hold_out(train.labels, one_in(train.labels, len(names), 6), "folder test")
+        once = twins.alone(train.digests)  # one that is under another class as well is tested on if no other is there
+        rows, held = hold_out(train.labels, one_in(train.labels, len(names), 6), "folder test", once)
         if not len(held):
             raise UsageError(f"'{path}' has no image to spare for a test set", hint="two images a class, or --test")
         origin["held_out"] = "1/6 of each class"
         train, tested = train[rows], train[held]
+        if also := int(np.count_nonzero(np.isin(tested.digests, train.digests))):
+            notes.append(f"{also:,} of {len(held):,} held-out images are trained on under another class")
     elif not tested.files:
         raise UsageError(f"no image of the test folder '{test}' is left", "each lies under two of its classes")
     unlabelled = int(np.count_nonzero(train.labels < 0))

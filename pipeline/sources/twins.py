@@ -1,7 +1,8 @@
 """Pictures that occur more than once, told by the SHA-256 of their files: what a set must not learn from twice.
 
-A test picture that is also trained on makes the test error a training error, and one picture under two classes teaches
-nothing: both are refused, or left out if the user says so. Further copies within the training part are left out.
+A test picture that is also trained on makes the test error a training error: it is refused, or left out if the user
+says so. One picture under two classes may be either: it stays and is told, or is left out as well. Further copies
+within the training part are left out.
 """
 
 from __future__ import annotations
@@ -42,13 +43,14 @@ class Settled:
     """Parts without twins.
 
     Attributes:
-        left_out: why → how many files; empty if every file stays.
+        left_out, kept: why → how many files; empty if nothing was found.
         notes: a sentence about each, and about what stays.
     """
 
     train: Pictures
     test: Pictures
     left_out: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -58,10 +60,10 @@ def settle(train: Pictures, test: Pictures, drop: bool) -> Settled:
     Args:
         train: labelled pictures, and behind them those without label.
         test: empty if it is yet to be held out of `train`.
-        drop: leave out what would be refused.
+        drop: leave out pictures under two classes, and of the training part what would be refused.
 
     Raises:
-        UsageError: a picture under two classes, or one that is both trained on and tested on, unless `drop`.
+        UsageError: a picture that is both trained on and tested on, unless `drop`.
     """
     groups = np.unique(np.concatenate([train.digests, test.digests]), return_inverse=True)[1].reshape(-1)
     ours, tests = np.split(groups, [len(train.files)])
@@ -69,24 +71,30 @@ def settle(train: Pictures, test: Pictures, drop: bool) -> Settled:
         return Settled(train, test)
     contrary, contrary_test = _contrary(ours, train.labels), _contrary(tests, test.labels)
     tested = np.isin(ours, tests)
+    count_contrary = int(np.count_nonzero(contrary) + np.count_nonzero(contrary_test))
+    notes, kept = [], {}
     if not drop:
-        for part, group, bad in ((train, ours, contrary), (test, tests, contrary_test)):
-            _refuse_contrary(part, group, bad)
         _refuse_tested(train, test, ours, tests, tested)
+        if count_contrary:
+            part, group, bad = (train, ours, contrary) if contrary.any() else (test, tests, contrary_test)
+            kept["under_two_classes"] = count_contrary
+            said = f"{_files(count_contrary)}: the same picture under two classes, as {_example(part, group, bad)}"
+            notes.append(f"{said}; they stay, --drop-conflicts leaves them out")
+        contrary, contrary_test = np.zeros_like(contrary), np.zeros_like(contrary_test)
     tested &= ~contrary
-    kept = np.flatnonzero(~(contrary | tested))
-    copies = np.setdiff1d(kept, kept[np.unique(ours[kept], return_index=True)[1]])  # all but the first of each
-    counts: dict[str, int] = {
-        "under_two_classes": int(np.count_nonzero(contrary) + np.count_nonzero(contrary_test)),
+    rows = np.flatnonzero(~(contrary | tested))
+    copies = _copies(ours[rows], train.labels[rows])
+    counts = {
+        "under_two_classes": count_contrary if drop else 0,
         "also_in_test": int(np.count_nonzero(tested)),
-        "copies": len(copies),
+        "copies": int(np.count_nonzero(copies)),
     }
     left_out = {why: count for why, count in counts.items() if count}
-    notes = [_SAID[why].format(_files(count)) for why, count in left_out.items()]
+    notes += [_SAID[why].format(_files(count)) for why, count in left_out.items()]
     repeated = len(tests) - len(np.unique(tests))
     if repeated:
         notes.append(f"{_files(repeated)} of the test part: a further copy of a test picture; it stays")
-    return Settled(train[np.setdiff1d(kept, copies)], test[~contrary_test], left_out, notes)
+    return Settled(train[rows[~copies]], test[~contrary_test], left_out, kept, notes)
 
 
 def digests_of(images: np.ndarray) -> np.ndarray:
@@ -129,17 +137,18 @@ def _contrary(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (low < high)[groups] & labelled
 
 
-def _refuse_contrary(part: Pictures, groups: np.ndarray, contrary: np.ndarray) -> None:
-    found = np.unique(groups[contrary])
-    if not len(found):
-        return
-    pairs = []
-    for group in found[:LISTED]:
-        rows = np.flatnonzero((groups == group) & contrary)
-        other = rows[part.labels[rows] != part.labels[rows[0]]][0]
-        pairs.append((part.files[rows[0]], part.files[other]))
-    count = "one picture lies" if len(found) == 1 else f"{len(found):,} pictures lie"
-    raise UsageError(f"{count} under two classes", _listed(pairs, len(found)), _HINT)
+def _copies(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """All but the first of each picture under each label, and those without label of one that has one: bool [n]."""
+    first = np.unique(np.stack([groups, labels]), axis=1, return_index=True)[1]
+    copies = np.ones(len(groups), bool)
+    copies[first] = False
+    return copies | ((labels < 0) & np.isin(groups, groups[labels >= 0]))
+
+
+def _example(part: Pictures, groups: np.ndarray, contrary: np.ndarray) -> str:
+    rows = np.flatnonzero(contrary & (groups == groups[contrary][0]))
+    other = rows[part.labels[rows] != part.labels[rows[0]]][0]
+    return f"'{part.files[rows[0]]}' and '{part.files[other]}'"
 
 
 def _refuse_tested(

@@ -351,15 +351,26 @@ def test_no_training_picture_is_left_with_a_twin(pictures, num_test):
         if content not in contrary and bytes([65 + content]) in labels:
             assert labels[bytes([65 + content])] == label, "of a labelled and an unlabelled copy the labelled one stays"
     untouched = twins.settle(settled.train, settled.test, drop=False)
-    assert (untouched.left_out, untouched.train.files) == ({}, settled.train.files)
+    assert (untouched.left_out, untouched.kept, untouched.train.files) == ({}, {}, settled.train.files)
+    if not {content for content, _ in labelled} & {content for content, _ in test}:
+        kept = twins.settle(part(labelled), part(test), drop=False)
+        pairs = list(zip(kept.train.digests.tolist(), kept.train.labels.tolist(), strict=True))
+        assert len(set(pairs)) == len(pairs)
+        assert {(ord(digest) - 65, label) for digest, label in pairs if label >= 0} == known
+        assert not {d for d, label in pairs if label < 0} & {d for d, label in pairs if label >= 0}
 
 
-def test_one_picture_under_two_classes_is_refused_or_left_out(pets):
+def test_one_picture_under_two_classes_is_told_or_left_out(pets):
     shutil.copy(pets / "cat" / "0.png", pets / "dog" / "is a cat.png")
-    with pytest.raises(UsageError, match="one picture lies under two classes") as caught:
-        load("folder", pets)
-    assert "cat/0.png' is '" in caught.value.why
-    assert "dog/is a cat.png'" in caught.value.why
+    kept = load("folder", pets)
+    [note] = kept.notes
+    assert note.startswith("2 files: the same picture under two classes, as")
+    assert "cat/0.png' and '" in note
+    assert "dog/is a cat.png'" in note
+    assert kept.origin["kept"] == {"under_two_classes": 2}
+    assert len(all_images(kept)) == 13
+    held = {image.tobytes() for image in kept.test.images[np.arange(len(kept.test.labels))]}
+    assert noise(0).tobytes() not in held, "others can be tested on"
     source = load("folder", pets, drop_conflicts=True)
     assert source.origin["left_out"] == {"under_two_classes": 2}
     assert noise(0).tobytes() not in [image for image, _ in all_images(source)]
