@@ -84,8 +84,7 @@ class BetonArray:
 
     def require_own(self) -> None:
         """Raises IntegrityError if the file is missing, or not the manifest's; takes as long as reading it once."""
-        if not self._path.is_file():
-            raise IntegrityError(f"'{self._path}' is missing", "the manifest says that it was written", _MEND)
+        beton.check(self._path, self._file)  # what can be said more closely
         if self._sha256 not in (None, sha256_of(self._path)[1]):
             raise IntegrityError(f"'{self._path}' is damaged", "it is not the file that the manifest names", _MEND)
 

@@ -242,7 +242,10 @@ def test_deep_verification_compares_every_pixel(both, tiny, source, tmp_path):
         from stores.writer import write_file
 
         laid = layout.load(other, array)
-        write_file(other, laid, 0, shards.encode(laid, 0, values))
+        record = write_file(other, laid, 0, shards.encode(laid, 0, values))
+        content = manifest.read(other)
+        content["files"][record["key"]] = {"bytes": record["bytes"], "sha256": record["sha256"]}
+        manifest.write(other, content)
     problems = check_copies(open_store(other), quiet)
     assert "train.beton: row 7 (and 0 more) is not the store's" in problems
     assert "copies.beton: row 9, copy 3 (and 0 more) is not the store's" in problems

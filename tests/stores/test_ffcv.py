@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from stores import open_store
+from stores import manifest, open_store
 from stores.errors import IntegrityError, RealMixError, StoreError
 from stores.ffcv import BetonLoader
 
@@ -136,6 +137,11 @@ def test_a_flipped_pixel_or_checksum_never_becomes_an_image(stored, tmp_path):
     checksum = 24 + 4 * 1041 + (60 * 5 + 2) * 32 + 24
     for place in (pixel, checksum):
         file.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(IntegrityError, match="not the file that the manifest names"):
+            open_store(damaged).beton().read(np.array([3, 60]))
+        content = manifest.read(damaged)
+        content["files"]["copies.beton"]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        manifest.write(damaged, content)
         with pytest.raises(IntegrityError, match="row 60, copy 2"):
             open_store(damaged).beton().read(np.array([3, 60]))
     assert ffcv_threads() == []

@@ -74,9 +74,9 @@ def test_of_many_that_begin_at_once_one_does_and_the_others_are_told(tmp_path):
 def test_a_run_is_held_from_the_moment_it_can_be_seen(tmp_path):
     run = create(tmp_path / "run", {}, checkpoint_of(1))
     with pytest.raises(StoreError, match="another process is training"):
-        open_run(tmp_path / "run").hold()
+        Run(tmp_path / "run", {}).hold()
     run.close()
-    other = open_run(tmp_path / "run")
+    other = Run(tmp_path / "run", {})
     other.hold()
     other.close()
 
