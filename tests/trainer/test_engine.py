@@ -46,7 +46,7 @@ def train(split: Path, runs: Path, kind: str) -> Path:
     words += [word for assignment in settings for word in ("--set", assignment)]
     code = "from rounding import in_float64; from trainer.cli import main\nwith in_float64(): main()"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    if environment.get("ATEN_CPU_CAPABILITY") == "default":  # where torch's compiler writes C++ for float64 that is none
+    if environment.get("ATEN_CPU_CAPABILITY") == "default":  # torch's compiler writes no valid C++ for float64 there
         del environment["ATEN_CPU_CAPABILITY"]
     command = [sys.executable, "-c", code, *map(str, words)]
     subprocess.run(command, check=True, timeout=900, capture_output=True, env=environment)
