@@ -19,8 +19,11 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import resource
 import sys
+import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from stores import interrupts, process, terminal, text
 
@@ -113,6 +116,8 @@ def run(command: Callable[[], object]) -> None:
         if told is None:
             raise
         code = told.exit_code
+        if isinstance(told, ResourceError):
+            _end_quietly()
         _fail(told)
     finally:
         interrupts.over(code if isinstance(code, int) else int(code is not None))
@@ -142,11 +147,27 @@ def _told(error: BaseException) -> _Told | None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory, or room for one more thread, is what was lacking: every library has its own class for that."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    said = str(error).lower()
-    return isinstance(error, Exception) and any(words in said for words in _NO_MEMORY)
+    """Whether memory, or room for one more thread, is what was lacking: every library has its own class for that.
+
+    What failed first may have led to other errors, and some code fails for lack of memory without saying so.
+    """
+    cause: BaseException | None = error
+    while isinstance(cause, Exception):
+        said = str(cause).lower()
+        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM:
+            return True
+        if any(words in said for words in _NO_MEMORY):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return isinstance(error, Exception) and not isinstance(error, OSError) and _address_space_is_used_up()
+
+
+def _address_space_is_used_up() -> bool:
+    """Whether this process has come within 32 MiB of its `ulimit -v`, which is less than many a library maps at once."""
+    limit, statm = resource.getrlimit(resource.RLIMIT_AS)[0], Path("/proc/self/statm")
+    if limit == resource.RLIM_INFINITY or not statm.is_file():
+        return False
+    return int(statm.read_text().split()[0]) * resource.getpagesize() > limit - (32 << 20)
 
 
 _NO_MEMORY = (
@@ -159,6 +180,12 @@ def _of_memory(error: BaseException) -> RealMixError:
     why = str(error).strip().partition("\n")[0]
     less = "close other programs, raise the limit (`ulimit -v`), or ask for less: fewer --workers, a smaller --batch"
     return ResourceError("not enough memory", why, f"{less}; the same command continues what it began")
+
+
+def _end_quietly() -> None:
+    """Drop what libraries print at the interpreter's end about what they could not begin: the message is said."""
+    sys.unraisablehook = lambda _: None
+    warnings.simplefilter("ignore")
 
 
 def _of_the_system(error: OSError) -> RealMixError:

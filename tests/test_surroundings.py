@@ -100,7 +100,9 @@ def test_a_user_without_a_home(few, tmp_path):
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_no_memory_is_one_message_whoever_says_it(error, capsys):
+def test_no_memory_is_one_message_whoever_says_it(error, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # as it was, afterwards
+
     def command() -> None:
         raise error
 
@@ -108,6 +110,52 @@ def test_no_memory_is_one_message_whoever_says_it(error, capsys):
         run(command)
     assert left.value.code == 5
     assert "not enough memory" in capsys.readouterr().err
+
+
+def test_what_a_lack_of_memory_leads_to_is_told_as_that(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+    def command() -> None:
+        try:
+            raise RuntimeError("can't start new thread")
+        finally:
+            raise RuntimeError("cannot join thread before it is started")
+
+    with pytest.raises(SystemExit) as left:
+        run(command)
+    assert left.value.code == 5
+    assert "not enough memory" in capsys.readouterr().err
+
+
+BEGUN = """
+import atexit, threading
+from stores.errors import run
+def command():
+    atexit.register(threading.Thread().join)  # as zarr does, whether its thread could be started or not
+    raise RuntimeError("can't start new thread")
+run(command)
+"""
+
+
+def test_a_library_that_could_not_begin_says_nothing_at_the_end():
+    done = subprocess.run([sys.executable, "-c", BEGUN], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (5, False), done.stderr
+
+
+USED_UP = """
+import resource
+from stores.errors import run
+def command():
+    taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (16 << 20), resource.RLIM_INFINITY))
+    raise SystemError("error return without exception set")  # so an import ends that finds no memory
+run(command)
+"""
+
+
+def test_whatever_fails_where_no_memory_is_left_is_told_as_that():
+    done = subprocess.run([sys.executable, "-c", USED_UP], capture_output=True, text=True, check=False)
+    assert (done.returncode, "not enough memory" in done.stderr) == (5, True), done.stderr
 
 
 def test_an_error_of_our_own_keeps_its_traceback():
