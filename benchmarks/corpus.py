@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.build import build
-from pipeline.protocols import Request
+from pipeline.build.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
-from pipeline.split_stores import write_all
+from pipeline.splits.protocols import Request
+from pipeline.splits.split_stores import write_all
 
 CLASSES = 10
 

@@ -55,7 +55,7 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from trainer.prefetch import Prefetch
+    from trainer.data.prefetch import Prefetch
 
     parts = build(options)
     run, state, feed, step = parts.run, parts.state, parts.feed, parts.step
@@ -117,8 +117,8 @@ def measure_bare(parts: Parts, options: argparse.Namespace, wait: Callable[[], N
     """Seconds of the network's own part of a step: the calls that the method makes, repeated with one backward pass."""
     import torch
 
-    from trainer.engine import Recorded, build_learner
-    from trainer.views import make_batch
+    from trainer.augment.views import make_batch
+    from trainer.loop.train_step import Recorded, build_learner
 
     method, settings, run, state, feed = parts.method, parts.settings, parts.run, parts.state, parts.feed
     declared, calls, device = method.views(settings), [], torch.device(run.device)

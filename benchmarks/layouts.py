@@ -19,7 +19,7 @@ from build import load
 from numcodecs import Blosc, lz4, zstd
 
 from pipeline.recipes import load_recipe
-from stores.compression import compress
+from stores.format.compression import compress
 
 SHAPES = ((1024, 1), (256, 8), (64, 10), (64, 25), (16, 50), (64, 50))
 BLOSC = Blosc("lz4hc", clevel=5, shuffle=Blosc.NOSHUFFLE, blocksize=512 << 10)

@@ -101,7 +101,7 @@ def gather(corpus: Corpus, threads: int) -> Epochs:
 def ours(corpus: Corpus, kind: str, drawn: bool = False) -> Epochs:
     """What the trainer's feed takes its images from, in its order, by the threads that read ahead for it."""
     from stores import open_store
-    from trainer.homes import Home, open_images
+    from trainer.data.placement import Home, open_images
 
     store: Any = open_store(corpus.folder / "store")
     size, scratch = (WINDOW if kind == "stream" else 0), (corpus.folder if kind == "mapped" else None)
@@ -355,7 +355,7 @@ class Reader:
     batches: int = EVERY
 
 
-OURS = ("stores", "trainer.homes")
+OURS = ("stores", "trainer.data.placement")
 FFCV = ("ffcv.loader", "ffcv.fields.decoders")
 REFERENCE = "FFCV RANDOM"
 READERS: dict[str, Reader] = {

@@ -1,4 +1,4 @@
-"""The parts of a run as trainer.launch puts them together, for benchmarks that time them."""
+"""The parts of a run as trainer.api puts them together, for benchmarks that time them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 
-from trainer import config, engine, hardware, launch
-from trainer.checkpoint import State
+from trainer import api, config, hardware
+from trainer.augment.views import make_batch
 from trainer.config import RunConfig
-from trainer.ema import Ema
-from trainer.feed import Feed, settle
+from trainer.data.loader import Feed, settle
+from trainer.data.prefetch import Prefetch
+from trainer.loop import train_step
 from trainer.methods import load_method
-from trainer.models import build_model, kernels
-from trainer.prefetch import Prefetch
-from trainer.telemetry import Telemetry
-from trainer.views import make_batch
+from trainer.networks.ema import Ema
+from trainer.networks.wide_resnet import build_model, kernels
+from trainer.runs.checkpoint import State
+from trainer.runs.telemetry import Telemetry
 
 REPEATS = 20  # of each part
 ENDLESS = 1 << 62
@@ -32,7 +33,7 @@ class Parts:
 
     state: State
     feed: Feed
-    step: engine.Step
+    step: train_step.Step
     run: RunConfig
     method: Any
     settings: Any
@@ -44,7 +45,7 @@ def assemble(
     name: str = "realmix", assignments: Sequence[str] = (),
 ) -> Parts:  # fmt: skip
     """A method from a split store; `how` is the engine's name, `assignments` are settings as "key=value"."""
-    store = launch.open_split(str(store_path))
+    store = api.open_split(str(store_path))
     method = load_method(name)
     flags = {"store": str(store_path), "model": model, "batch": batch, "engine": how, "precision": precision,
              "threads": threads, "copies": copies}  # fmt: skip
@@ -59,9 +60,9 @@ def assemble(
     net = build_model(run.model, store.num_classes, run.bn_momentum, method.views(settings).rotation).to(device)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     own = {key: tensor.to(device) for key, tensor in method.init_state(store.num_classes, settings).items()}
-    state = State(net, engine.build_optimizer(net, run), Ema(net, run.ema_decay), Telemetry(run.log_every), own)
+    state = State(net, train_step.build_optimizer(net, run), Ema(net, run.ema_decay), Telemetry(run.log_every), own)
     feed = Feed(store, method, settings, run, device)
-    step = engine.build_step(state, method, settings, run, feed.schedule_names)
+    step = train_step.build_step(state, method, settings, run, feed.schedule_names)
     return Parts(state, feed, step, run, method, settings, store.dataset.image_size[0])
 
 
@@ -72,7 +73,7 @@ def clock(steps: Iterator[object], warm_up: int, count: int) -> dict[str, float]
 
 
 def trained(parts: Parts) -> Iterator[None]:
-    """A step each time it is asked, as trainer.loop makes them."""
+    """A step each time it is asked, as trainer.loop.loop makes them."""
     state, feed = parts.state, parts.feed
     with feed, Prefetch(feed.prepare, range(ENDLESS)) as ahead:
         while True:
@@ -111,7 +112,7 @@ def time_views(parts: Parts) -> float:
 def time_update(parts: Parts) -> float:
     """Optimizer, decay and average, with the last step's gradients."""
     decayed, lr = kernels(parts.state.model), torch.tensor(0.0, device=next(parts.state.model.parameters()).device)
-    return _median(lambda _: engine.update(parts.state, decayed, lr, parts.run))
+    return _median(lambda _: train_step.update(parts.state, decayed, lr, parts.run))
 
 
 def time_telemetry(parts: Parts) -> float:

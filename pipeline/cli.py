@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.options import (
+from pipeline.commands.options import (
     CACHE,
     Cache,
     Copies,
@@ -46,10 +46,11 @@ from pipeline.options import (
     Valid,
     Workers,
 )
-from stores import __version__, names
+from stores import __version__
 from stores.errors import UsageError, run, suggest
-from stores.storage import Location, locate
-from stores.text import say
+from stores.format import names
+from stores.storage.location import Location, locate
+from stores.system.text import say
 
 if TYPE_CHECKING:
     from stores import DatasetStore
@@ -130,16 +131,16 @@ def build(
     _require_copies(copies)
     target = _target(root, name, source, path, extra)
     if _known_format(format_) == "ffcv":
-        from stores.beton import require_ffcv
+        from stores.ffcv.beton import require_ffcv
 
         require_ffcv()  # before a download
-    from pipeline.build import build as build_store
-    from pipeline.facts import dataset_facts
-    from pipeline.facts import size as size_text
-    from pipeline.progress import Bars
+    from pipeline.build.build import build as build_store
+    from pipeline.build.facts import dataset_facts
+    from pipeline.build.facts import size as size_text
+    from pipeline.commands.progress import Bars
     from pipeline.recipes import load_recipe
     from pipeline.sources import load
-    from pipeline.split_stores import requests_for, write_all, write_standard
+    from pipeline.splits.split_stores import requests_for, write_all, write_standard
 
     began = time.monotonic()
     requests = requests_for(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
@@ -202,10 +203,10 @@ def plan(
     """Say what a build would take: bytes, files, time, memory, measured on a sample. Downloads and writes nothing."""
     _require_copies(copies)
     target = _target(root, name, source, path, extra)
-    from pipeline.plan import make_plan, show
-    from pipeline.progress import Bars
+    from pipeline.build.plan import make_plan, show
+    from pipeline.build.sample import of_request
+    from pipeline.commands.progress import Bars
     from pipeline.recipes import load_recipe
-    from pipeline.sample import of_request
 
     with Bars(quiet=as_json) as bars:
         subject = of_request(
@@ -234,7 +235,7 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Add split stores to a dataset store: index arrays, no pixels."""
-    from pipeline.split_stores import requests_for, write_all
+    from pipeline.splits.split_stores import requests_for, write_all
 
     requests = requests_for(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
     if not requests:
@@ -251,7 +252,7 @@ def split(
 @app.command()
 def info(store: StorePath, as_json: Json = False) -> None:
     """What a store holds."""
-    from pipeline.facts import dataset_facts, show, split_facts
+    from pipeline.build.facts import dataset_facts, show, split_facts
     from stores import DatasetStore, open_store
 
     opened = open_store(store)
@@ -272,8 +273,8 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every file of a store against its checksum. Exit code 4 if any is damaged or missing."""
-    from pipeline.deep_verify import check_copies
-    from pipeline.progress import Bars
+    from pipeline.check.deep_verify import check_copies
+    from pipeline.commands.progress import Bars
     from stores import SplitStore, open_store
     from stores.errors import IntegrityError
     from stores.verify import verify as check_files
@@ -310,9 +311,9 @@ def repair(
 
     Exit code 4 if something is lost for good: base images and labels follow from nothing.
     """
-    from pipeline.progress import Bars
-    from pipeline.repair import AGAIN
-    from pipeline.repair import repair as repair_store
+    from pipeline.check.repair import AGAIN
+    from pipeline.check.repair import repair as repair_store
+    from pipeline.commands.progress import Bars
     from stores.errors import IntegrityError
 
     began = time.monotonic()
@@ -344,9 +345,9 @@ def export(
     """Add the images and copies as FFCV's `.beton` files, beside the arrays, for training code that reads those."""
     if _known_format(format_) == "zarr":
         raise UsageError("every store is a zarr group: there is nothing to export", hint="--format ffcv")
-    from pipeline.export_ffcv import export as export_store
-    from pipeline.facts import size as size_text
-    from pipeline.progress import Bars
+    from pipeline.build.export_ffcv import export as export_store
+    from pipeline.build.facts import size as size_text
+    from pipeline.commands.progress import Bars
 
     began = time.monotonic()
     dataset = _open_dataset(store)
@@ -371,7 +372,7 @@ def preview(
     copies: Annotated[int, typer.Option(min=1, max=200, help="Copies shown of each.")] = 12,
 ) -> None:
     """Draw a contact sheet: images and their copies, erased boxes outlined."""
-    from pipeline.preview import contact_sheet
+    from pipeline.commands.preview import contact_sheet
 
     contact_sheet(_open_dataset(store), output, rows=rows, copies=copies)
     say(output)

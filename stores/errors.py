@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from stores import interrupts, process, terminal, text
+from stores.system import interrupts, process, terminal, text
 
 
 class _Told(BaseException):
@@ -163,7 +163,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _address_space_is_used_up() -> bool:
-    """Whether this process has come within 32 MiB of its `ulimit -v`, which is less than many a library maps at once."""
+    """Whether this process is within 32 MiB of its `ulimit -v`: many a library maps more than that at once."""
     limit, statm = resource.getrlimit(resource.RLIMIT_AS)[0], Path("/proc/self/statm")
     if limit == resource.RLIM_INFINITY or not statm.is_file():
         return False

@@ -11,7 +11,7 @@ import hashlib
 
 import numpy as np
 
-from stores import manifest
+from stores.format import manifest
 from stores.reader import DatasetStore, ImageArray
 
 BLOCK_BYTES = 8 << 20

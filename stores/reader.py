@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stores import manifest
-from stores.arrays import ImageArray
 from stores.errors import IntegrityError, StoreError
-from stores.storage import Location, locate
+from stores.format import manifest
+from stores.format.arrays import ImageArray
+from stores.storage.location import Location, locate
 
 if TYPE_CHECKING:
-    from stores.ffcv import BetonArray
+    from stores.ffcv.reading import BetonArray
 
 
 class DatasetStore:
@@ -70,8 +70,8 @@ class DatasetStore:
         Raises:
             StoreError: the store has no FFCV files.
         """
-        from stores.beton import COPIES, TRAIN, betons
-        from stores.ffcv import BetonArray
+        from stores.ffcv.beton import COPIES, TRAIN, betons
+        from stores.ffcv.reading import BetonArray
 
         made = {file.name: file for file in betons(self.num_images, self.num_copies, self.image_size)}
         name = TRAIN if base else COPIES

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from itertools import filterfalse, islice
 from typing import Any
 
-from stores import layout, manifest
-from stores.beton import COPIES, TRAIN
-from stores.confine import read_inside, require_inside
 from stores.errors import IntegrityError, StorageError, StoreError
-from stores.storage import Location, inside, parallel, sha256_of
-from stores.threads import thread_pool
+from stores.ffcv.beton import COPIES, TRAIN
+from stores.format import layout, manifest
+from stores.storage.confine import read_inside, require_inside
+from stores.storage.location import Location, inside, parallel, sha256_of
+from stores.system.threads import thread_pool
 
 
 @dataclass(frozen=True)

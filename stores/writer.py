@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from stores import aside, durable, fields, journal, layout, lock, manifest, shards
-from stores.confine import require_inside
 from stores.errors import IntegrityError, StorageError, StoreError, UsageError
-from stores.journal import Record
-from stores.storage import BucketPath, Location, inside
+from stores.format import fields, journal, layout, manifest, shards
+from stores.format.journal import Record
+from stores.storage import lock
+from stores.storage.confine import require_inside
+from stores.storage.location import BucketPath, Location, inside
+from stores.system import aside, durable
 
 # what a store's folder may hold: metadata, files of arrays, and what a build at work leaves
 OURS = re.compile(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.repair import repair
+from pipeline.check.repair import repair
 from stores import DatasetStore, open_store
 from stores.errors import RealMixError
 from stores.verify import verify
@@ -154,7 +154,7 @@ def _same_whatever_the_files(store: Path, read: Callable[[Path], dict[str, Any]]
 
 def edit(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change a manifest as a hostile hand would: with a checksum that fits."""
-    from stores import manifest
+    from stores.format import manifest
 
     found = json.loads((store / "zarr.json").read_text())["attributes"]["realmix"]
     change(found)

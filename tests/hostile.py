@@ -21,11 +21,12 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from pipeline.deep_verify import check_copies
-from pipeline.repair import repair
-from stores import DatasetStore, layout, manifest, open_store
+from pipeline.check.deep_verify import check_copies
+from pipeline.check.repair import repair
+from stores import DatasetStore, open_store
 from stores.errors import RealMixError
-from stores.shards import MISSING
+from stores.format import layout, manifest
+from stores.format.shards import MISSING
 from stores.verify import verify
 
 ALLOWANCE = 64 << 20  # bytes beyond what the sound store takes

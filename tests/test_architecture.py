@@ -43,6 +43,54 @@ def test_packages_meet_only_in_stores(package, forbidden):
     assert crossing == {}
 
 
+# From the bottom up: what stands higher imports what stands lower, never the reverse.
+LAYERS = {
+    "stores": [
+        "system", "errors", "storage", "format", "ffcv", "images", "draws", "reader", "identity", "writer", "verify",
+    ],
+    "pipeline": ["recipes", "splits", "sources", "build", "check", "commands", "cli", "__main__"],
+    "trainer": [
+        "functional", "contract", "config", "distributed", "hardware", "networks", "augment", "methods", "data", "runs",
+        "evaluation", "report", "loop", "api", "inference", "reproduce", "commands", "cli", "__main__",
+    ],
+}  # fmt: skip
+FILES_OF_A_PACKAGE, FILES_OF_A_FOLDER = 8, 14
+
+
+def modules_imported(file: Path, package: str) -> set[str]:
+    """Folders and top-level modules of a package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == package:
+            found |= {f"{package}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return {name.split(".")[1] for name in found if name.startswith(f"{package}.")}
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_imports_go_down(package):
+    rank = {name: i for i, name in enumerate(LAYERS[package])}
+    upward = []
+    for file in sorted((ROOT / package).rglob("*.py")):
+        place = file.relative_to(ROOT / package).parts[0].removesuffix(".py")
+        if place == "__init__":
+            continue
+        assert place in rank, f"{file} is in no layer"
+        imported = modules_imported(file, package) & rank.keys()
+        upward += [f"{file.relative_to(ROOT)} imports {name}" for name in sorted(imported) if rank[name] > rank[place]]
+    assert upward == []
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_folder_is_seen_at_a_glance(package):
+    sizes = {folder: len(list(folder.glob("*.py"))) for folder in {f.parent for f in (ROOT / package).rglob("*.py")}}
+    assert sizes.pop(ROOT / package) <= FILES_OF_A_PACKAGE
+    assert {str(folder): size for folder, size in sizes.items() if size > FILES_OF_A_FOLDER} == {}
+
+
 @pytest.mark.parametrize("module", ["pipeline.cli", "trainer.cli"])
 def test_help_loads_nothing_heavy(module):
     heavy = ["torch", "zarr", "torchvision", "albumentations", "cv2", "sklearn", "matplotlib"]
@@ -81,6 +129,8 @@ def test_the_wheel_holds_the_code_and_no_built_store(tmp_path):
     (tree / "stores/digits/copies").mkdir(parents=True)
     (tree / "stores/digits/copies/zarr.json").write_text("{}")
     (tree / "stores/digits/trap.py").write_text("")
+    (tree / "stores/digits/system").mkdir()  # named as a folder of source
+    (tree / "stores/digits/system/trap.py").write_text("")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(tree)]
     subprocess.run(command, check=True, capture_output=True)
     shipped = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())

@@ -24,8 +24,9 @@ from tiny_stores import build_stores
 
 from pipeline.recipes import from_spec
 from pipeline.sources import Part
-from stores import layout, manifest, open_store
+from stores import open_store
 from stores.errors import IntegrityError, RealMixError, StoreError, UsageError
+from stores.format import layout, manifest
 from stores.verify import verify
 
 CASES = 60
@@ -197,8 +198,8 @@ def test_a_hostile_journal_is_no_journal(victim, source_of_few, tmp_path):
 
 
 def test_params_of_another_recipe_than_the_manifest_says(victim, source_of_few):
-    from pipeline.deep_verify import check_copies
-    from pipeline.repair import repair
+    from pipeline.check.deep_verify import check_copies
+    from pipeline.check.repair import repair
 
     content = manifest.read(victim)
     content["spec"]["recipe"] = {"kind": "simple", "name": "simple", "version": 1, "flip": 0.5, "shift": 2}
@@ -220,7 +221,7 @@ NAMES = ["[/a]", "do\x1b]0;x\x07g", "<img src=x onerror=alert(1)>|`", "\u202egnp
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory, source):
     """A folder with a store, its split and a finished run whose class names and recipe do what they can."""
-    from trainer import launch
+    from trainer import api
 
     root = tmp_path_factory.mktemp("shown")
     few = replace(source, train=Part(source.train.images[::4], source.train.labels[::4]))
@@ -229,7 +230,7 @@ def shown(tmp_path_factory, source):
         faults.edit(place, lambda found: found.update(class_names=NAMES))
     faults.edit(store, lambda found: found["spec"]["recipe"].update(name="[bold]\x1b[2Jcutout"))
     flags = {"store": str(root / "stores/tiny_20"), "model": "wrn-10-1", "steps": 2, "threads": 1, "device": "cpu"}
-    launch.start(["batch=4", "tensorboard=false"], {**flags, "method": "supervised"}, root / "runs", "r", quiet=True)
+    api.start(["batch=4", "tensorboard=false"], {**flags, "method": "supervised"}, root / "runs", "r", quiet=True)
     for name in ("=cmd\x1b[2J.png", "[red]\udcff.png"):
         Image.new("RGB", (8, 8)).save(root / name, "PNG")
     (root / "mine.toml").write_text(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stores import text
 from stores.errors import suggest
+from stores.system import text
 
 ANY = st.text(st.characters(), max_size=30)  # halves of surrogate pairs too
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stores import manifest
+from stores.format import manifest
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_truncated_checkpoint(here, command):
 
 
 def test_a_full_disk_is_one_message_and_the_build_continues(here, command, monkeypatch):
-    from stores import manifest
+    from stores.format import manifest
 
     plain, left = manifest.write_atomically, [8]
 

@@ -14,9 +14,9 @@ import typer
 import stores
 from stores import errors
 from stores.errors import UsageError
-from stores.text import say
+from stores.system.text import say
 from trainer.commands import doctor, methods, reproduce, results
-from trainer.options import Debug, Device, Json
+from trainer.commands.options import Debug, Device, Json
 
 app = typer.Typer(
     invoke_without_command=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -125,13 +125,13 @@ def train(
             raise UsageError(
                 f"{', '.join(given)} cannot be given with --resume", "a run keeps the settings it started with"
             )
-    from trainer import launch
-    from trainer.log import last_line, show_result
+    from trainer import api
+    from trainer.runs.console import last_line, show_result
 
     if resume is not None:
-        path, result = launch.resume(resume, store, quiet)
+        path, result = api.resume(resume, store, quiet)
     else:
-        path, result = launch.start(assignments or [], {**flags, "store": store}, runs, name, quiet)
+        path, result = api.start(assignments or [], {**flags, "store": store}, runs, name, quiet)
     if not result:  # one of several processes, and not the one that writes
         return
     show_result(last_line(path, result), json.dumps({"run": str(path), **result}) if as_json else None)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 from stores.errors import StoreError, UsageError, suggest
 
 if TYPE_CHECKING:
-    from trainer.methods.contract import Method
+    from trainer.contract import Method
 
 PAPER_BN_MOMENTUM = 0.001
 PAPER_EMA_DECAY = 0.999

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.sources.source import Images, Part, Source
 from stores.errors import UsageError, suggest
-from stores.fields import LARGEST_SIDE, SMALLEST_SIDE
+from stores.format.fields import LARGEST_SIDE, SMALLEST_SIDE
 
 __all__ = ["CACHE", "NAMES", "Images", "Part", "Source", "load"]
 
@@ -146,7 +146,7 @@ def _open(
             return digits.load()
         case "folder":
             from pipeline.sources import folder
-            from stores import picture
+            from stores.images import picture
 
             if max_pixels is not None:
                 picture.allow(max_pixels)

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.mismatch import is_cifar10
 from pipeline.sources import twins
 from pipeline.sources.digits import in_colour
 from pipeline.sources.source import Part, Source, hold_out, one_in, shift_of
+from pipeline.splits.mismatch import is_cifar10
 from stores.errors import IntegrityError, ResourceError, UsageError, suggest
 
 _WHOLE = ("images", "labels")

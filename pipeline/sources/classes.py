@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stores import walk
 from stores.errors import UsageError
+from stores.images import walk
 
 _PARTS = {
     "train": "train", "training": "train", "test": "test", "testing": "test", "val": "valid", "valid": "valid",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stores import picture
+from stores.images import picture
 
 FAR_BELOW = 1 / 8  # of the type's largest number: at most 32 of 256 grey levels
 SAMPLE = 64  # files looked at

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.sources.source import Joined, Part, Source
-from stores import aside
 from stores.errors import IntegrityError, RealMixError, StoreError, UsageError
+from stores.system import aside
 
 _OURS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # the disk's fault, not the network's
 

@@ -1,8 +1,9 @@
 """Your own images: a folder with a sub-folder for each class, images of any size, mode and format at any depth in it.
 
-Classes are the sub-folders in alphabetical order; what `stores.walk` passes over is none of the set, anything else must
-be an image. The scan reads every file once, for its header and its SHA-256; pixels are decoded when asked for, or at
-once if they fit in 512 MiB. A broken image is an error that names the file, never a black square.
+Classes are the sub-folders in alphabetical order. What `stores.images.walk` passes over does not belong to the set;
+everything else must be an image. The scan reads every file once, for its header and its SHA-256; pixels are decoded
+when asked for, or at once if they fit in 512 MiB. A broken image is an error that names the file, never a black
+square.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.mismatch import is_cifar10
 from pipeline.sources import classes as class_folders
 from pipeline.sources import dark, twins
 from pipeline.sources.classes import Classes
 from pipeline.sources.scan import broken_images, common_size, scan
 from pipeline.sources.source import Images, Part, Source, hold_out, one_in, shift_of
 from pipeline.sources.twins import Pictures
-from stores import picture, walk
+from pipeline.splits.mismatch import is_cifar10
 from stores.errors import IntegrityError, UsageError
-from stores.threads import thread_pool
+from stores.images import picture, walk
+from stores.system.threads import thread_pool
 
 IN_MEMORY = 512 << 20  # bytes of pixels up to which a part is decoded at once
 _LARGE_FILE = 16 << 10  # mean bytes from which decoding outweighs Python: then threads pay

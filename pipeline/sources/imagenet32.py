@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.sources.source import Part, Source
-from stores import aside, durable
 from stores.errors import IntegrityError, ResourceError, UsageError
+from stores.system import aside, durable
 
 # What reading a damaged file can raise, a length of terabytes (MemoryError) included.
 _BROKEN = (

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stores import picture
 from stores.errors import IntegrityError, UsageError
-from stores.fields import LARGEST_SIDE, SMALLEST_SIDE
+from stores.format.fields import LARGEST_SIDE, SMALLEST_SIDE
+from stores.images import picture
 
 MIXED_SIZES = (32, 32)  # (H, W) for images of different sizes, unless --size says otherwise
 NEARLY_ALL = 0.9  # share of the images whose common size the others are brought to

@@ -16,12 +16,13 @@ import torch
 from gpu_runs import losses, run
 
 from stores import open_store
-from trainer import config, hardware, launch, loop
-from trainer.feed import Feed
-from trainer.homes import Home, open_images
+from trainer import api, config, hardware
+from trainer.augment.views import make_batch
+from trainer.data.loader import Feed
+from trainer.data.placement import Home, open_images
+from trainer.evaluation.mismatch_share import Sample
+from trainer.loop import loop
 from trainer.methods import METHODS, load_method
-from trainer.mismatch_share import Sample
-from trainer.views import make_batch
 
 STEPS = 200
 CPU = torch.device("cpu")
@@ -69,7 +70,7 @@ def test_a_recorded_step_masks_what_was_estimated_last(split, device, tmp_path, 
     monkeypatch.setattr(Sample, "share", lambda *_: next(estimates))
     flags = {"store": str(split), "model": "wrn-10-1", "steps": 40, "batch": 8, "threads": 1, "engine": "eager"}
     words = ["gamma=auto", "log_every=1", "eval_every=40", "tensorboard=false", "precision=fp32"]
-    folder, _ = launch.start(words, {**flags, "device": device.type}, tmp_path, "run", quiet=True)
+    folder, _ = api.start(words, {**flags, "device": device.type}, tmp_path, "run", quiet=True)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     kept = [record["ood_kept"] for record in records if record["kind"] == "train"]
     assert kept == [1 - share for share in [0.0, 0.0, *np.repeat(shares, 2)[:-2]]]
@@ -94,7 +95,7 @@ def test_a_pool_on_the_gpu_gives_what_one_in_memory_does(split, device, drawn):
 @pytest.mark.parametrize("name", METHODS)
 def test_views_on_the_gpu_are_those_on_the_cpu(split, device, name):
     """Weak ones to rounding; a strong one's grey levels may fall on the other side of a rounding here and there."""
-    store, method = launch.open_split(str(split)), load_method(name)
+    store, method = api.open_split(str(split)), load_method(name)
     flags = {"store": str(split), "method": name, "model": "wrn-10-1", "steps": 10, "batch": 8, "engine": "eager"}
     run, settings = config.build(method, None, [], flags | {"device": device.type, "precision": "fp32"})
     run, settings, _ = config.resolve(run, settings, store)
@@ -137,7 +138,7 @@ def test_a_loop_never_waits_for_the_gpu(split, device, tmp_path, monkeypatch, na
     flags = {"store": str(split), "method": name, "model": "wrn-10-1", "steps": 30, "batch": 8, "threads": 1}
     settings = ["tensorboard=false", "log_every=30", "eval_every=30", "checkpoint_every=30"]
     try:
-        launch.start(settings, flags | {"device": device.type, "engine": "eager"}, tmp_path, "run", quiet=True)
+        api.start(settings, flags | {"device": device.type, "engine": "eager"}, tmp_path, "run", quiet=True)
     finally:
         if device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.build import build
+from pipeline.build.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
-from stores import manifest
+from stores.format import manifest
 
 rng = np.random.default_rng(0)
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.repair import repair
+from pipeline.check.repair import repair
 
 LOST = ("copies/images/c/0/0/0/0/0", "train/labels/zarr.json")
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.build import build
+from pipeline.build.build import build
 from pipeline.recipes import load_recipe
-from stores import manifest, open_store
+from stores import open_store
 from stores.errors import StoreError
+from stores.format import manifest
 from stores.verify import verify
 
 PROGRAM = Path(sys.executable).with_name("realmix-data")
@@ -111,7 +112,7 @@ def test_a_source_that_vanishes_in_the_middle(tiny, source, tmp_path, monkeypatc
     from dataclasses import replace
 
     from pipeline.sources import Part
-    from stores import layout
+    from stores.format import layout
 
     monkeypatch.setattr(layout, "BASE_CHUNK_BYTES", 16 * 12 * 12 * 3)
     monkeypatch.setattr(layout, "CHUNKS_PER_FILE", 1)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from tiny_stores import build_stores
 
-from pipeline.build import build
-from pipeline.deep_verify import check_copies
+from pipeline.build.build import build
+from pipeline.check.deep_verify import check_copies
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part
-from stores import manifest, open_store
+from stores import open_store
 from stores.errors import StoreError, UsageError
+from stores.format import manifest
 from stores.verify import verify
 
 
@@ -165,7 +166,7 @@ def named(store: Path, record: dict) -> None:
 
 def test_deep_verification_names_what_is_not_derived(source, tmp_path, monkeypatch):
     """A store whose files are sound, but whose copies, params or images are not what the manifest promises."""
-    from stores import layout, shards
+    from stores.format import layout, shards
     from stores.writer import write_file
 
     path = build_stores(tmp_path, source)

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cluster
-from pipeline.build import build
+from pipeline.build import cluster
+from pipeline.build.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
-from stores import layout
 from stores.errors import RealMixError, StoreError, UsageError
+from stores.format import layout
 
 
 def bytes_of(path: Path) -> dict[str, bytes]:

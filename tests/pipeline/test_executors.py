@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import build as building
-from pipeline.build import build
-from pipeline.executors import threads
+from pipeline.build import build as building
+from pipeline.build.build import build
+from pipeline.build.executors import threads
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part
-from stores import layout
 from stores.errors import RealMixError
+from stores.format import layout
 
 
 def bytes_of(path: Path) -> dict[str, bytes]:
@@ -89,7 +89,7 @@ def test_a_killed_worker_process_is_told_and_the_build_continues(source, tmp_pat
 
 ORPHANS = """
 import os, signal
-from pipeline.executors import processes
+from pipeline.build.executors import processes
 if __name__ == "__main__":
     with processes(2) as pool:
         for pid in {pool.executor.submit(os.getpid).result() for _ in range(8)}:
@@ -121,7 +121,7 @@ def is_alive(pid: int) -> bool:
 SLOW = """
 import sys, time
 from pathlib import Path
-from pipeline.executors import processes
+from pipeline.build.executors import processes
 from stores import errors
 def task(index):
     half = Path(f"half_{index}")

@@ -16,14 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cli, export_ffcv
-from pipeline.build import build
-from pipeline.deep_verify import check_copies
-from pipeline.export_ffcv import copies_of, export
+from pipeline import cli
+from pipeline.build import export_ffcv
+from pipeline.build.build import build
+from pipeline.build.export_ffcv import copies_of, export
+from pipeline.check.deep_verify import check_copies
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
-from stores import manifest, open_store
+from stores import open_store
 from stores.errors import RealMixError, ResourceError, StoreError, UsageError
+from stores.format import manifest
 from stores.verify import verify
 
 
@@ -238,7 +240,7 @@ def test_deep_verification_compares_every_pixel(both, tiny, source, tmp_path):
     base[7] ^= 1
     copies[9, 3] ^= 1
     for array, values in (("train/images", base), ("copies/images", copies)):
-        from stores import layout, shards
+        from stores.format import layout, shards
         from stores.writer import write_file
 
         laid = layout.load(other, array)

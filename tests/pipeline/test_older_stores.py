@@ -12,12 +12,13 @@ import tensorstore
 import zarr
 from tiny_stores import build_stores
 
-from pipeline import build as builds
-from pipeline import repair as repairs
-from pipeline.repair import repair
-from stores import ImageArray, layout, manifest, open_store
-from stores.compression import has_checksum
+from pipeline.build import build as builds
+from pipeline.check import repair as repairs
+from pipeline.check.repair import repair
+from stores import ImageArray, open_store
 from stores.errors import IntegrityError
+from stores.format import layout, manifest
+from stores.format.compression import has_checksum
 from stores.verify import verify
 
 COPIES = "copies/images/c/0/0/0/0/0"

@@ -12,12 +12,12 @@ import archives
 import numpy as np
 import pytest
 
-from pipeline import plan as planning
-from pipeline import sample
-from pipeline.build import build
-from pipeline.plan import make_plan
+from pipeline.build import plan as planning
+from pipeline.build import sample
+from pipeline.build.build import build
+from pipeline.build.plan import make_plan
+from pipeline.build.sample import drawn, of_request, of_source
 from pipeline.recipes import load_recipe
-from pipeline.sample import drawn, of_request, of_source
 from pipeline.sources import Part
 from stores import open_store
 from stores.errors import ResourceError, StoreError, UsageError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import progress
+from pipeline.commands import progress
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from tiny_stores import build_stores
 
-from pipeline import repair as repairs
-from pipeline.protocols import Request
-from pipeline.repair import repair
-from pipeline.split_stores import write_all
-from stores import arrays, layout, manifest, open_store, shards
+from pipeline.check import repair as repairs
+from pipeline.check.repair import repair
+from pipeline.splits.protocols import Request
+from pipeline.splits.split_stores import write_all
+from stores import open_store
 from stores.errors import IntegrityError, Interrupted, StoreError
+from stores.format import arrays, layout, manifest, shards
 from stores.verify import verify
 from stores.writer import write_file
 

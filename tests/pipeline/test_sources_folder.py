@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from pipeline.build import build
+from pipeline.build.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import folder, load, twins
 from pipeline.sources.scan import LISTED
 from pipeline.sources.twins import Pictures
-from stores import jpeg, picture
 from stores.errors import IntegrityError, UsageError
+from stores.images import jpeg, picture
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

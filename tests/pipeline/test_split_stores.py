@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.protocols import Request
-from pipeline.split_stores import write_all
+from pipeline.splits.protocols import Request
+from pipeline.splits.split_stores import write_all
 from stores import open_store
 from stores.verify import verify
 
 KILLED = """
 import os, signal, sys
-from pipeline.protocols import Request
-from pipeline.split_stores import write_all
+from pipeline.splits.protocols import Request
+from pipeline.splits.split_stores import write_all
 from stores import manifest, open_store
 plain, left = manifest.write_atomically, [3]
 def deadly(path, data):
@@ -32,8 +32,8 @@ write_all(open_store(sys.argv[1]), [Request(labels=30)])
 
 AT_ONCE = """
 import os, sys
-from pipeline.protocols import Request
-from pipeline.split_stores import write_all
+from pipeline.splits.protocols import Request
+from pipeline.splits.split_stores import write_all
 from stores import open_store
 from stores.errors import StoreError
 store = open_store(sys.argv[1])

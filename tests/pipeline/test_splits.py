@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.mismatch import ANIMALS, CIFAR10, LEVELS, class_split, is_cifar10, mismatch_split
-from pipeline.protocols import Request, draw_split, draw_standard, standard_requests
-from pipeline.split_stores import requests_for
-from pipeline.splits import Labelled, Split, allocate, fold_split, label_split
+from pipeline.splits.draw import Labelled, Split, allocate, fold_split, label_split
+from pipeline.splits.mismatch import ANIMALS, CIFAR10, LEVELS, class_split, is_cifar10, mismatch_split
+from pipeline.splits.protocols import Request, draw_split, draw_standard, standard_requests
+from pipeline.splits.split_stores import requests_for
 from stores.errors import UsageError
 
 SVHN = [13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659, 4948]  # training images of the digits 1 … 9, 0

@@ -16,14 +16,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline.build import build
-from pipeline.protocols import Request
+from pipeline.build.build import build
+from pipeline.check.repair import repair
 from pipeline.recipes import load_recipe
-from pipeline.repair import repair
 from pipeline.sources import Part, Source
-from pipeline.split_stores import write_all
-from stores import layout, manifest, open_store
+from pipeline.splits.protocols import Request
+from pipeline.splits.split_stores import write_all
+from stores import open_store
 from stores.errors import RealMixError
+from stores.format import layout, manifest
 from stores.verify import verify
 
 rng = np.random.default_rng(0)

@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import build, cli, export_ffcv, repair, split_stores  # noqa: F401  # loaded here, not in every child
+from pipeline import cli
+from pipeline.splits import split_stores  # noqa: F401  # loaded here, not in every child
 
 # of a run's files: times, and checksums of them
 VOLATILE = ("seconds", "images_per_s", "data_wait", "crc32", "sha256", "files")
@@ -197,7 +198,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=KINDS, default=list(KINDS))
     asked = parser.parse_args()
     if {"train", "reproduce"} & set(asked.only):
-        from trainer import launch  # noqa: F401
+        from trainer import api  # noqa: F401
     for name in asked.only:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="kills-") as folder:

@@ -23,11 +23,11 @@ import faults
 import hostile
 import numpy as np
 
-from pipeline.build import build
-from pipeline.protocols import Request
+from pipeline.build.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
-from pipeline.split_stores import write_all
+from pipeline.splits.protocols import Request
+from pipeline.splits.split_stores import write_all
 
 
 def say(what: str, done: int, of: int, began: float) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from stores import aside, durable, manifest
+from stores.format import manifest
+from stores.system import aside, durable
 
 WRITER = """
 import sys

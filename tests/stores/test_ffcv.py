@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from stores import manifest, open_store
+from stores import open_store
 from stores.errors import IntegrityError, RealMixError, StoreError
-from stores.ffcv import BetonLoader
+from stores.ffcv.reading import BetonLoader
+from stores.format import manifest
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_random_order_is_a_permutation_of_the_split(stored):
     """Each copy of each row of the split once, with its own pixels; another order every epoch, the same for a seed."""
     rows = open_store(stored.path.with_name("tiny_20")).unlabeled
     expected, orders = stored.copies.read(), []
-    loader = BetonLoader(stored, rows, 64, seed=3)
+    loader = BetonLoader(stored.beton(), rows, 64, seed=3)
     assert len(loader) == -(-len(rows) * 5 // 64)
     for _ in range(2):
         seen = []
@@ -64,16 +65,18 @@ def test_random_order_is_a_permutation_of_the_split(stored):
         orders.append(seen)
     assert orders[0] != orders[1]
     assert orders[0] != sorted(orders[0])
-    first = [pair for _, row, copy in BetonLoader(stored, rows, 64, seed=3) for pair in zip(row, copy, strict=True)]
+    first = [
+        pair for _, row, copy in BetonLoader(stored.beton(), rows, 64, seed=3) for pair in zip(row, copy, strict=True)
+    ]
     assert first == orders[0]
 
 
 def test_images_themselves_in_order_and_fewer_copies(stored):
     rows = np.array([5, 2, 90])
-    [(images, row, copy)] = BetonLoader(stored, rows, 8, copies=0, order="sequential")
+    [(images, row, copy)] = BetonLoader(stored.beton(base=True), rows, 8, order="sequential")
     assert (images == stored.train_images.read(rows)).all()
     assert (row.tolist(), copy.tolist()) == ([5, 2, 90], [-1, -1, -1])
-    [(_, row, copy)] = BetonLoader(stored, rows, 4, copies=2, order="sequential", drop_last=True)
+    [(_, row, copy)] = BetonLoader(stored.beton(), rows, 4, copies=2, order="sequential", drop_last=True)
     assert list(zip(row, copy, strict=True)) == [(5, 0), (5, 1), (2, 0), (2, 1)]
 
 
@@ -81,18 +84,18 @@ def test_an_epoch_left_early_leaves_no_thread_and_torch_keeps_its_threads(stored
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    for _ in BetonLoader(stored, None, 16):
+    for _ in BetonLoader(stored.beton(), None, 16):
         assert ffcv_threads() == ["EpochIterator"]
         assert asked[-1] == 7
         break
     assert ffcv_threads() == []
-    short = BetonLoader(stored, np.arange(3), 5)  # all its batches wait in FFCV's queue
+    short = BetonLoader(stored.beton(), np.arange(3), 5)  # all its batches wait in FFCV's queue
     next(iter(short))
     assert ffcv_threads() == []
 
 
 def test_a_dead_reading_thread_is_an_error_not_a_wait(stored, monkeypatch):
-    loader = BetonLoader(stored, None, 16)
+    loader = BetonLoader(stored.beton(), None, 16)
     monkeypatch.setattr(threading, "excepthook", lambda *_: None)
     monkeypatch.setattr("ffcv.loader.epoch_iterator.EpochIterator.run_pipeline", lambda *_: 1 / 0)
     with pytest.raises(RealMixError, match="FFCV stopped reading"):
@@ -126,7 +129,7 @@ def test_a_truncated_or_missing_file_is_named(stored, tmp_path, size):
         open_store(damaged).beton().read()
     file.unlink()
     with pytest.raises(IntegrityError, match=r"copies\.beton' is missing"):
-        BetonLoader(open_store(damaged), None, 8)
+        BetonLoader(open_store(damaged).beton(), None, 8)
 
 
 def test_a_flipped_pixel_or_checksum_never_becomes_an_image(stored, tmp_path):
@@ -149,7 +152,7 @@ def test_a_flipped_pixel_or_checksum_never_becomes_an_image(stored, tmp_path):
 
 def test_a_store_without_the_files_says_how_to_get_them(tiny):
     with pytest.raises(StoreError, match=r"has no FFCV files\n→ `realmix-data export"):
-        BetonLoader(open_store(tiny), None, 8)
+        BetonLoader(open_store(tiny).beton(), None, 8)
 
 
 def copy_of(stored, folder: Path) -> Path:

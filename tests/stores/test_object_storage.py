@@ -18,13 +18,15 @@ import pytest
 import zarr
 from s3_server import CuttingProxy, free_port, s3_server
 
-from pipeline.build import build
-from pipeline.protocols import Request
+from pipeline.build.build import build
 from pipeline.recipes import load_recipe
-from pipeline.split_stores import write_all
-from stores import DatasetStore, SplitStore, bucket, lock, manifest, open_store, storage, writer
+from pipeline.splits.protocols import Request
+from pipeline.splits.split_stores import write_all
+from stores import DatasetStore, SplitStore, open_store, writer
 from stores.errors import IntegrityError, StorageError, StoreError, UsageError
-from stores.storage import BucketPath, locate
+from stores.format import manifest
+from stores.storage import bucket, location, lock
+from stores.storage.location import BucketPath, locate
 from stores.verify import require_sound, verify
 
 BUCKET = "realmix"
@@ -71,7 +73,7 @@ def proxy(server, environment, monkeypatch):
     made.close()
 
 
-def build_into(root: storage.Location, source, copies: int = 5, **options):
+def build_into(root: location.Location, source, copies: int = 5, **options):
     recipe = load_recipe("cutout", source.weak, source.train.images.shape[1:3])
     store, new = build(root / "tiny", source, recipe, copies=copies, workers=2, **options)
     write_all(store, [Request(labels=20)])
@@ -87,7 +89,7 @@ def remote(environment, source) -> BucketPath:
 
 
 def objects(place: BucketPath) -> dict[str, bytes]:
-    return {storage.inside(path, place): path.read_bytes() for path in place.rglob("*")}
+    return {location.inside(path, place): path.read_bytes() for path in place.rglob("*")}
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -123,20 +125,21 @@ def test_plain_zarr_python_reads_it(tiny, remote):
 
 @pytest.mark.parametrize("home", ["pool=stored", "feed=stream"])
 def test_training_from_it_gives_the_same_weights(tiny, remote, tmp_path, home):
-    from trainer import launch, weights
+    from trainer import api
+    from trainer.runs import weights
 
     settings = ["batch=8", "precision=fp32", "tensorboard=false", home]
     made = {}
     for name, store in (("near", str(tiny.with_name("tiny_20"))), ("far", f"{remote}_20")):
         flags = {"store": store, "model": "wrn-10-1", "steps": 3, "threads": 1, "device": "cpu"}
-        run, _ = launch.start(settings, flags, tmp_path, name, quiet=True)
+        run, _ = api.start(settings, flags, tmp_path, name, quiet=True)
         made[name] = (run / weights.FILE).read_bytes()
     assert made["near"] == made["far"]
     assert json.loads((tmp_path / "far/config.json").read_text())["run"]["store"] == f"{remote}_20"
 
 
 def test_a_stream_outlives_connections_that_are_cut_and_ends_with_the_server(tiny, remote, proxy, monkeypatch):
-    from trainer.stream import Stream
+    from trainer.data.streaming import Stream
 
     rows = open_store(tiny.with_name("tiny_20")).unlabeled
     rows.sort()
@@ -159,11 +162,11 @@ def test_a_stream_outlives_connections_that_are_cut_and_ends_with_the_server(tin
 KILLED = """
 import os, signal, sys
 import numpy as np
-from pipeline.build import build
+from pipeline.build.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
 from stores import manifest
-from stores.storage import locate
+from stores.storage.location import locate
 url, kill_at, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 plain, count = manifest.write_atomically, 0
 def deadly(path, data):
@@ -206,7 +209,7 @@ def test_a_connection_cut_in_the_middle_is_made_again(place, proxy):
         (place / "large").write_bytes(data)
         assert (place / "large").read_bytes() == data
         assert proxy.cuts == 1, direction
-    file = storage.open_file(place / "large")
+    file = location.open_file(place / "large")
     proxy.cut("down", 100_000, times=1)
     assert file.read(1000, 250_000) == data[1000:251_000]
     for i in range(30):
@@ -483,7 +486,7 @@ def test_places(tmp_path):
     place = locate("s3://bucket//a/b/")
     assert (str(place), place.name, str(place.parent)) == ("s3://bucket/a/b", "b", "s3://bucket/a")
     assert str(place.parent.parent / "c/d") == "s3://bucket/c/d"
-    assert storage.inside(place / "x/y", place) == "x/y"
+    assert location.inside(place / "x/y", place) == "x/y"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from stores import decoders, picture
 from stores.errors import IntegrityError
+from stores.images import decoders, picture
 
 KINDS = ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"]
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
@@ -82,7 +82,7 @@ def test_every_picture_is_upright_and_its_size_is_that_of_its_pixels(kind, place
     assert np.abs(turned(found, orientation) - expected).mean() <= (8 if kind in ("JPEG", "AVIF") else 0)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as stores.decoders does for the commands
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as stores.images.decoders does for the commands
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None)

@@ -8,8 +8,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stores import layout, shards
 from stores.errors import IntegrityError, StoreError
+from stores.format import layout, shards
 from stores.reader import ImageArray
 from stores.writer import write_file
 

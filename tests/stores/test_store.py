@@ -10,8 +10,9 @@ import pytest
 import tensorstore
 import zarr
 
-from stores import DatasetStore, SplitStore, manifest, open_store, shards
+from stores import DatasetStore, SplitStore, open_store
 from stores.errors import IntegrityError, StoreError
+from stores.format import manifest, shards
 
 
 def edit_manifest(path, change) -> None:

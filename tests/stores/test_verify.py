@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from stores import manifest
 from stores.errors import IntegrityError, StoreError
+from stores.format import manifest
 from stores.verify import require_sound, verify
 
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from stores.errors import UsageError
-from stores.walk import files_below, told
+from stores.images.walk import files_below, told
 
 
 def make(root, *names):

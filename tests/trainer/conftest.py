@@ -126,10 +126,10 @@ def trained(tiny, tmp_path_factory) -> Path:
 
     Known are ant, bee and cow; the unlabelled images are of cow, dog and eel.
     """
-    from pipeline.protocols import Request
-    from pipeline.split_stores import write_all
+    from pipeline.splits.protocols import Request
+    from pipeline.splits.split_stores import write_all
     from stores import open_store
-    from trainer import launch
+    from trainer import api
 
     root = tmp_path_factory.mktemp("trained")
     shutil.copytree(tiny.parent, root / "stores")
@@ -138,7 +138,7 @@ def trained(tiny, tmp_path_factory) -> Path:
     settings = ["eval_every=3", "log_every=2", "batch=4", "precision=fp32", "eval_raw=true", "tensorboard=false"]
     flags = {"store": str(root / "stores" / "strange"), "model": "wrn-10-1", "steps": 6, "threads": 1, "device": "cpu"}
     for name, method, seed in (("first", "realmix", 1), ("second", "realmix", 2), ("plain", "supervised", 1)):
-        launch.start(settings, {**flags, "method": method, "seed": seed}, root / "runs", name, quiet=True)
+        api.start(settings, {**flags, "method": method, "seed": seed}, root / "runs", name, quiet=True)
     return root
 
 

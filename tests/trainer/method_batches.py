@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.ema import Ema
+from trainer.augment import ctaugment
+from trainer.contract import Batch, Learner, Sizes
 from trainer.methods import load_method
-from trainer.methods.contract import Batch, Learner, Sizes
-from trainer.models import WideResNet, build_model
-from trainer.policies import ctaugment
+from trainer.networks.ema import Ema
+from trainer.networks.wide_resnet import WideResNet, build_model
 
 SIZES = Sizes(labeled=6, unlabeled=6, num_classes=4, image_size=(8, 8))
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
-from trainer.methods.contract import Losses
+from trainer.contract import Losses
 
 Array = np.ndarray
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import augment
-from trainer.models import WideResNet
+from trainer.augment import flip_shift
+from trainer.networks.wide_resnet import WideResNet
 
 # Behind a gradient of the tests' networks: ten layers there and back, in each a sum of some hundred products and the
 # mean and variance of some hundred pixels.
@@ -50,7 +50,7 @@ def assert_same(
 @contextlib.contextmanager
 def in_float64() -> Iterator[None]:
     """What is built and run within computes in float64: weak views, networks, losses, gradients, steps."""
-    init, embed, scale = WideResNet.__init__, WideResNet.embed, augment.scale
+    init, embed, scale = WideResNet.__init__, WideResNet.embed, flip_shift.scale
 
     def built(self: WideResNet, *sizes: Any) -> None:
         init(self, *sizes)
@@ -62,8 +62,8 @@ def in_float64() -> Iterator[None]:
     def scaled(images: Tensor) -> Tensor:
         return images.double().mul(2 / 255).sub(1).permute(0, 3, 1, 2)
 
-    WideResNet.__init__, WideResNet.embed, augment.scale = built, embedded, scaled  # type: ignore[method-assign]
+    WideResNet.__init__, WideResNet.embed, flip_shift.scale = built, embedded, scaled  # type: ignore[method-assign]
     try:
         yield
     finally:
-        WideResNet.__init__, WideResNet.embed, augment.scale = init, embed, scale  # type: ignore[method-assign]
+        WideResNet.__init__, WideResNet.embed, flip_shift.scale = init, embed, scale  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ import torch
 from rounding import assert_same
 
 from stores import draws
-from trainer.augment import draw_weak, scale, weak
+from trainer.augment.flip_shift import draw_weak, scale, weak
 
 
 def naive(image: np.ndarray, flipped: int, down: int, right: int, *, shift: int) -> np.ndarray:

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from stores.errors import RealMixError
-from trainer import boards
 from trainer.config import RunConfig
-from trainer.methods.contract import Batch
+from trainer.contract import Batch
+from trainer.runs import trackers
 
 
 def test_a_grid_shows_every_view_of_the_first_samples():
     pixels = torch.arange(2 * 20 * 3 * 8 * 8).remainder(256).view(2, 20, 3, 8, 8)
-    sheet = boards.grid([(view / 127.5 - 1) for view in pixels])
+    sheet = trackers.grid([(view / 127.5 - 1) for view in pixels])
     cell = 8 * 8 + 2  # 8 pixels, eight-fold, and the gap
     assert sheet.shape == (2 * cell + 2, 16 * cell + 2, 3)
     for view in range(2):
@@ -28,16 +28,16 @@ def test_a_grid_shows_every_view_of_the_first_samples():
             top, left = view * cell + 2, sample * cell + 2
             shown = sheet[top : top + 64 : 8, left : left + 64 : 8]
             np.testing.assert_array_equal(shown, pixels[view, sample].permute(1, 2, 0).numpy())
-            assert (sheet[top - 1, left : left + 64] == boards.GREY).all()
+            assert (sheet[top - 1, left : left + 64] == trackers.GREY).all()
 
 
 def test_the_heat_map_is_pale_for_nothing_and_blue_for_a_whole_row():
-    shown = boards.heat_map(np.array([[4, 0], [1, 1]]))
+    shown = trackers.heat_map(np.array([[4, 0], [1, 1]]))
     assert shown.shape == (64, 64, 3)
-    assert tuple(shown[0, 0]) == boards.RAMP[1]
-    assert tuple(shown[0, 63]) == boards.RAMP[0]
-    np.testing.assert_allclose(shown[63, 0], np.mean(boards.RAMP, axis=0), atol=1)
-    assert boards.heat_map(np.zeros((100, 100), int)).shape == (600, 600, 3)
+    assert tuple(shown[0, 0]) == trackers.RAMP[1]
+    assert tuple(shown[0, 63]) == trackers.RAMP[0]
+    np.testing.assert_allclose(shown[63, 0], np.mean(trackers.RAMP, axis=0), atol=1)
+    assert trackers.heat_map(np.zeros((100, 100), int)).shape == (600, 600, 3)
 
 
 @pytest.fixture
@@ -62,12 +62,12 @@ def wandb(monkeypatch):
 
 def test_wandb_gets_curves_pictures_and_the_runs_own_id(tmp_path, wandb):
     run = RunConfig(tensorboard=False, wandb=True)
-    curves = boards.Curves(tmp_path, 0, run, {"run": {"lr": 1}})
+    curves = trackers.Curves(tmp_path, 0, run, {"run": {"lr": 1}})
     curves.add({"kind": "train", "step": 3, "loss": 0.5})
     curves.batch(Batch(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)), 1)
     curves.confusion(torch.eye(2, dtype=torch.int64), 4)
     curves.close()
-    again = boards.Curves(tmp_path, 4, run, {})
+    again = trackers.Curves(tmp_path, 4, run, {})
     again.close()
     given = [what for kind, what in wandb.said if kind == "init"]
     assert (given[0]["name"], given[0]["config"]) == (tmp_path.name, {"run": {"lr": 1}})
@@ -86,7 +86,7 @@ def test_wandb_that_refuses_says_how_to_go_on(tmp_path, wandb):
 
     wandb.init = refuse
     with pytest.raises(RealMixError, match="no API key") as caught:
-        boards.Curves(tmp_path, 0, RunConfig(tensorboard=False, wandb=True), {})
+        trackers.Curves(tmp_path, 0, RunConfig(tensorboard=False, wandb=True), {})
     assert f"--resume {tmp_path}" in caught.value.hint
 
 
@@ -105,11 +105,11 @@ def test_wandb_is_never_imported_unless_asked(command, trained, tmp_path, monkey
 def test_tensorboard_pictures_are_png(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    curves = boards.Curves(tmp_path, 0, RunConfig(), {})
+    curves = trackers.Curves(tmp_path, 0, RunConfig(), {})
     curves.confusion(torch.tensor([[3, 1], [0, 4]]), 5)
     curves.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     (event,) = events.Images("eval/confusion")
     image = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
-    np.testing.assert_array_equal(image, boards.heat_map(np.array([[3, 1], [0, 4]])))
+    np.testing.assert_array_equal(image, trackers.heat_map(np.array([[3, 1], [0, 4]])))

@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 from tiny_stores import build_stores
 
-from pipeline.repair import repair
-from stores import arrays, open_store
+from pipeline.check.repair import repair
+from stores import open_store
 from stores.errors import IntegrityError, RealMixError, StoreError
-from stores.shards import encode
+from stores.format import arrays
+from stores.format.shards import encode
 from stores.verify import verify
-from trainer import checkpoint, launch
-from trainer.drawn import Drawn
-from trainer.pool import Pool
-from trainer.run import Run
-from trainer.stream import Stream
+from trainer import api
+from trainer.data.parametric import Drawn
+from trainer.data.resident import Pool
+from trainer.data.streaming import Stream
+from trainer.runs import checkpoint
+from trainer.runs.run_dir import Run
 
 CPU = checkpoint.CPU
 
@@ -101,7 +103,7 @@ def replaced_while_streaming(split: Path, replace) -> RealMixError:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "write_line", note)
         with pytest.raises(RealMixError) as caught:
-            launch.start(words, flags, runs, "run", quiet=True)
+            api.start(words, flags, runs, "run", quiet=True)
     assert checkpoint.read(runs / "run", CPU)["step"] >= 2, "what was saved before is there"
     assert not (runs / "run" / "result.json").exists()
     return caught.value

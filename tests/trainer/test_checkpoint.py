@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from stores.errors import IntegrityError, RealMixError, StoreError
-from trainer import checkpoint
-from trainer.checkpoint import State
 from trainer.config import RunConfig
-from trainer.ema import Ema
-from trainer.engine import build_optimizer
-from trainer.methods.contract import Losses
-from trainer.models import build_model
-from trainer.telemetry import Telemetry
+from trainer.contract import Losses
+from trainer.loop.train_step import build_optimizer
+from trainer.networks.ema import Ema
+from trainer.networks.wide_resnet import build_model
+from trainer.runs import checkpoint
+from trainer.runs.checkpoint import State
+from trainer.runs.telemetry import Telemetry
 
 CPU = torch.device("cpu")
 IDENTITY = {"store": "abc", "run": {"steps": 3}}

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from stores.errors import ResourceError
-from trainer import cli, log, memory
+from trainer import cli
+from trainer.data import memory
+from trainer.runs import console
 
 SMALL = ["--model", "wrn-10-1", "--batch", "4", "--steps", "3", "--device", "cpu", "--threads", "1"]
 SMALL += ["--eval-every", "2", "--set", "precision=fp32", "--set", "tensorboard=false"]
@@ -182,11 +184,11 @@ def test_version_and_help(command):
     [(7.4, "0:07"), (187, "3:07"), (3723, "1:02:03"), (5 * 86400 + 3 * 3600, "5 d 3 h"), (np.inf, "?")],
 )
 def test_durations(seconds, text):
-    assert log.duration(seconds) == text
+    assert console.duration(seconds) == text
 
 
 def test_the_progress_line_says_rate_time_left_and_wait():
-    console = log.Console(steps=1000, start=200, images_per_step=192, quiet=True)
-    console.logged({"kind": "train", "step": 300, "loss": 1.5, "loss_u": 0.01, "lr": 0.002})
-    line = console.line(step=300, seconds=10.0, waited=1.0)
+    shown = console.Console(steps=1000, start=200, images_per_step=192, quiet=True)
+    shown.logged({"kind": "train", "step": 300, "loss": 1.5, "loss_u": 0.01, "lr": 0.002})
+    line = shown.line(step=300, seconds=10.0, waited=1.0)
     assert line == "step 300/1,000 · 1,920 img/s · 1:10 to go · data wait 10 % · loss 1.5 loss_u 0.01"

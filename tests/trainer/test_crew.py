@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from trainer.crew import Crew
+from trainer.data.crew import Crew
 
 
 @pytest.fixture(autouse=True)

@@ -22,16 +22,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
 
-from stores import manifest
 from stores.errors import IntegrityError, RealMixError
-from trainer import checkpoint, launch, log, metrics, transfer, weights
-from trainer import export as exports
+from stores.format import manifest
+from trainer import api
 from trainer import report as reports
-from trainer.models import build_model
+from trainer.inference import export as exports
+from trainer.networks.wide_resnet import build_model
 from trainer.reproduce import table
 from trainer.reproduce.plan import Planned
 from trainer.reproduce.recipe import load as load_recipe
-from trainer.run import Run, open_run, write_json
+from trainer.runs import checkpoint, console, metrics, transfer, weights
+from trainer.runs.run_dir import Run, open_run, write_json
 
 FLIPS = 60
 SEEDS = 20
@@ -135,7 +136,7 @@ def test_both_are_made_again_from_the_checkpoint(run: Path) -> None:
     good = (run / weights.FILE).read_bytes()
     for name in (weights.FILE, "result.json"):
         (run / name).unlink()
-    _, result = launch.resume(run, quiet=True)
+    _, result = api.resume(run, quiet=True)
     assert (run / weights.FILE).read_bytes() == good
     assert open_run(run).result() == result
 
@@ -166,7 +167,7 @@ def test_a_run_from_before_there_were_checksums(run: Path) -> None:
     assert [open_run(run).result(), network(weights.of_run(open_run(run))), metrics.read(run)[1]] == whole
     assert [record for _, record in metrics.read(run)[0]] == plain
     (run / "result.json").unlink()
-    _, result = launch.resume(run, quiet=True)
+    _, result = api.resume(run, quiet=True)
     assert result["history"] == whole[0]["history"]
 
 
@@ -224,7 +225,7 @@ def use(run: Path, out: Path) -> Counter[str]:
 
     def say() -> None:
         result = open_run(run).result()
-        print(log.last_line(run, result) if result else "")
+        print(console.last_line(run, result) if result else "")
 
     def tabulate() -> None:
         recipe = load_recipe("table1")
@@ -235,7 +236,7 @@ def use(run: Path, out: Path) -> Counter[str]:
         say, export, tabulate, lambda: reports.write([run], out / "one.html"),
         lambda: reports.write([run, run.with_name("second")], out / "two.html"), lambda: weights.find(run),
         lambda: weights.of_run(open_run(run), averaged=False), lambda: transfer.read(str(run), "wrn-10-1"),
-        lambda: launch.resume(run, quiet=True),
+        lambda: api.resume(run, quiet=True),
     ]  # fmt: skip
     seen = Counter[str]()
     for attempt in uses:

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from train_every_method import train_all
 
 from stores.errors import RealMixError, UsageError
-from trainer import distributed, launch
+from trainer import api, distributed
 from trainer.config import RunConfig
-from trainer.run import open_run, write_json
+from trainer.runs.run_dir import open_run, write_json
 
 STEPS = 6
 WORDS = ["--model", "wrn-10-1", "--threads", "1", "--device", "cpu", "--engine", "eager", "--batch", "8"]
@@ -99,7 +99,7 @@ def test_a_killed_process_ends_the_job_with_a_word_and_the_run_continues(split: 
     step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
     assert step > 0
     shorten(tmp_path / "run", step + 3)
-    assert launch.resume(tmp_path / "run", quiet=True)[1]["steps"] == step + 3
+    assert api.resume(tmp_path / "run", quiet=True)[1]["steps"] == step + 3
 
 
 def test_a_signal_stops_all_processes_at_one_step_with_a_checkpoint(split: Path, tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPat
 def test_a_run_may_go_on_with_another_number_of_processes() -> None:
     """One process on a GPU replays its steps, several do not: that makes it no other run."""
     alone, shared = RunConfig(cuda_graph=True), RunConfig(cuda_graph=False, store="elsewhere")
-    assert launch._what(alone) == launch._what(shared)
-    assert launch._what(alone) != launch._what(RunConfig(seed=2))
+    assert api._what(alone) == api._what(shared)
+    assert api._what(alone) != api._what(RunConfig(seed=2))
 
 
 def test_alone_there_is_nobody_to_ask() -> None:

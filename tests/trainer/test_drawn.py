@@ -11,14 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.build import build
+from pipeline.build.build import build
 from pipeline.recipes import load_recipe
 from stores import open_store
 from stores.errors import IntegrityError, UsageError
-from trainer import drawn, homes
 from trainer.config import RunConfig
-from trainer.drawn import Drawn, box_tables, can_draw, drawn_bytes, fill_boxes, fill_rows, row_tables
-from trainer.pool import Pool
+from trainer.data import parametric, placement
+from trainer.data.parametric import Drawn, box_tables, can_draw, drawn_bytes, fill_boxes, fill_rows, row_tables
+from trainer.data.resident import Pool
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(3)
@@ -103,7 +103,7 @@ def test_boxes_are_those_of_a_loop_on_numpy_and_on_torch(data):
 
 def test_wide_images_are_filled_without_tables_that_grow_with_their_square(cut, monkeypatch):
     narrow, rows = Drawn(cut, np.arange(40), 5, CPU), np.arange(200)
-    monkeypatch.setattr(drawn, "WIDEST", 11)
+    monkeypatch.setattr(parametric, "WIDEST", 11)
     wide = Drawn(cut, np.arange(40), 5, CPU)
     assert narrow._by_rows
     assert not wide._by_rows
@@ -129,7 +129,7 @@ def test_the_pool_is_drawn_by_itself_where_it_can_be(cut, simple, tiny_ffcv):
     ffcv = open_store(tiny_ffcv)
 
     def drawn(store, copies=5, **options):
-        home = homes.choose(RunConfig(**options), store, 100, copies, CPU)
+        home = placement.choose(RunConfig(**options), store, 100, copies, CPU)
         assert home.size == (drawn_bytes(store, 100, copies) if home.drawn else 100 * (copies or 1) * 12 * 12 * 3)
         return home.drawn
 
@@ -141,7 +141,7 @@ def test_the_pool_is_drawn_by_itself_where_it_can_be(cut, simple, tiny_ffcv):
         drawn(simple, pool="drawn")
     with pytest.raises(UsageError, match="as they were stored"):
         drawn(cut, pool="drawn", feed="stream")
-    assert not homes.choose(RunConfig(feed="stream"), cut, 100, 5, CPU).drawn
+    assert not placement.choose(RunConfig(feed="stream"), cut, 100, 5, CPU).drawn
 
 
 def test_the_memory_of_a_drawn_pool_is_what_it_says(cut, erased):

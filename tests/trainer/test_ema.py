@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from stores.errors import StoreError
-from trainer.ema import Ema
-from trainer.models import build_model
+from trainer.networks.ema import Ema
+from trainer.networks.wide_resnet import build_model
 
 
 def constant(value: float) -> nn.Linear:

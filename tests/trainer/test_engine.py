@@ -17,17 +17,19 @@ from rounding import ADAM, assert_same, bound
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from trainer import config, engine, hardware, schedules
-from trainer.checkpoint import State
+from trainer import config, hardware
+from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
-from trainer.ema import Ema
-from trainer.engine import build_optimizer
-from trainer.feed import Feed
+from trainer.contract import Losses
+from trainer.data.loader import Feed
+from trainer.functional import schedules
+from trainer.loop import train_step
+from trainer.loop.train_step import build_optimizer
 from trainer.methods import METHODS, load_method
-from trainer.methods.contract import Losses
-from trainer.models import build_model, kernels
-from trainer.telemetry import Telemetry
-from trainer.views import Raw, make_batch
+from trainer.networks.ema import Ema
+from trainer.networks.wide_resnet import build_model, kernels
+from trainer.runs.checkpoint import State
+from trainer.runs.telemetry import Telemetry
 
 CPU = torch.device("cpu")
 STEPS = 20
@@ -90,7 +92,7 @@ def test_a_step_on_a_gpu_reads_nothing_back(make_store: Any, name: str) -> None:
             state, other = state_of(store, run, settings), state_of(store, run, settings)
         state.ema.teacher = lambda: other.model  # tensors that hold nothing cannot be copied
         declared = method.views(settings)
-        learner = engine.build_learner(state, declared, compiled=False)
+        learner = train_step.build_learner(state, declared, compiled=False)
         for work in works:
             raw = on(work, gpu)
             batch = make_batch(raw, declared, feed.schedule_names, learner.state)
@@ -98,7 +100,7 @@ def test_a_step_on_a_gpu_reads_nothing_back(make_store: Any, name: str) -> None:
             for parameter in state.model.parameters():
                 parameter.grad = torch.empty_like(parameter)
             state.optimizer.step = lambda: None  # torch's fused kernels: they exist on real devices alone
-            engine.update(state, kernels(state.model), raw.schedule[-1], run)
+            train_step.update(state, kernels(state.model), raw.schedule[-1], run)
             state.telemetry.add(losses, raw.ood)
             assert losses.total.device == gpu
         with pytest.raises(DataDependentOutputException):
@@ -152,14 +154,14 @@ def test_bf16_is_for_the_network_and_never_for_its_images(
 ) -> None:
     """bf16 holds 8 bits: half of the grey levels of a view would be others."""
     store, method, seen, losses = make_store(), load_method(name), [], []
-    made = engine.make_batch
-    monkeypatch.setattr(engine, "make_batch", lambda *given: seen.append(made(*given)) or seen[-1])
+    made = train_step.make_batch
+    monkeypatch.setattr(train_step, "make_batch", lambda *given: seen.append(made(*given)) or seen[-1])
     for precision in ("fp32", "bf16"):
         run, settings, feed = prepared(store, name)
         torch.manual_seed(0)
         state = state_of(store, run, settings)
         run = dataclasses.replace(run, precision=precision)
-        step = engine.build_step(state, method, settings, run, feed.schedule_names)
+        step = train_step.build_step(state, method, settings, run, feed.schedule_names)
         losses.append(step(feed.batch(feed.prepare(3))).total.item())
     for ours, theirs in zip((seen[0].x, *seen[0].u), (seen[1].x, *seen[1].u), strict=True):
         assert ours.dtype == theirs.dtype == torch.float32
@@ -182,7 +184,7 @@ def test_sgd_is_nesterov_with_l2_on_the_kernels_alone() -> None:
     for k in range(2):
         lr = schedules.learning_rate("cosine", 0.03, k, 2)
         model.weight.grad, model.bias.grad = gradient.clone(), torch.full_like(bias, 7.0)
-        engine.update(state, [model.weight], torch.tensor(lr), run)
+        train_step.update(state, [model.weight], torch.tensor(lr), run)
         g = gradient + 0.5 * weight
         velocity = 0.9 * velocity + g
         weight = weight - torch.tensor(lr).double() * (g + 0.9 * velocity)
@@ -243,7 +245,7 @@ def test_a_recorded_step_is_warmed_up_recorded_once_and_replayed(monkeypatch: py
         made.append(raw.schedule.item())
         return Losses(raw.schedule, {})
 
-    recorded = engine.Recorded(step)
+    recorded = train_step.Recorded(step)
     pixels = torch.zeros((1, 1, 1, 3), dtype=torch.uint8)
     for i in range(7):
         drawn: dict[str, Tensor] = {"weak": torch.full((1, 3), i)}

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stores.errors import StoreError
-from trainer import evaluate
-from trainer.ema import Ema
-from trainer.evaluate import Evaluator, error, per_class_error, summary
-from trainer.models import build_model
+from trainer.evaluation.evaluator import Evaluator, error, per_class_error, summary
+from trainer.networks.ema import Ema
+from trainer.networks.wide_resnet import build_model
 
 CPU = torch.device("cpu")
 
@@ -75,7 +74,7 @@ class Brightest(nn.Module):
 
 
 def test_averaged_weights_and_live_buffers_are_evaluated(store, monkeypatch):
-    monkeypatch.setattr(evaluate, "BATCH", 7)  # 30 images: a short last batch
+    monkeypatch.setattr("trainer.evaluation.evaluator.BATCH", 7)  # 30 images: a short last batch
     model = Brightest().train()
     ema = Ema(model, 0.999)
     evaluator = Evaluator(store, model, CPU, bf16=False)

@@ -14,8 +14,9 @@ from PIL import Image
 from test_resume import assert_equal
 
 from stores import open_store
-from trainer import checkpoint, launch
+from trainer import api
 from trainer.methods import METHODS
+from trainer.runs import checkpoint
 
 SETTINGS = ["checkpoint_every=2", "eval_every=4", "batch=4", "precision=fp32", "tensorboard=false", "log_every=2"]
 LESS = {"remixmatch": ["strong_views=1"], "fixmatch": ["ratio=2"], "uda": ["ratio=2"]}
@@ -57,9 +58,9 @@ def test_trains_and_resumes(split: Path, name: str, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(checkpoint, "save", save_and_copy)
     flags = {"store": str(split), "method": name, "model": "wrn-10-1", "steps": 4, "threads": 1, "device": "cpu"}
-    whole, result = launch.start([*SETTINGS, *LESS.get(name, [])], flags, tmp_path / "runs", "run", quiet=True)
+    whole, result = api.start([*SETTINGS, *LESS.get(name, [])], flags, tmp_path / "runs", "run", quiet=True)
     assert 0 <= result["error_last"] <= 100
     assert result["class_names"] == open_store(split).class_names
-    resumed, again = launch.resume(stopped, quiet=True)
+    resumed, again = api.resume(stopped, quiet=True)
     assert again["steps"] == result["steps"] == 4
     assert_equal(resumed, whole)

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from stores.errors import ResourceError, StoreError, UsageError
-from trainer import feed as feed_module
-from trainer import homes, memory, shuffled
-from trainer import pool as pool_module
+from trainer.augment.views import make_batch
 from trainer.config import RunConfig
-from trainer.feed import Feed
-from trainer.methods.contract import Views
-from trainer.prefetch import Prefetch
-from trainer.views import make_batch
+from trainer.contract import Views
+from trainer.data import loader as feed_module
+from trainer.data import memory, placement, sampler
+from trainer.data import resident as pool_module
+from trainer.data.loader import Feed
+from trainer.data.prefetch import Prefetch
 
 CPU = torch.device("cpu")
 STILL = RunConfig(batch=4, steps=100, flip=False, shift=0)
@@ -105,8 +105,8 @@ def test_a_step_does_not_depend_on_the_steps_before(make_store):
     store = make_store(protocol="mismatch", ood=(2,))
     run = dataclasses.replace(STILL, flip=True, shift=2)
     whole = make(store, run)
-    steps = [step_of(whole, step) for step in range(shuffled.BLOCK + 2)]
-    for step in (shuffled.BLOCK + 1, 0, shuffled.BLOCK, 5):
+    steps = [step_of(whole, step) for step in range(sampler.BLOCK + 2)]
+    for step in (sampler.BLOCK + 1, 0, sampler.BLOCK, 5):
         assert same(step_of(make(store, run), step), steps[step])
         assert same(step_of(whole, step), steps[step])
     assert not same(steps[0], steps[1])
@@ -197,10 +197,10 @@ HOMES = [
 def test_the_home_follows_from_size_and_free_memory(feed, device, memory_free, disk_free, kind, store, monkeypatch):
     """Of 6 more images and 28 × 4 copies of 192 bytes; free memory and disk in per cent of that."""
     size = (6 + 28 * 4) * 192
-    monkeypatch.setattr(homes, "free_memory", lambda device: size * memory_free // 100)
-    monkeypatch.setattr(homes.shutil, "disk_usage", lambda path: SimpleNamespace(free=size * disk_free // 100))
+    monkeypatch.setattr(placement, "free_memory", lambda device: size * memory_free // 100)
+    monkeypatch.setattr(placement.shutil, "disk_usage", lambda path: SimpleNamespace(free=size * disk_free // 100))
     run = dataclasses.replace(STILL, feed=feed, window="1MB")
-    home = homes.choose(run, store.dataset, 28, 4, torch.device(device), others=6)
+    home = placement.choose(run, store.dataset, 28, 4, torch.device(device), others=6)
     assert home.kind == kind
     assert home.device.type == (device if kind == "device" else "cpu")
     assert home.size == (1_000_000 if kind == "stream" else size)
@@ -210,12 +210,12 @@ def test_the_home_follows_from_size_and_free_memory(feed, device, memory_free, d
 def test_a_home_says_what_it_is():
     size = 3 << 29
     for home, said in {
-        homes.Home("device", torch.device("cuda", 0), False, size): "in GPU memory (1.50 GiB)",
-        homes.Home("device", CPU, False, size): "in memory (1.50 GiB)",
-        homes.Home("host", CPU, True, size): "copies drawn from images in memory (1.50 GiB)",
-        homes.Home("stream", CPU, False, size): "streamed from the store through a window (1.50 GiB)",
-        homes.Home("host", CPU, False, 1 << 19): "in memory (0.5 MiB)",
-        homes.Home("mapped", CPU, False, size): "in a mapped scratch file (1.50 GiB)",
+        placement.Home("device", torch.device("cuda", 0), False, size): "in GPU memory (1.50 GiB)",
+        placement.Home("device", CPU, False, size): "in memory (1.50 GiB)",
+        placement.Home("host", CPU, True, size): "copies drawn from images in memory (1.50 GiB)",
+        placement.Home("stream", CPU, False, size): "streamed from the store through a window (1.50 GiB)",
+        placement.Home("host", CPU, False, 1 << 19): "in memory (0.5 MiB)",
+        placement.Home("mapped", CPU, False, size): "in a mapped scratch file (1.50 GiB)",
     }.items():
         assert str(home) == said
 
@@ -224,8 +224,8 @@ def test_a_home_says_what_it_is():
 def test_what_decides_the_order_is_settled_once(kind, store, monkeypatch):
     """A resumed run may find more or less memory; its order must stay."""
     views = method().views(None)
-    monkeypatch.setattr(homes, "free_memory", lambda device: 0 if kind == "stream" else 1 << 40)
-    monkeypatch.setattr(homes.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(placement, "free_memory", lambda device: 0 if kind == "stream" else 1 << 40)
+    monkeypatch.setattr(placement.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     settled = feed_module.settle(store, views, STILL, CPU)
     assert settled == dataclasses.replace(STILL, feed=kind)
     assert feed_module.settle(store, views, settled, CPU) == settled

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from trainer import launch, weights
+from trainer import api
+from trainer.runs import weights
 
 SETTINGS = ["eval_every=3", "batch=8", "precision=fp32", "tensorboard=false"]
 
@@ -18,6 +19,6 @@ def test_either_format_trains_the_same_model(tiny, tiny_ffcv, tmp_path):
             "threads": 1,
             "device": "cpu",
         }
-        run, _ = launch.start(SETTINGS, flags, tmp_path / "runs" / str(len(trained)), "run", quiet=True)
+        run, _ = api.start(SETTINGS, flags, tmp_path / "runs" / str(len(trained)), "run", quiet=True)
         trained.append((run / weights.FILE).read_bytes())
     assert trained[0] == trained[1]

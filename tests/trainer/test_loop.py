@@ -14,18 +14,20 @@ import pytest
 import torch
 from torch import nn
 
-from stores import manifest
 from stores.errors import IntegrityError, Interrupted, RealMixError, ResourceError, StorageError
-from trainer import checkpoint, config, engine, hardware, launch
-from trainer.checkpoint import State
+from stores.format import manifest
+from trainer import api, config, hardware
+from trainer.augment.views import Raw
 from trainer.config import RunConfig
-from trainer.ema import Ema
-from trainer.feed import Feed
+from trainer.contract import Losses, Views
+from trainer.data.loader import Feed
+from trainer.loop import train_step
 from trainer.methods import load_method
-from trainer.methods.contract import Losses, Views
-from trainer.run import open_run
-from trainer.telemetry import Telemetry, mask_quality
-from trainer.views import Raw
+from trainer.networks.ema import Ema
+from trainer.runs import checkpoint
+from trainer.runs.checkpoint import State
+from trainer.runs.run_dir import open_run
+from trainer.runs.telemetry import Telemetry, mask_quality
 
 SUPERVISED = load_method("supervised")
 
@@ -41,9 +43,9 @@ def execute(path, store, run, folder=None, method=SUPERVISED):
     run, settings, deviations = config.resolve(run, method.Settings(), store)
     record = {
         "run": dataclasses.asdict(run), "settings": dataclasses.asdict(settings), "deviations": deviations,
-        "store": launch.describe(store), "device": hardware.describe(run), "versions": launch.versions(),
+        "store": api.describe(store), "device": hardware.describe(run), "versions": api.versions(),
     }  # fmt: skip
-    return launch._execute(path, folder, record if folder is None else folder.config, store, run, settings, quiet=True)
+    return api._execute(path, folder, record if folder is None else folder.config, store, run, settings, quiet=True)
 
 
 def lines(path, kind):
@@ -58,7 +60,7 @@ def test_one_update_is_adam_then_kernel_decay_then_the_average():
         model.weight.copy_(torch.tensor([[0.5, -2.0]]))
         model.bias.fill_(3.0)
     run = run_of(lr=0.1, weight_decay=0.5)
-    state = State(model, engine.build_optimizer(model, run), Ema(model, 0.9), Telemetry(1))
+    state = State(model, train_step.build_optimizer(model, run), Ema(model, 0.9), Telemetry(1))
     gradient = torch.tensor([[4.0, -0.01]], dtype=torch.float64)
     method = SimpleNamespace(
         views=lambda settings: Views(),
@@ -68,7 +70,9 @@ def test_one_update_is_adam_then_kernel_decay_then_the_average():
     )
     none = torch.zeros((1, 1, 1, 3), dtype=torch.uint8)
     drawn = {"weak": torch.zeros((1, 3), dtype=torch.int64)}
-    engine.build_step(state, method, None, run, ())(Raw(none, torch.zeros(1), None, (drawn,), {}, torch.tensor([0.1])))
+    train_step.build_step(state, method, None, run, ())(
+        Raw(none, torch.zeros(1), None, (drawn,), {}, torch.tensor([0.1]))
+    )
     weight = torch.tensor([[0.5 - 0.1, -2.0 + 0.1]], dtype=torch.float64) * (1 - 0.5 * 0.1)
     bias = torch.tensor([3.0 - 0.1], dtype=torch.float64)
     torch.testing.assert_close(model.weight.detach(), weight, rtol=0, atol=1e-6)
@@ -82,7 +86,7 @@ def test_one_update_is_adam_then_kernel_decay_then_the_average():
 def test_kernel_decay_of_the_papers_over_1000_steps():
     weights = [torch.ones(3, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)]
     for _ in range(1000):
-        engine.decay(weights, 1 - 0.02 * 0.002)
+        train_step.decay(weights, 1 - 0.02 * 0.002)
     for weight in weights:
         torch.testing.assert_close(weight, torch.full_like(weight, 0.960789), rtol=0, atol=1e-6)
 
@@ -111,8 +115,8 @@ def test_a_run_leaves_its_whole_directory(store, tmp_path):
 def test_the_exported_weights_are_the_evaluated_ones(store, tmp_path):
     from safetensors import safe_open
 
-    from trainer.augment import scale
-    from trainer.models import build_model
+    from trainer.augment.flip_shift import scale
+    from trainer.networks.wide_resnet import build_model
 
     result = execute(tmp_path / "run", store, run_of())
     with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer import ops
-from trainer.masks import kept_mean, ood_mask, tsa_mask
+from trainer.functional import ops
+from trainer.functional.masks import kept_mean, ood_mask, tsa_mask
 
 ETA = 0.625  # linear annealing at half the run, four classes
 

@@ -22,7 +22,7 @@ from rounding import assert_same
 from torch import Tensor
 
 from stores.errors import UsageError
-from trainer import config, launch
+from trainer import api, config
 from trainer.methods import METHODS, load_method
 
 LABELS_ALONE = {"supervised"}  # no unlabelled loss
@@ -100,8 +100,8 @@ def test_a_short_run_from_a_store(name: str, make_store: Any, tmp_path: Path) ->
     flags = {"method": name, "model": "wrn-10-1", "batch": 4, "steps": 2, "device": "cpu", "precision": "fp32"}
     flags |= {"engine": "eager", "threads": 1, "tensorboard": False}
     run, settings, deviations = config.resolve(*config.build(method, "digits", [], flags), store)
-    record = {"run": dataclasses.asdict(run), "deviations": deviations, "store": launch.describe(store)}
-    result = launch._execute(tmp_path / "run", None, record, store, run, settings, quiet=True)
+    record = {"run": dataclasses.asdict(run), "deviations": deviations, "store": api.describe(store)}
+    result = api._execute(tmp_path / "run", None, record, store, run, settings, quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert result["steps"] == 2
     assert all(math.isfinite(line["loss"]) for line in lines if line["kind"] == "train")

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounding import assert_same
 
-from trainer import mismatch_share
-from trainer.evaluate import Evaluator
-from trainer.mismatch_share import Sample, direction, estimate, known_share
-from trainer.models import build_model
+from trainer.evaluation import mismatch_share
+from trainer.evaluation.evaluator import Evaluator
+from trainer.evaluation.mismatch_share import Sample, direction, estimate, known_share
+from trainer.networks.wide_resnet import build_model
 
 CLASSES, DIMENSIONS = 3, 8
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.mixing import Mixing
+from trainer.data.mixing import Mixing
 
 COUNTS = st.lists(st.integers(1, 7), min_size=1, max_size=6).map(np.array)
 

@@ -13,7 +13,7 @@ from rounding import assert_same
 from torch import Tensor, nn
 
 from stores.errors import UsageError
-from trainer.models import BatchNorm, Block, build_model, kernels
+from trainer.networks.wide_resnet import BatchNorm, Block, build_model, kernels
 
 
 def count(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from trainer import ops
+from trainer.functional import ops
 
 Z = [2.0, 1.0, 0.0]
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.augment import scale
-from trainer.policies import ctaugment, pixels
-from trainer.policies import operations as ops
+from trainer.augment import ctaugment, pixels
+from trainer.augment import operations as ops
+from trainer.augment.flip_shift import scale
 
 BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 

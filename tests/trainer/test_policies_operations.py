@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.policies import operations as ops
-from trainer.policies import warp
-from trainer.policies.pixels import box, paint, planes
-from trainer.policies.rescale import FILTERS, matrices, rescale
-from trainer.policies.tone import adjust
+from trainer.augment import operations as ops
+from trainer.augment import warp
+from trainer.augment.pixels import box, paint, planes
+from trainer.augment.rescale import FILTERS, matrices, rescale
+from trainer.augment.tone import adjust
 
 MOVED = [name for name in ops.NAMES if name not in ("rescale", "cutout")]
 SIZES = [(96, 96), (24, 40), (33, 17), (8, 8), (4, 3)]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.policies import operations as ops
-from trainer.policies import pixels, randaugment
-from trainer.policies.randaugment import KINDS, Variant
+from trainer.augment import operations as ops
+from trainer.augment import pixels, randaugment
+from trainer.augment.randaugment import KINDS, Variant
 
 
 def as_tensors(draws: dict[str, np.ndarray]) -> dict[str, Tensor]:

@@ -20,9 +20,9 @@ from PIL import Image
 
 from stores import open_store
 from stores.errors import IntegrityError, StoreError, UsageError
-from trainer import png
 from trainer.report import charts, comparison, markup, records, write
-from trainer.run import write_json
+from trainer.runs import png
+from trainer.runs.run_dir import write_json
 
 NEVER_CLOSED = ("meta", "img")
 
@@ -325,8 +325,8 @@ def test_brief_numbers(value, text):
 
 def test_reading_a_run_contacts_nobody_unless_asked(command, runs, tmp_path, monkeypatch):
     """A run's record may come from anyone, and name any place."""
-    from stores import bucket
     from stores.errors import StorageError
+    from stores.storage import bucket
 
     asked = []
 

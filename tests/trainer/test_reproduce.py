@@ -22,7 +22,7 @@ from trainer.methods import METHODS
 from trainer.reproduce import picture, recipe, table
 from trainer.reproduce.plan import Planned, Scale, plan, scaled
 from trainer.reproduce.recipe import load
-from trainer.run import open_run, write_json
+from trainer.runs.run_dir import open_run, write_json
 
 MINE = """
 title = "Two methods"
@@ -342,7 +342,7 @@ def test_a_run_whose_parent_is_gone_before_it_looks_does_not_train(tiny, tmp_pat
     ours, theirs = os.pipe()
     os.close(theirs)  # as the end of the process that held it does
     done = subprocess.run(
-        [sys.executable, "-m", "trainer.reproduce.child", *map(str, words)], stdin=ours, timeout=90, check=False,
+        [sys.executable, "-m", "trainer", *map(str, words)], stdin=ours, timeout=90, check=False,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(ours)

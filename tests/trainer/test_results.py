@@ -21,11 +21,12 @@ from sklearn.metrics import roc_auc_score
 
 from stores import open_store
 from stores.errors import IntegrityError, RealMixError
-from trainer import onnx_graph, weights
-from trainer.augment import scale
-from trainer.models import build_model
-from trainer.run import open_run
-from trainer.weights import Trained
+from trainer.augment.flip_shift import scale
+from trainer.inference import onnx_graph
+from trainer.networks.wide_resnet import build_model
+from trainer.runs import weights
+from trainer.runs.run_dir import open_run
+from trainer.runs.weights import Trained
 
 
 def read(path: Path) -> dict:
@@ -136,7 +137,7 @@ def odd_images(tmp_path) -> Path:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_predict_reads_any_picture(command, trained, odd_images, tmp_path, kind):
-    from stores import picture
+    from stores.images import picture
 
     out_file = tmp_path / f"said.{kind}"
     run = trained / "runs" / "first"
@@ -192,7 +193,7 @@ def test_deep_pictures_are_read_with_the_range_of_the_store(command, tmp_path):
 
 
 def test_a_picture_may_be_too_large_to_predict(command, tmp_path, monkeypatch):
-    from stores import decoders
+    from stores.images import decoders
 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # --max-pixels sets both
     monkeypatch.setattr(decoders, "_most_pixels", None)
@@ -210,7 +211,7 @@ def test_a_picture_may_be_too_large_to_predict(command, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory) -> Path:
-    from trainer.export import export
+    from trainer.inference.export import export
 
     folder = tmp_path_factory.mktemp("exported") / "model"
     export(open_run(trained / "runs" / "first"), folder, onnx=True)
@@ -331,7 +332,7 @@ def test_a_run_that_is_not_finished_is_not_exported(command, first):
 ])  # fmt: skip
 def test_a_missing_package_says_what_to_install(command, trained, monkeypatch, module, words, hint):
     monkeypatch.chdir(trained)
-    monkeypatch.delitem(sys.modules, "stores.picture", raising=False)
+    monkeypatch.delitem(sys.modules, "stores.images.picture", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
     code, out, err = command(*words)
     assert (code, out, hint in err, "Traceback" in err) == (2, "", True, False)
@@ -349,10 +350,10 @@ def test_damaged_weights_are_named(first):
 
 
 def test_doctor_sees_the_machine_and_reads_a_store(command, trained, monkeypatch):
-    from trainer import doctor
+    from trainer.commands import examine
 
     monkeypatch.chdir(trained)
-    monkeypatch.setattr(doctor, "READ_S", 0.1)
+    monkeypatch.setattr(examine, "READ_S", 0.1)
     code, out, _ = command("doctor", "--json")
     found = json.loads(out)
     assert code == 0
@@ -361,7 +362,7 @@ def test_doctor_sees_the_machine_and_reads_a_store(command, trained, monkeypatch
     assert found["extras"]["predict"]["missing"] == []
     assert found["read"]["store"].startswith("stores/")
     assert found["read"]["images_per_s"] > 0
-    monkeypatch.setitem(doctor.EXTRAS, "onnx", ("graphs", {"no_such_module": "some-package"}))
+    monkeypatch.setitem(examine.EXTRAS, "onnx", ("graphs", {"no_such_module": "some-package"}))
     code, out, _ = command("doctor")
     assert "without some-package: graphs" in out
     assert "pip install 'realmix[onnx]'" in out
@@ -372,7 +373,7 @@ def test_doctor_sees_the_machine_and_reads_a_store(command, trained, monkeypatch
 def test_doctor_knows_the_extras_of_the_project():
     import tomllib
 
-    from trainer.doctor import EXTRAS, PACKAGES
+    from trainer.commands.examine import EXTRAS, PACKAGES
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     names = {

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from stores import manifest, open_store
+from stores import open_store
 from stores.errors import StoreError
-from trainer import launch, weights
-from trainer.run import Run
+from stores.format import manifest
+from trainer import api
+from trainer.runs import weights
+from trainer.runs.run_dir import Run
 
 SETTINGS = ["eval_every=6", "checkpoint_every=5", "log_every=4", "batch=8", "precision=fp32", "tensorboard=false"]
 VOLATILE = ("seconds", "images_per_s", "data_wait", "crc32", "sha256", "files")
@@ -25,7 +27,7 @@ STEPS = 20
 
 def start(split: Path, runs: Path) -> tuple[Path, dict]:
     flags = {"store": str(split), "model": "wrn-10-1", "steps": STEPS, "threads": 1, "device": "cpu"}
-    return launch.start(SETTINGS, flags, runs, "run", quiet=True)
+    return api.start(SETTINGS, flags, runs, "run", quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def run_and_die(split: Path, runs: Path, where: str, count: int) -> None:
     else:
         manifest.write_atomically = after_replacing if where.startswith("after ") else before_replacing
     if (runs / "run").exists():
-        launch.resume(runs / "run", quiet=True)
+        api.resume(runs / "run", quiet=True)
     else:
         start(split, runs)
 
@@ -92,7 +94,7 @@ def run_and_die(split: Path, runs: Path, where: str, count: int) -> None:
 def forked():
     """Processes that start with torch loaded, and without threads that a fork would lose."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.launch", "torch._dynamo"])
+    context.set_forkserver_preload(["trainer.api", "torch._dynamo"])
     return context
 
 
@@ -111,7 +113,7 @@ def test_killed_at_a_chosen_moment(crashes, uninterrupted, split, tmp_path, fork
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-    path, result = launch.resume(tmp_path / "run", quiet=True)
+    path, result = api.resume(tmp_path / "run", quiet=True)
     assert result["steps"] == STEPS
     assert_equal(path, uninterrupted)
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
@@ -128,12 +130,12 @@ def test_the_command_killed_and_resumed(uninterrupted, split, tmp_path):
     process.kill()
     process.wait()
     assert metrics.is_file(), "the run came as far as its first line"
-    assert_equal(launch.resume(tmp_path / "run", quiet=True)[0], uninterrupted)
+    assert_equal(api.resume(tmp_path / "run", quiet=True)[0], uninterrupted)
 
 
 def test_resuming_on_another_store_changes_nothing(uninterrupted, split, tiny_copy, tmp_path):
-    from pipeline.protocols import Request
-    from pipeline.split_stores import write_all
+    from pipeline.splits.protocols import Request
+    from pipeline.splits.split_stores import write_all
 
     runs = tmp_path / "runs"
     path, _ = start(tiny_copy.with_name("tiny_20"), runs)
@@ -141,10 +143,10 @@ def test_resuming_on_another_store_changes_nothing(uninterrupted, split, tiny_co
     write_all(open_store(tiny_copy), [Request(labels=25)])
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     with pytest.raises(StoreError, match="is not the store"):
-        launch.resume(path, tiny_copy.with_name("tiny_25"), quiet=True)
+        api.resume(path, tiny_copy.with_name("tiny_25"), quiet=True)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     tiny_copy.parent.rename(tmp_path / "moved")
     with pytest.raises(StoreError, match="tiny_20"):
-        launch.resume(path, quiet=True)
-    launch.resume(path, tmp_path / "moved" / "tiny_20", quiet=True)
+        api.resume(path, quiet=True)
+    api.resume(path, tmp_path / "moved" / "tiny_20", quiet=True)
     assert_equal(path, uninterrupted)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from stores import manifest
 from stores.errors import StoreError, UsageError
-from trainer import launch
-from trainer.run import Run, create, open_run
+from stores.format import manifest
+from trainer import api
+from trainer.runs.run_dir import Run, create, open_run
 
 SETTINGS = ["engine=eager", "eval_every=4", "log_every=4", "batch=8", "precision=fp32", "tensorboard=false"]
 
@@ -34,7 +34,7 @@ import os, sys
 from pathlib import Path
 from stores import manifest
 from stores.errors import UsageError
-from trainer.run import create
+from trainer.runs.run_dir import create
 def first(folder):
     manifest.write_atomically(folder / "checkpoint.pt", bytes([who]) * 300_000)
 for round in range(20):
@@ -101,7 +101,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from stores import manifest
-from trainer.run import create
+from trainer.runs.run_dir import create
 def die(folder):
     manifest.write_atomically(folder / "checkpoint.pt", b"1" * 1000)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -146,7 +146,7 @@ def test_lines_and_checkpoint_are_on_the_disk_in_this_order(tmp_path, split, mon
     monkeypatch.setattr(os, "rename", lambda old, new: log_rename(old, new, rename))
     monkeypatch.setattr(Run, "write_line", log_line)
     flags = {"store": str(split), "model": "wrn-10-1", "steps": 8, "threads": 1, "device": "cpu"}
-    launch.start([*SETTINGS, "checkpoint_every=4"], flags, tmp_path / "runs", "run", quiet=True)
+    api.start([*SETTINGS, "checkpoint_every=4"], flags, tmp_path / "runs", "run", quiet=True)
     assert seen == 3
     assert not unsynced, "the finished run is on the disk"
 
@@ -154,12 +154,12 @@ def test_lines_and_checkpoint_are_on_the_disk_in_this_order(tmp_path, split, mon
 def test_of_two_that_resume_one_does_and_the_other_takes_nothing_from_it(tmp_path, split, monkeypatch):
     """The second is refused before it reads the checkpoint; it deletes nothing that the first one is writing."""
     flags = {"store": str(split), "model": "wrn-10-1", "steps": 8, "threads": 1, "device": "cpu"}
-    path, result = launch.start(SETTINGS, flags, tmp_path, "run", quiet=True)
+    path, result = api.start(SETTINGS, flags, tmp_path, "run", quiet=True)
     (path / "result.json").unlink()
     first = open_run(path)
     first.hold()
     with pytest.raises(StoreError, match="another process is training"):
-        launch.resume(path, quiet=True)
+        api.resume(path, quiet=True)
     first.write_result(result)  # and the first one ends, at the very moment at which the second looks
     hold = Run.hold
 
@@ -170,7 +170,7 @@ def test_of_two_that_resume_one_does_and_the_other_takes_nothing_from_it(tmp_pat
     monkeypatch.setattr(Run, "hold", late)
     monkeypatch.setattr(Run, "result", iter_results(Run.result))
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.iterdir()}
-    assert launch.resume(path, quiet=True)[1] == result
+    assert api.resume(path, quiet=True)[1] == result
     assert {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.iterdir()} == before
 
 

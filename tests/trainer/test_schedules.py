@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.schedules import linear_ramp, tsa_threshold
+from trainer.functional.schedules import linear_ramp, tsa_threshold
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from trainer import scores
+from trainer.evaluation import scores
 
 
 def test_calibration_by_hand():

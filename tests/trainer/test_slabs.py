@@ -12,11 +12,11 @@ import torch
 
 from stores import open_store
 from stores.errors import IntegrityError
-from trainer import slabs
-from trainer.pool import Pool
-from trainer.shuffled import BLOCK, Shuffled
-from trainer.slabs import Memory, Slabs
-from trainer.stream import Stream
+from trainer.data import slabs
+from trainer.data.resident import Pool
+from trainer.data.sampler import BLOCK, Shuffled
+from trainer.data.slabs import Memory, Slabs
+from trainer.data.streaming import Stream
 
 CPU = torch.device("cpu")
 SIZE, IMAGE = 7, 2 * 2 * 3

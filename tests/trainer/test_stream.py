@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 
 from stores import open_store
 from stores.errors import IntegrityError, Interrupted, UsageError
-from stores.layout import ArrayLayout
-from trainer import launch, loop, stream, weights
-from trainer.prefetch import Prefetch
-from trainer.stream import Plan, Stream
+from stores.format.layout import ArrayLayout
+from trainer import api
+from trainer.data import streaming
+from trainer.data.prefetch import Prefetch
+from trainer.data.streaming import Plan, Stream
+from trainer.loop import loop
+from trainer.runs import weights
 
 BLOCK = 64 * 5 * 12 * 12 * 3  # a chunk of the tiny store
 WINDOW = 8 * BLOCK
@@ -93,9 +96,9 @@ def test_the_order_depends_on_seed_and_window_alone(split, opened, monkeypatch):
         return [made.take(step)[0].tolist() for step in range(60)]
 
     first = orders()
-    monkeypatch.setattr(stream, "parallel", lambda place: 1)
+    monkeypatch.setattr(streaming, "parallel", lambda place: 1)
     assert orders() == first
-    monkeypatch.setattr(stream, "parallel", lambda place: 64)
+    monkeypatch.setattr(streaming, "parallel", lambda place: 64)
     assert orders() == first
     narrow, wide = opened(array, rows), opened(array, rows, window=2 * WINDOW)
     assert narrow.plan.width <= wide.plan.width == 3
@@ -108,12 +111,12 @@ def test_a_window_is_never_exceeded(window, side, copies, cores, blocks):
     """Decoded blocks, and for each thread a decoded and a compressed one, fit; or the window is refused."""
     shape = (blocks * 8, copies, side, side, 3)
     made = ArrayLayout("x", shape, "uint8", (8, *shape[1:]), (8, *shape[1:]), sharded=True)
-    array = stream.ImageArray.__new__(stream.ImageArray)
+    array = streaming.ImageArray.__new__(streaming.ImageArray)
     array.layout, array.shape, array.block, array.store = made, shape, 8, None
     raw = 8 * copies * side * side * 3
     place = raw + 8 * 8 * copies
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "parallel", lambda store: cores)
+        patch.setattr(streaming, "parallel", lambda store: cores)
         try:
             plan = Plan(array, place, blocks, window)
         except UsageError:
@@ -185,7 +188,7 @@ SETTINGS = ["checkpoint_every=2", "batch=8", "precision=fp32", "tensorboard=fals
 
 
 def start(split, runs, name="run"):
-    return launch.start(SETTINGS, {**FLAGS, "store": str(split)}, runs, name, quiet=True)
+    return api.start(SETTINGS, {**FLAGS, "store": str(split)}, runs, name, quiet=True)
 
 
 def test_ffcv_streams_the_same_batches(split, tiny_ffcv, opened):
@@ -212,7 +215,7 @@ def test_a_streamed_run_is_resumed_bit_for_bit(tiny, tmp_path, monkeypatch):
         with pytest.raises(Interrupted, match="stopped"):
             start(tiny.with_name("tiny_20"), tmp_path, "broken")
     assert ours() == []
-    launch.resume(tmp_path / "broken", quiet=True)
+    api.resume(tmp_path / "broken", quiet=True)
     assert (whole / weights.FILE).read_bytes() == (tmp_path / "broken" / weights.FILE).read_bytes()
 
 
@@ -244,7 +247,7 @@ def test_closing_does_not_wait_for_what_is_not_begun(split, opened, monkeypatch)
         return read(*args, **options)
 
     monkeypatch.setattr(array, "read", slow)
-    monkeypatch.setattr(stream, "parallel", lambda place: 1)
+    monkeypatch.setattr(streaming, "parallel", lambda place: 1)
     made = opened(array, np.arange(150), window=200 * BLOCK)
     with Prefetch(made.take, range(50)) as ahead:
         ahead.take()

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import augment
+from trainer.augment import ctaugment, flip_shift, randaugment
+from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
-from trainer.feed import Feed
+from trainer.contract import Batch, Views
+from trainer.data.loader import Feed
 from trainer.methods import load_method
-from trainer.methods.contract import Batch, Views
-from trainer.policies import ctaugment, randaugment
-from trainer.views import Raw, make_batch
 
 RUN = RunConfig(batch=4, steps=100, flip=True, shift=2)
 
@@ -66,7 +65,7 @@ def test_fixmatch_cuts_out_after_the_shift_and_uda_before_it(store: Any, policy:
     expected[at - 2 : at + 2, at - 2 : at + 2] = True
     assert torch.equal(hole(strong), expected.expand(8, 8, 8))
     assert raw.u is not None
-    moved = augment.weak(raw.u, raw.views[2]["weak"])
+    moved = flip_shift.weak(raw.u, raw.views[2]["weak"])
     torch.testing.assert_close(strong.where(~expected, 0), moved.where(~expected, 0), atol=1e-6, rtol=0)
 
 
@@ -78,11 +77,11 @@ def test_a_strong_view_is_its_policy_of_the_same_image(store: Any, policy: Any) 
     assert raw.u is not None
     weak, drawn = raw.views[1]["weak"], raw.views[2]
     assert not torch.equal(weak, drawn["weak"]), "its own flip and shift"
-    torch.testing.assert_close(batch.u[0], augment.weak(raw.u, weak))
-    moved = augment.move(raw.u, drawn["weak"])
+    torch.testing.assert_close(batch.u[0], flip_shift.weak(raw.u, weak))
+    moved = flip_shift.move(raw.u, drawn["weak"])
     if policy == "uda":
         pixels = planes(randaugment.apply(raw.u, drawn, "uda"))
-        expected = augment.move(pixels, drawn["weak"]).permute(0, 3, 1, 2)
+        expected = flip_shift.move(pixels, drawn["weak"]).permute(0, 3, 1, 2)
     elif policy == "randaugment":
         expected = randaugment.apply(moved, drawn, "fixmatch")
     else:
@@ -131,7 +130,7 @@ def test_the_legacy_translation_can_be_asked_for(store: Any, name: str) -> None:
         drawn["level"] = torch.ones_like(drawn["level"])
         still = dataclasses.replace(raw, views=(*raw.views[:place], drawn, *raw.views[place + 1 :]))
         probe = make_batch(still, feed.views, feed.schedule_names, ctaugment.init_state()).probe
-        weak = augment.scale(augment.move(raw.x, drawn["weak"]))
+        weak = flip_shift.scale(flip_shift.move(raw.x, drawn["weak"]))
         assert probe is not None
         moved.append(not torch.equal(probe, weak))
     assert moved == [False, True]
@@ -145,9 +144,10 @@ def test_a_probe_and_its_draws_reach_the_batch(store: Any) -> None:
     assert torch.equal(batch.draws["op"], drawn["op"])
     assert torch.equal(batch.draws["level"], drawn["level"])
     assert batch.probe is not None
-    torch.testing.assert_close(batch.probe, ctaugment.apply_probe(augment.move(raw.x, drawn["weak"]), drawn))
+    torch.testing.assert_close(batch.probe, ctaugment.apply_probe(flip_shift.move(raw.x, drawn["weak"]), drawn))
     torch.testing.assert_close(
-        batch.x, ctaugment.apply(augment.move(raw.x, raw.views[0]["weak"]), raw.views[0], ctaugment.init_state(), False)
+        batch.x,
+        ctaugment.apply(flip_shift.move(raw.x, raw.views[0]["weak"]), raw.views[0], ctaugment.init_state(), False),
     )
     assert feed.images_per_step == 4 + 2 * 8, "a probe is not learnt from"
 

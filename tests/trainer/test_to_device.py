@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from trainer import engine
-from trainer.to_device import Transfer, each_tensor
-from trainer.views import Raw
+from trainer.augment.views import Raw
+from trainer.data.to_device import Transfer, each_tensor
+from trainer.loop import train_step
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def raw(**changes) -> Raw:
 @pytest.mark.parametrize("inputs", [raw(), raw(u=None, ood=None), raw(draws={}, views=())], ids=["all", "few", "none"])
 def test_every_tensor_moves(inputs):
     moved = each_tensor(inputs, lambda tensor: tensor.to("meta"))
-    before, after = list(engine._tensors(inputs)), list(engine._tensors(moved))
+    before, after = list(train_step._tensors(inputs)), list(train_step._tensors(moved))
     assert len(before) == len(after) >= 3
     assert {tensor.device.type for tensor in after} == {"meta"}
     assert {tensor.device.type for tensor in before} == {"cpu"}, "the inputs stay"

@@ -14,9 +14,10 @@ from test_resume import SETTINGS, assert_equal
 from torch import Tensor
 
 from stores.errors import IntegrityError, Interrupted, StoreError, UsageError
-from trainer import checkpoint, launch, transfer, weights
+from trainer import api
 from trainer.config import RunConfig
-from trainer.models import WideResNet, build_model
+from trainer.networks.wide_resnet import WideResNet, build_model
+from trainer.runs import checkpoint, transfer, weights
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def split(tiny):
 
 def start(split: Path, runs: Path, name: str, **flags: Any) -> Path:
     given = {"store": str(split), "model": "wrn-10-1", "steps": 4, "threads": 1, "device": "cpu"} | flags
-    return launch.start(SETTINGS, given, runs, name, quiet=True)[0]
+    return api.start(SETTINGS, given, runs, name, quiet=True)[0]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_a_folder_and_its_file_are_one_and_a_resumed_run_needs_neither(
         start(split, tmp_path / "cut", "run", steps=12, init=str(copy / weights.FILE))
     monkeypatch.undo()
     (copy / weights.FILE).unlink()
-    path, result = launch.resume(tmp_path / "cut" / "run", quiet=True)
+    path, result = api.resume(tmp_path / "cut" / "run", quiet=True)
     assert result["steps"] == 12
     assert_equal(path, whole)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rounding import in_float64
 
-from trainer import launch, loop
+from trainer import api
+from trainer.loop import loop
 from trainer.methods import METHODS
 
 # one small rate for all: FixMatch's own, .03, amplifies rounding a thousandfold in two steps
@@ -21,7 +22,7 @@ def train_all(store: Path, runs: Path) -> list[str]:
     with in_float64():
         for name, (method, settings) in cases.items():
             flags = {"store": str(store), "method": method, "model": "wrn-10-1", "steps": 6, "batch": 8}
-            launch.start(settings, flags | {"threads": 1, "device": "cpu"}, runs, name, quiet=True)
+            api.start(settings, flags | {"threads": 1, "device": "cpu"}, runs, name, quiet=True)
     return list(cases)
 
 

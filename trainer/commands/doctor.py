@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from stores.text import say
-from trainer.options import Debug, Json
+from stores.system.text import say
+from trainer.commands.options import Debug, Json
 
 
 def doctor(
@@ -19,7 +19,7 @@ def doctor(
     debug: Debug = False,
 ) -> None:
     """Show versions, devices and extras, and read a store for two seconds."""
-    from trainer.doctor import examine
+    from trainer.commands.examine import examine
 
     found = examine(store)
     if as_json:

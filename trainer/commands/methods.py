@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from stores.text import print_table, say
-from trainer.options import Debug
+from stores.system.text import print_table, say
+from trainer.commands.options import Debug
 
 
 def methods(

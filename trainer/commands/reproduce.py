@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from trainer.options import Debug, Threads
+from trainer.commands.options import Debug, Threads
 
 Name = Annotated[
     str | None, typer.Argument(metavar="RECIPE", help="A recipe by name, or a .toml file; none: list them.",
@@ -51,7 +51,7 @@ def reproduce(
     debug: Debug = False,
 ) -> None:
     """Train what a paper's table still lacks, and print it beside the published one."""
-    from stores.text import say
+    from stores.system.text import say
     from trainer.reproduce import recipe, run
     from trainer.reproduce.plan import Scale
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from stores import text
-from stores.terminal import is_lost
-from trainer.options import Debug, Device, Json, RunPath, Threads
+from stores.system import text
+from stores.system.terminal import is_lost
+from trainer.commands.options import Debug, Device, Json, RunPath, Threads
 
 Store = Annotated[str | None, typer.Option(help="Split store to evaluate on.", show_default="the run's own")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATHS…", help="Images, and folders of them.", show_default=False)]
@@ -43,7 +43,7 @@ def eval(
 ) -> None:
     """Evaluate a run's averaged and live weights: errors, calibration, AUROC of foreign images."""
     _use(threads)
-    from trainer.reevaluate import reevaluate
+    from trainer.inference.reevaluate import reevaluate
 
     found = reevaluate(run, store, device or "auto")
     if as_json:
@@ -86,8 +86,10 @@ def predict(
 ) -> None:
     """Classify images of any size: class, probabilities, and for images of no class an OOD score, 1 − the largest."""
     _use(threads)
-    from stores import aside
-    from trainer import hardware, predict, weights
+    from stores.system import aside
+    from trainer import hardware
+    from trainer.inference import predict
+    from trainer.runs import weights
 
     write = predict.writer(format)
     trained = weights.find(run)
@@ -107,8 +109,8 @@ def predict(
 
 def export(run: RunPath, output: Folder = None, onnx: Onnx = False, debug: Debug = False) -> None:
     """Write weights (safetensors), a model card and, with `--onnx`, an ONNX graph to a folder."""
-    from trainer.export import export as write
-    from trainer.run import open_run
+    from trainer.inference.export import export as write
+    from trainer.runs.run_dir import open_run
 
     for path in write(open_run(run), output or run / "export", onnx):
         text.say(path)

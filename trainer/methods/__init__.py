@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from stores.errors import UsageError, suggest
 
 if TYPE_CHECKING:
-    from trainer.methods.contract import Method
+    from trainer.contract import Method
 
 METHODS: dict[str, str] = {
     "supervised": "trainer.methods.supervised",

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import ops
-from trainer.methods.contract import Batch, Learner, Losses, Sizes, Views, require
-from trainer.policies import ctaugment
+from trainer.augment import ctaugment
+from trainer.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.functional import ops
 
 NAME = "fixmatch"
 SUMMARY = "confident predictions for weak views are the labels of strong ones"

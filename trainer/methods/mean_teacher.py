@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import ops, schedules
-from trainer.methods.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.functional import ops, schedules
 
 NAME = "mean_teacher"
 SUMMARY = "Mean Teacher: predictions should be those of the averaged weights for another view"

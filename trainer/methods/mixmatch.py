@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import ops, schedules
-from trainer.methods.contract import Batch, Kind, Learner, Losses, Sizes, Views, require
+from trainer.contract import Batch, Kind, Learner, Losses, Sizes, Views, require
+from trainer.functional import ops, schedules
 
 NAME = "mixmatch"
 SUMMARY = "sharpened guesses for unlabelled images, mixed with each other and with the labelled ones"

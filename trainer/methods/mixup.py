@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import ops
-from trainer.methods.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.functional import ops
 
 NAME = "mixup"
 SUMMARY = "MixUp of labelled images, and of unlabelled ones with the network's own predictions"

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import ops, schedules
-from trainer.methods.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.functional import ops, schedules
 
 NAME = "pseudo_label"
 SUMMARY = "Pseudo-Label: confident predictions are taken for labels"

@@ -3,7 +3,7 @@
 What it adds to MixMatch (Berthelot et al. 2019): the unlabelled images come from the store's copies (`views`), labelled
 rows that are already learnt do not count (training-signal annealing), and neither do the unlabelled rows with the least
 confidence (the mask). Without copies, TSA and γ it is MixMatch. With γ = auto, which the paper does not have, the share
-that the mask drops is estimated now and then while training (`trainer.mismatch_share`).
+that the mask drops is estimated now and then while training (`trainer.evaluation.mismatch_share`).
 
 Differs from the official code:
 - annealing compares predictions with labels; there logits, so that it hardly ever acts (`tsa_legacy`);
@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import masks, ops, schedules
-from trainer.methods.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.functional import masks, ops, schedules
 
 NAME = "realmix"
 SUMMARY = "MixMatch on stored copies, with training-signal annealing and an out-of-distribution mask"

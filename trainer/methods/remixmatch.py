@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import ops, schedules
-from trainer.methods.contract import Batch, Kind, Learner, Losses, Sizes, Views, require
-from trainer.policies import ctaugment
+from trainer.augment import ctaugment
+from trainer.contract import Batch, Kind, Learner, Losses, Sizes, Views, require
+from trainer.functional import ops, schedules
 
 NAME = "remixmatch"
 SUMMARY = "MixMatch with distribution alignment, strong views anchored to a weak one, and rotations"

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from trainer import ops
-from trainer.methods.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.functional import ops
 
 NAME = "supervised"
 SUMMARY = "labelled images only; with or without MixUp"

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import masks, ops, schedules
-from trainer.methods.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.functional import masks, ops, schedules
 
 NAME = "uda"
 SUMMARY = "strong views must predict what confident weak ones do, sharpened"

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import ops, schedules
-from trainer.methods.contract import Batch, Learner, Losses, Network, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Network, Sizes, Views, require
+from trainer.functional import ops, schedules
 
 NAME = "vat"
 SUMMARY = "virtual adversarial training; with or without entropy minimisation"

@@ -14,8 +14,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from stores import aside
 from stores.errors import UsageError
+from stores.system import aside
 from trainer.report import page, records
 
 FILE = "report.html"

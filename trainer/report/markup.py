@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from stores.text import visible
+from stores.system.text import visible
 
 VOID = ("meta", "img", "path", "line", "rect", "circle", "polyline", "polygon")
 

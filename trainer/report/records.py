@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import metrics
-from trainer.run import open_run
+from trainer.runs import metrics
+from trainer.runs.run_dir import open_run
 
 # what may differ between two seeds of one experiment
 INCIDENTAL = (
@@ -96,7 +96,7 @@ class Group:
 
 
 def read(path: Path, remote: bool = False) -> Record:
-    """Raises StoreError and IntegrityError as `trainer.run.open_run`."""
+    """Raises StoreError and IntegrityError as `trainer.runs.run_dir.open_run`."""
     run = open_run(path)
     lines, unreadable = metrics.read(path)
     train, evals = ([line for _, line in lines if line["kind"] == kind] for kind in ("train", "eval"))

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from stores import DatasetStore, SplitStore, open_store
-from stores.bucket import BucketPath
 from stores.errors import RealMixError
-from stores.storage import locate
-from trainer import png
+from stores.storage.bucket import BucketPath
+from stores.storage.location import locate
 from trainer.report.markup import Markup, el
 from trainer.report.records import Record
+from trainer.runs import png
 
 ROWS, COPIES = 8, 8
 BYTES = 1_200_000  # of pixels on a page, at most

@@ -1,4 +1,4 @@
-"""A run that `realmix-train reproduce` started: `realmix-train` that stops, saving, when its parent is gone.
+"""A run that `realmix-train reproduce` started stops, saving, when its parent is gone.
 
 The parent holds the other end of the pipe that is this process's standard input. It is closed with the parent, however
 that ends and however early: there is no moment at which it could go unnoticed.
@@ -10,8 +10,7 @@ import os
 import signal
 import threading
 
-from trainer.cli import main
-
+ASKED = "REALMIX_END_WITH_STDIN"  # in the environment of such a run
 STDIN = 0
 
 
@@ -24,8 +23,3 @@ def _wait_for_end() -> None:
     while os.read(STDIN, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    end_with_parent()
-    main()

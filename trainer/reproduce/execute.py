@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from stores import interrupts
-from stores.text import visible
-from trainer import metrics
+from stores.system import interrupts
+from stores.system.text import visible
+from trainer.reproduce.child import ASKED
 from trainer.reproduce.plan import Planned
+from trainer.runs import metrics
 
 POLL_S = 0.2
 GRACE_S = 60.0  # for saving, once asked to stop
@@ -88,7 +89,7 @@ class _Process:
 
     def __init__(self, run: Planned, options: tuple[str, ...], gpu: int | None) -> None:
         self.run, self.reason, self.last_line = run, "", ""
-        environment = {**os.environ}
+        environment = {**os.environ, ASKED: "1"}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
         words = [*run.words, "--quiet"]
@@ -98,7 +99,7 @@ class _Process:
         # the pipe is closed when this process ends, however it ends, and the run ends with it
         self._out, self._said = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 a pipe could fill up unread
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "trainer.reproduce.child", *words], env=environment, stdin=subprocess.PIPE,
+            [sys.executable, "-m", "trainer", *words], env=environment, stdin=subprocess.PIPE,
             stdout=self._out, stderr=self._said, start_new_session=True,
         )  # fmt: skip
 

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stores import SplitStore, names
+from stores import SplitStore
 from stores.errors import StoreError, UsageError, suggest
-from stores.storage import Location, locate
+from stores.format import names
+from stores.storage.location import Location, locate
 from trainer import config
+from trainer.api import family, open_split
 from trainer.config import RunConfig
-from trainer.launch import family, open_split
 from trainer.methods import load_method
 from trainer.reproduce.recipe import Recipe, Row
-from trainer.run import open_run
+from trainer.runs.run_dir import open_run
 
 # what may differ between two runs of one cell: where and how they run, not what they compute
 WHERE = ("store", "init", "device", "precision", "engine", "cuda_graph", "feed", "pool", "window", "scratch", "threads",

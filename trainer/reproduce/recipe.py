@@ -33,8 +33,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from stores import names
 from stores.errors import StoreError, UsageError, suggest
+from stores.format import names
 
 LARGEST = 1 << 18  # bytes of a file: far above any table
 ERRORS = {"median20": "error_median20", "last": "error_last", "best_by_valid": "error_best_by_valid"}

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 
-from stores import durable, manifest
 from stores.errors import Interrupted, RealMixError
-from stores.text import print_table, say, visible
+from stores.format import manifest
+from stores.system import durable
+from stores.system.text import print_table, say, visible
 from trainer.reproduce import picture
 from trainer.reproduce import table as tables
 from trainer.reproduce.execute import execute
 from trainer.reproduce.plan import Planned, Scale, plan, scaled
 from trainer.reproduce.recipe import Recipe
-from trainer.run import open_run
+from trainer.runs.run_dir import open_run
 
 
 @dataclass(frozen=True)

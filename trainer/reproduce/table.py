@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from stores.text import csv_cell, visible
-from stores.text import markdown as plain
+from stores.system.text import csv_cell, visible
+from stores.system.text import markdown as plain
 from trainer.reproduce.plan import Planned
 from trainer.reproduce.recipe import ERRORS, Recipe
-from trainer.run import open_run
+from trainer.runs.run_dir import open_run
 
 Name = Callable[[object], str]
 Runs = Mapping[tuple[str, str], Sequence[Planned]]

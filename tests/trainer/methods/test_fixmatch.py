@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from stores.errors import UsageError
 from trainer import config
+from trainer.augment import ctaugment
 from trainer.config import RunConfig
+from trainer.contract import Batch, Learner
 from trainer.methods import fixmatch
-from trainer.methods.contract import Batch, Learner
-from trainer.policies import ctaugment
 
 
 @pytest.mark.parametrize("options", [{}, {"threshold": 0.8, "lambda_u": 3.0, "ratio": 2}, {"threshold": 0.6}])

@@ -11,9 +11,10 @@ from method_batches import SIZES, make_batch, make_learner
 from rounding import assert_same
 
 from stores.errors import UsageError
-from trainer import config, launch, loop
+from trainer import api, config
+from trainer.evaluation.mismatch_share import LARGEST, Sample
+from trainer.loop import loop
 from trainer.methods import realmix
-from trainer.mismatch_share import LARGEST, Sample
 
 AUTO = realmix.Settings(gamma="auto")
 
@@ -65,7 +66,7 @@ def test_it_is_one_graph_that_follows_the_state() -> None:
 
 
 def test_a_number_as_a_tensor_masks_as_the_number_does() -> None:
-    from trainer.masks import ood_mask
+    from trainer.functional.masks import ood_mask
 
     for rows in (1, 7, 100, 128):
         confidence = torch.rand(rows)
@@ -82,7 +83,7 @@ def lines(tiny, runs, monkeypatch, share: float) -> list[dict]:
     monkeypatch.setattr(Sample, "share", lambda _, evaluator: seen.append(evaluator) or share)
     flags = {"store": str(tiny.with_name("tiny_20")), "model": "wrn-10-1", "steps": 40, "batch": 4, "threads": 1}
     words = ["gamma=auto", "log_every=1", "eval_every=40", "tensorboard=false", "precision=fp32", "engine=eager"]
-    path, _ = launch.start(words, {**flags, "device": "cpu"}, runs, "run", quiet=True)
+    path, _ = api.start(words, {**flags, "device": "cpu"}, runs, "run", quiet=True)
     assert len(seen) == 20
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [record for record in records if record["kind"] == "train"]

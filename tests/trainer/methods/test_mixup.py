@@ -7,8 +7,8 @@ import numpy_losses as reference
 import torch
 from method_batches import SMALL, Linear, make_batch, make_learner
 
+from trainer.contract import Sizes
 from trainer.methods import mixup
-from trainer.methods.contract import Sizes
 
 
 def test_a_step_is_that_of_the_paper() -> None:

@@ -11,9 +11,9 @@ import torch
 from method_batches import SMALL, Linear, make_batch, make_learner
 from torch import Tensor
 
+from trainer.contract import Batch, Learner
 from trainer.methods import pseudo_label
-from trainer.methods.contract import Batch, Learner
-from trainer.telemetry import Telemetry
+from trainer.runs.telemetry import Telemetry
 
 
 @pytest.mark.parametrize("legacy", [False, True])

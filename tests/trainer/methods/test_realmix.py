@@ -13,9 +13,9 @@ import torch
 from method_batches import SMALL, Linear, Watched, make_batch, make_learner
 from numpy.testing import assert_allclose
 
-from trainer import ops, schedules
+from trainer.contract import Batch, Learner, Losses, Sizes
+from trainer.functional import ops, schedules
 from trainer.methods import realmix
-from trainer.methods.contract import Batch, Learner, Losses, Sizes
 
 
 def step(settings: realmix.Settings) -> tuple[Losses, Batch, Learner]:

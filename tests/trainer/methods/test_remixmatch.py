@@ -14,11 +14,11 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 from stores.errors import UsageError
-from trainer import ops, views
+from trainer.augment import ctaugment, views
+from trainer.contract import Batch, Sizes
+from trainer.functional import ops
 from trainer.methods import remixmatch
-from trainer.methods.contract import Batch, Sizes
 from trainer.methods.remixmatch import Settings, align, rotate
-from trainer.policies import ctaugment
 
 Array = np.ndarray
 

@@ -12,9 +12,11 @@ import pytest
 import torch
 from test_resume import SETTINGS, assert_equal, die
 
-from stores import manifest
-from trainer import checkpoint, launch, loop
-from trainer.mismatch_share import Sample
+from stores.format import manifest
+from trainer import api
+from trainer.evaluation.mismatch_share import Sample
+from trainer.loop import loop
+from trainer.runs import checkpoint
 
 STEPS = 10
 LEARNING = {
@@ -33,7 +35,7 @@ def estimate_often(replace: Callable[[Any, str, Any], None]) -> None:
 
 def start(split: Path, runs: Path, method: str) -> Path:
     flags = {"store": str(split), "method": method, "model": "wrn-10-1", "steps": STEPS, "threads": 1, "device": "cpu"}
-    return launch.start([*SETTINGS, *LEARNING[method]], flags, runs, "run", quiet=True)[0]
+    return api.start([*SETTINGS, *LEARNING[method]], flags, runs, "run", quiet=True)[0]
 
 
 def start_and_die(split: Path, runs: Path, method: str) -> None:
@@ -56,12 +58,12 @@ def test_killed_and_resumed(method: str, tiny: Path, tmp_path: Path, monkeypatch
     split = tiny.with_name("tiny_20")
     plain = start(split, tmp_path / "plain", method)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.launch", "torch._dynamo"])
+    context.set_forkserver_preload(["trainer.api", "torch._dynamo"])
     process = context.Process(target=start_and_die, args=(split, tmp_path / "killed", method))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    path, result = launch.resume(tmp_path / "killed" / "run", quiet=True)
+    path, result = api.resume(tmp_path / "killed" / "run", quiet=True)
     assert result["steps"] == STEPS
     assert_equal(path, plain)
     states: list[dict[str, Any]] = [

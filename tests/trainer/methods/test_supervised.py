@@ -10,8 +10,8 @@ import torch
 from method_batches import SIZES, Linear
 from torch import nn
 
+from trainer.contract import Batch, Learner, Losses, Sizes
 from trainer.methods import supervised
-from trainer.methods.contract import Batch, Learner, Losses, Sizes
 
 
 def supervised_step(

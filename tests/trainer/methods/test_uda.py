@@ -12,8 +12,8 @@ from method_batches import SIZES, SMALL, Linear, Watched, make_batch, make_learn
 
 from stores.errors import UsageError
 from trainer import config
+from trainer.contract import Batch, Learner
 from trainer.methods import uda
-from trainer.methods.contract import Batch, Learner
 
 
 @pytest.mark.parametrize(

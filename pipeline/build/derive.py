@@ -1,0 +1,65 @@
+"""The bytes of one file of copies and of its params, from the base images, the seed and the recipe alone.
+
+What a build writes and what a repair puts back come from here, so they are the same. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from pipeline.recipes import Recipe, from_spec
+from stores import DatasetStore
+from stores.errors import StoreError
+from stores.format import layout
+from stores.format.shards import Encoder, encode
+
+
+def recipe_of(store: DatasetStore) -> Recipe:
+    """The recipe of a store's copies.
+
+    Raises:
+        StoreError: this code does not know it, or the store's params are not this recipe's.
+    """
+    recipe = from_spec(store.manifest["spec"]["recipe"])
+    if list(recipe.columns) != store.manifest["recipe_columns"]:
+        raise StoreError(
+            f"the manifest of '{store.path}' is damaged", "its recipe does not have the params that it lists"
+        )
+    return recipe
+
+
+_THREAD = threading.local()
+
+
+def _scratch(shape: tuple[int, ...]) -> np.ndarray:
+    """This thread's buffer for one raw chunk, kept between files: fresh pages cost as much as filling them."""
+    if getattr(_THREAD, "chunk", None) is None or _THREAD.chunk.shape != shape:
+        _THREAD.chunk = np.empty(shape, np.uint8)
+    return _THREAD.chunk
+
+
+def copies_file(store: DatasetStore, recipe: Recipe, index: int) -> tuple[bytes, bytes]:
+    """Draw, make and encode the `index`-th file of copies: the file of `copies/params`, that of `copies/images`.
+
+    One raw chunk is in memory at a time.
+
+    Raises:
+        IntegrityError: the base images that it needs are damaged.
+    """
+    drawn = layout.load(store.path, "copies/params")
+    pixels = layout.copies("copies/images", store.num_images, store.num_copies, *store.image_size)
+    if store.has_zarr_copies or not store.manifest["complete"]:  # otherwise they are in FFCV's file, the params are not
+        pixels = layout.load(store.path, pixels.name)
+    start, stop = pixels.rows(index)
+    rows = np.arange(start, stop)
+    base = store.train_images.read(rows, workers=1)
+    params = recipe.draw(store.manifest["spec"]["seed"], rows, store.num_copies, store.image_size)
+    encoder = Encoder(pixels, index)
+    scratch = _scratch((pixels.chunk[0], *pixels.shape[1:]))
+    for first, last in encoder.row_blocks():
+        block = scratch[: last - first]
+        recipe.apply(base[first - start : last - start], params[first - start : last - start], block)
+        encoder.add(block)
+    return encode(drawn, index, params), encoder.finish()

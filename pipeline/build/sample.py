@@ -1,0 +1,160 @@
+"""What a plan measures on: the source's own images where they are at hand, a store's, or drawn ones.
+
+Nothing is downloaded, and nothing stays behind: an archive is unpacked into a temporary folder, of ImageNet-32 one
+batch is read. The sample says in words what it is, because a plan is as good as its sample.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.sources import Source, cache_folder, check, load
+from stores import DatasetStore, open_store
+from stores.draws import generator, order
+from stores.errors import IntegrityError, UsageError
+from stores.storage.location import Location
+from stores.system import aside
+
+SAMPLE_BYTES = 512 * 32 * 32 * 3  # raw: 512 images of CIFAR's size
+FEWEST = 64
+# training images, test images, side: of the published files
+KNOWN = {
+    "cifar10": (50_000, 10_000, 32),
+    "cifar100": (50_000, 10_000, 32),
+    "svhn": (73_257, 26_032, 32),
+    "stl10": (105_000, 8_000, 96),
+    "imagenet32": (1_281_167, 50_000, 32),
+}
+SVHN_EXTRA = 531_131
+WEAK = {"svhn": {"flip": False, "shift": 4}, "stl10": {"flip": True, "shift": 12}}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be built.
+
+    Attributes:
+        train, test: numbers of images; size: (H, W); weak: as `Source.weak`.
+        images: uint8 [n, H, W, 3], the sample, n ≤ train.
+        what: the sample in words.
+        read_s: seconds that the source takes to open, and for each image to be read by one thread.
+        notes: as `Source.notes`.
+    """
+
+    train: int
+    test: int
+    size: tuple[int, int]
+    weak: dict[str, Any]
+    images: np.ndarray
+    what: str
+    read_s: tuple[float, float] = (0.0, 0.0)
+    notes: tuple[str, ...] = ()
+
+
+def of_source(source: Source, seed: int, opened_s: float = 0.0) -> Subject:
+    """The images that a build with this seed writes first."""
+    train, height, width, _ = source.train.images.shape
+    count = _sample_size(train, height, width)
+    began = time.monotonic()
+    images = np.ascontiguousarray(source.train.images[order(seed, "order", train)[:count]])
+    each = (time.monotonic() - began) / count
+    what = f"{count:,} of its images, as they are"
+    return Subject(
+        train, len(source.test.labels), (height, width), source.weak, images, what, (opened_s, each), source.notes
+    )
+
+
+def of_request(
+    name: str, path: Path | None, sample_from: Location | None, *, seed: int, from_: Path | None, cache: Path,
+    extra: bool, flip: bool | None, **options: Any,
+) -> Subject:  # fmt: skip
+    """What the options of `build` name, without a download and without a trace on the disk.
+
+    Args:
+        sample_from: a dataset store whose images are the sample.
+        options: size, unlabeled, test, range_, max_pixels, drop_conflicts and progress, as for `pipeline.sources.load`.
+
+    Raises:
+        UsageError, StoreError, IntegrityError: as `pipeline.sources.load`; a store of images of another size.
+    """
+    check(name, path, from_, extra, **{key: value for key, value in options.items() if key != "progress"})
+
+    def opened(from_: Path | None, cache: Path) -> Subject:
+        began = time.monotonic()
+        source = load(name, path, from_=from_, cache=cache, extra=extra, **options)
+        return of_source(source, seed, time.monotonic() - began)
+
+    if name not in KNOWN:
+        subject = opened(None, cache)
+    elif from_ is not None:
+        with aside.scratch() as scratch:  # an archive is unpacked there
+            subject = opened(from_, scratch)
+    elif name == "imagenet32":
+        subject = _imagenet32(path)
+    else:
+        try:
+            subject = opened(cache_folder(cache) / name, cache)
+        except (UsageError, IntegrityError):  # never downloaded, or not whole: a build would fetch it
+            subject = _published(name, extra)
+    if flip is not None:
+        subject = replace(subject, weak=subject.weak | {"flip": flip})
+    return subject if sample_from is None else _from_store(subject, sample_from)
+
+
+def _published(name: str, extra: bool = False) -> Subject:
+    """A data set whose numbers are known, with drawn images."""
+    train, test, side = KNOWN[name]
+    images = drawn(_sample_size(train, side, side), side)
+    what = f"{len(images):,} drawn images with the spectrum of photographs, as the data set is not here"
+    weak = WEAK.get(name, {"flip": True, "shift": 4})
+    return Subject(train + SVHN_EXTRA * extra, test, (side, side), weak, images, what)
+
+
+def _imagenet32(path: Path | None) -> Subject:
+    """With one of its ten batches read; the others are taken to be like it."""
+    from pipeline.sources import imagenet32
+
+    published = _published("imagenet32")
+    if path is None:
+        return published
+    images, _ = imagenet32.first_batch(path)
+    count = _sample_size(len(images), *published.size)
+    sample = np.ascontiguousarray(images[order(0, "plan", len(images))[:count]])
+    return replace(published, images=sample, what=f"{count:,} images of its first batch, as they are")
+
+
+def _from_store(subject: Subject, place: Location) -> Subject:
+    store = open_store(place)
+    dataset = store if isinstance(store, DatasetStore) else store.dataset
+    if dataset.image_size != subject.size:
+        sides = " and ".join("×".join(map(str, size)) for size in (dataset.image_size, subject.size))
+        raise UsageError(f"the images of '{place}' are no sample for this build", f"their sizes are {sides}")
+    count = min(_sample_size(dataset.num_images, *subject.size), subject.train)
+    images = dataset.train_images.read(np.arange(count))
+    return replace(subject, images=images, what=f"{count:,} images of '{place}'")
+
+
+def drawn(count: int, side: int) -> np.ndarray:
+    """Images that zstd finds about as hard as photographs: random phases, amplitude 1/f (Field 1987), almost grey.
+
+    Returns:
+        uint8 [count, side, side, 3].
+    """
+    rng = generator(0, "plan")
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    amplitude = 1 / np.maximum(frequency, 1 / side)
+    white = np.fft.rfft2(rng.standard_normal((count, 4, side, side)))
+    grey, *colours = np.moveaxis(np.fft.irfft2(white * amplitude, (side, side)), 1, 0)
+    planes = np.stack([grey + 0.35 * colour for colour in colours], axis=-1)
+    planes /= planes.std((1, 2, 3), keepdims=True)
+    contrast = rng.uniform(20, 80, (count, 1, 1, 1))
+    return np.clip(128 + contrast * planes, 0, 255).astype(np.uint8)
+
+
+def _sample_size(images: int, height: int, width: int) -> int:
+    return min(images, max(FEWEST, SAMPLE_BYTES // (height * width * 3)))

@@ -1,0 +1,74 @@
+"""`verify --deep`: draw every copy's parameters again, make every copy again, and compare with what is stored.
+
+Proves that a store is what its manifest says: base images and labels by the fingerprint, params by the seed, copies by
+the params.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from pipeline.build.derive import recipe_of
+from pipeline.build.executors import local
+from pipeline.check.verify_ffcv import check_betons
+from stores import DatasetStore, open_store
+from stores.format import layout
+from stores.identity import dataset_fingerprint
+
+
+def check_copies(store: DatasetStore, progress: Callable[[str, int, int], None]) -> list[str]:
+    """Returns what differs, naming the rows; empty if nothing does.
+
+    Raises:
+        IntegrityError: a file is damaged, so that nothing can be compared.
+    """
+    problems = []
+    found: dict[int, list[str]] = {}
+    if dataset_fingerprint(store) != store.fingerprint:
+        problems.append("train/, test/: the images, labels or order are not those of the fingerprint")
+    files = layout.load(store.path, "copies/params").num_files  # as many as of copies
+
+    def finished(index: int, wrong: list[str]) -> None:
+        found[index] = wrong
+        done = min(len(found) * -(-store.num_images // files), store.num_images)
+        progress("copies derived again", done, store.num_images)
+
+    with local(recipe_of(store), len(os.sched_getaffinity(0))) as pool:
+        pool.run(partial(check_file, str(store.path)), range(files), finished)
+    problems += [problem for index in sorted(found) for problem in found[index]]
+    return problems + (check_betons(store, progress) if "ffcv" in store.manifest else [])
+
+
+def check_file(path: str, index: int) -> list[str]:
+    """What differs in the `index`-th file of copies and its params; the task of `check_copies`."""
+    store = open_store(path)
+    assert isinstance(store, DatasetStore)
+    recipe = recipe_of(store)
+    array = layout.copies("copies/images", store.num_images, store.num_copies, *store.image_size)
+    if store.has_zarr_copies:
+        array = layout.load(store.path, array.name)
+    problems = []
+    start, stop = array.rows(index)
+    scratch = np.empty((array.chunk[0], *array.shape[1:]), np.uint8)
+    for first in range(start, stop, array.chunk[0]):
+        rows = np.arange(first, min(first + array.chunk[0], stop))
+        params = recipe.draw(store.manifest["spec"]["seed"], rows, store.num_copies, store.image_size)
+        stored = store.read_params(rows)
+        if (wrong := np.argwhere((params != stored).any(-1))).size:
+            problems.append(f"copies/params: row {rows[wrong[0, 0]]}, copy {wrong[0, 1]} is not what the seed draws")
+        if not store.has_zarr_copies:  # `verify_ffcv` compares the copies
+            continue
+        block = scratch[: len(rows)]
+        recipe.apply(store.train_images.read(rows, workers=1), params, block)
+        assert store.copies is not None
+        pixels = store.copies.read(rows, workers=1)
+        if (wrong := np.argwhere((block != pixels).any((2, 3, 4)))).size:
+            row, copy = rows[wrong[0, 0]], wrong[0, 1]
+            problems.append(
+                f"copies/images: row {row}, copy {copy} (and {len(wrong) - 1} more) is not what the seed makes of it"
+            )
+    return problems

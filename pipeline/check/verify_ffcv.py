@@ -1,0 +1,51 @@
+"""`verify --deep` of a store's FFCV files: every image and every copy in them, read with FFCV's own Loader, is compared
+with the zarr array it was written from, or with the copy made again from image and params where no array is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from pipeline.build.derive import recipe_of
+from pipeline.build.executors import local
+from pipeline.build.export_ffcv import block_rows, copies_of
+from stores import DatasetStore, open_store
+from stores.ffcv.beton import COPIES, TRAIN
+
+
+def check_betons(store: DatasetStore, progress: Callable[[str, int, int], None]) -> list[str]:
+    """Returns what differs, naming the rows; empty if nothing does.
+
+    Raises:
+        IntegrityError: a file is damaged.
+        UsageError: FFCV is not installed.
+    """
+    step, problems = block_rows(store), list[str]()
+    betons = {TRAIN: store.beton(base=True)} | ({COPIES: store.beton()} if store.num_copies else {})
+
+    def compare(block: int, expected: dict[str, np.ndarray]) -> None:
+        rows = np.arange(block * step, min((block + 1) * step, store.num_images))
+        for name, pixels in expected.items():
+            wrong = (betons[name].read(rows) != pixels).any((-1, -2, -3)).reshape(len(rows), -1)
+            if wrong.any():
+                row, copy = np.argwhere(wrong)[0]
+                of = f", copy {copy}" if name == COPIES else ""
+                problems.append(f"{name}: row {rows[row]}{of} (and {wrong.sum() - 1} more) is not the store's")
+        progress("ffcv compared", int(rows[-1]) + 1, store.num_images)
+
+    with local(recipe_of(store), len(os.sched_getaffinity(0))) as pool:
+        pool.run(partial(_expected, str(store.path), step), range(-(-store.num_images // step)), compare)
+    return problems
+
+
+def _expected(path: str, step: int, block: int) -> dict[str, np.ndarray]:
+    """What a block of rows of each beton must hold."""
+    store = open_store(path)
+    assert isinstance(store, DatasetStore)
+    rows = np.arange(block * step, min((block + 1) * step, store.num_images))
+    base = {TRAIN: store.train_images.read(rows, workers=1)}
+    return base | ({COPIES: copies_of(store, rows)} if store.num_copies else {})

@@ -1,0 +1,96 @@
+"""From the words of a command line to split stores beside their dataset store."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from typing import Any
+
+from pipeline.splits.draw import Split
+from pipeline.splits.protocols import Request, draw_split, draw_standard
+from stores import DatasetStore
+from stores.errors import UsageError
+from stores.format import names
+from stores.storage.location import Location
+from stores.writer import write_split
+
+ARRAYS = ("labeled", "unlabeled", "valid", "test")
+
+
+def requests_for(
+    labels: str | None, mismatch: str | None, labeled_classes: str | None, unlabeled_classes: str | None, seed: int,
+    valid: int,
+) -> list[Request]:  # fmt: skip
+    """What the options ask for; empty if they name no split.
+
+    `--labels` and `--mismatch` are lists: every number of labels is one split, every level another, and together every
+    level with every number of labels.
+
+    Raises:
+        UsageError: a list that is not of whole numbers.
+    """
+    counts: list[Any] = ["all"] if labels == "all" else _numbers("--labels", labels)
+    levels = _numbers("--mismatch", mismatch)
+    asked = Request(
+        labeled_classes=_names("--labeled-classes", labeled_classes),
+        unlabeled_classes=_names("--unlabeled-classes", unlabeled_classes), seed=seed, valid=valid,
+    )  # fmt: skip
+    requests = [replace(asked, labels=count) for count in counts] or [asked]
+    requests = [replace(request, mismatch=level) for level in levels for request in requests] or requests
+    return [] if requests == [asked] and not (asked.labeled_classes or asked.unlabeled_classes) else requests
+
+
+def write_all(dataset: DatasetStore, requests: list[Request], name: str | None = None) -> list[Location]:
+    """Draw and write every split asked for; nothing is written unless all of them can be drawn."""
+    if name is not None and len(requests) > 1:
+        raise UsageError(
+            f"--name {name} is one name for {len(requests)} splits", hint="leave --name out, or ask for one split"
+        )
+    return [write_split_store(dataset, split, name) for split in [draw_split(dataset, request) for request in requests]]
+
+
+def write_standard(dataset: DatasetStore, seed: int, valid: int) -> tuple[list[Location], list[str]]:
+    """Write the splits that a dataset of this kind usually gets; returns them, and why others are left out."""
+    splits, left_out = draw_standard(dataset, dataset.manifest["protocol"], seed=seed, valid=valid)
+    return [write_split_store(dataset, split) for split in splits], [why for _, why in left_out]
+
+
+def write_split_store(dataset: DatasetStore, split: Split, name: str | None = None) -> Location:
+    """Write one split store beside its dataset store, under its own name unless another is given."""
+    names.require(dataset.name, "the dataset store's folder")  # the split points to it by this name
+    default = f"{dataset.name}_{split.name}"
+    home = dataset.path if dataset.path.name == dataset.name else dataset.path.resolve()  # ".", or a link
+    path = home.parent / names.require(default if name is None else name, "--name")
+    content: dict[str, Any] = {
+        "spec": split.description,
+        "protocol": split.protocol,
+        "seed": split.seed,
+        "gamma": split.gamma,
+        "class_names": split.class_names,
+        "class_map": split.class_map.tolist(),
+        "labeled_in_unlabeled": False,
+        "counts": {array: len(getattr(split, array)) for array in ARRAYS},
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+    }
+    write_split(path, content, {array: getattr(split, array) for array in ARRAYS})
+    return path
+
+
+def _numbers(option: str, text: str | None) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")] if text else []
+    except ValueError:
+        raise UsageError(f"{option} {text}: not a list of whole numbers", hint=f"{option} 250,4000") from None
+
+
+def _names(option: str, text: str | None) -> tuple[str, ...] | None:
+    """Class names of a list; one that holds a comma stands in quotes, as in CSV."""
+    if text is None:
+        return None
+    try:
+        (words,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as error:
+        why = str(error) if isinstance(error, csv.Error) else ""
+        hint = f"""{option} 'cat,"a name, with a comma"'"""
+        raise UsageError(f"{option} {text}: not a list of class names", why, hint) from None
+    return tuple(word for word in words if word.strip()) or None

@@ -1,0 +1,147 @@
+"""What every field of a manifest must be.
+
+A manifest may come from anywhere, so all that is read from it later is checked here first: types down to the last
+element, numbers within the range of their meaning, names that stay inside the store's folder. Nothing here reads files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from stores.format.names import is_name
+
+MOST = 1 << 48  # images, bytes: far above any store, far below what overflows a 64-bit product of a few of them
+SMALLEST_SIDE = 4  # pixels of what is built and trained on; smaller stores can be read
+LARGEST_SIDE = 1 << 16  # pixels
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+Check = Callable[[Any], bool]
+
+
+def wrong(manifest: dict[str, Any]) -> list[str]:
+    """Names of the fields that are missing or not what they must be; empty if all is well."""
+    kind = manifest.get("kind")
+    own = {"dataset": _DATASET, "split": _SPLIT}.get(kind) if isinstance(kind, str) else None
+    if own is None:
+        return ["kind"]
+    checks = {"complete": instance_of(bool), **_BOTH, **own}
+    if manifest.get("complete") is True:
+        checks |= {"files": _files, "fingerprint": digest}
+    return failed(manifest, checks) or _do_not_fit(manifest)
+
+
+def failed(content: dict[str, Any], checks: Mapping[str, Check]) -> list[str]:
+    """Names of the checks, "field" or "field.of.field", that what stands there does not pass."""
+    return [name for name, check in checks.items() if not check(at(content, name))]
+
+
+def at(manifest: Any, name: str) -> Any:
+    """The value of a field, of a field's field: "dataset.name"; None if there is none."""
+    for part in name.split("."):
+        manifest = manifest.get(part) if isinstance(manifest, dict) else None
+    return manifest
+
+
+def _do_not_fit(manifest: dict[str, Any]) -> list[str]:
+    """Fields that are well by themselves and contradict one another."""
+    if manifest["kind"] == "split":
+        classes = len(manifest["class_names"])
+        return [] if all(number < classes for number in manifest["class_map"]) else ["class_map"]
+    fits = manifest["weak"]["shift"] < min(manifest["image_size"])  # a border is reflected once
+    return [] if fits else ["weak.shift"]
+
+
+def instance_of(*kinds: type) -> Check:
+    return lambda value: isinstance(value, kinds)
+
+
+def whole(low: int, high: int = MOST) -> Check:
+    return lambda value: type(value) is int and low <= value <= high  # True is no number
+
+
+def list_of(each: Check, least: int = 0) -> Check:
+    return lambda value: isinstance(value, list) and len(value) >= least and all(map(each, value))
+
+
+def with_fields(checks: dict[str, Check]) -> Check:
+    return lambda value: isinstance(value, dict) and all(check(value.get(name)) for name, check in checks.items())
+
+
+def text(value: Any) -> bool:
+    """A string that can be printed: JSON may spell half of a surrogate pair."""
+    return isinstance(value, str) and (value.isascii() or _encodes(value))
+
+
+def _encodes(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def digest(value: Any) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def number(low: float, high: float) -> Check:
+    """A finite number; True is none, and NaN is in no range."""
+    return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def interval(value: Any) -> bool:
+    """[low, high]"""
+    return list_of(number(-MOST, MOST))(value) and len(value) == 2 and value[0] < value[1]
+
+
+def _path(value: str) -> bool:
+    """A path to a file below the store's folder."""
+    parts = PurePosixPath(value).parts
+    return (
+        0 < len(value) < 1024 and value.isprintable() and text(value) and value == "/".join(parts)
+        and not {"..", ".", "/"} & set(parts) and value != "zarr.json"
+    )  # fmt: skip
+
+
+def is_file(key: Any, facts: Any) -> bool:
+    """Whether this is the path of a file of a store, and what a manifest or a journal says of it."""
+    return isinstance(key, str) and _path(key) and with_fields({"bytes": whole(0), "sha256": digest})(facts)
+
+
+def _files(value: Any) -> bool:
+    return isinstance(value, dict) and all(is_file(key, facts) for key, facts in value.items())
+
+
+def or_none(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+_BOTH: dict[str, Check] = {"spec": instance_of(dict), "class_names": list_of(text, 1)}
+_DATASET: dict[str, Check] = {
+    "spec.recipe.name": text,
+    "spec.seed": whole(0),
+    "spec.source.range": or_none(interval),
+    "protocol": or_none(text),
+    "weak.flip": instance_of(bool),
+    "weak.shift": whole(0, LARGEST_SIDE),
+    "num_images": whole(1),
+    "num_test": whole(0),
+    "num_copies": whole(0),
+    "image_size": lambda value: list_of(whole(1, LARGEST_SIDE))(value) and len(value) == 2,
+    "recipe_columns": list_of(text),
+    "copies_format": lambda value: value in (None, "zarr", "ffcv"),
+    "ffcv": or_none(instance_of(dict)),
+}
+_SPLIT: dict[str, Check] = {
+    "protocol": text,
+    "seed": whole(0),
+    "gamma": number(0, 1),
+    "class_map": list_of(whole(-1)),
+    "labeled_in_unlabeled": instance_of(bool),
+    **{f"counts.{name}": whole(0) for name in ("labeled", "unlabeled", "valid", "test")},
+    "dataset.name": is_name,
+    "dataset.fingerprint": text,
+}

@@ -1,0 +1,130 @@
+"""The manifest: what a store is and the checksum of every file in it, in the root group's attributes under `realmix`.
+
+It is written last and aside, then renamed: a store is complete exactly when its manifest says so. It holds no time
+and no absolute path, so the same build gives the same bytes anywhere. `stores/FORMAT.md` describes every field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from stores.errors import StoreError
+from stores.format import fields
+from stores.storage.confine import read_inside
+from stores.storage.location import BucketPath, Location, stores_in
+from stores.system import aside
+
+FORMAT = "realmix-store"
+FORMAT_VERSION = 1
+SEAL = "realmix_sha256"  # beside `realmix` in the attributes: the checksum of the manifest itself
+
+
+def write(store: Location, manifest: dict[str, Any]) -> None:
+    """Replace the root group's zarr.json atomically; everything it refers to is on disk before it is."""
+    write_atomically(store / "zarr.json", _file(manifest, sealed=True))
+
+
+def is_as_written(store: Location) -> bool:
+    """Whether the root group's zarr.json is, byte for byte, what `write` makes of what it says."""
+    data = _read_file(store)
+    found = _parsed(store, data)
+    return data in (_file(found, sealed=True), _file(found, sealed=False))  # unsealed: before there was a seal
+
+
+def _file(manifest: dict[str, Any], *, sealed: bool) -> bytes:
+    attributes = {"realmix": manifest, **({SEAL: fingerprint(manifest)} if sealed else {})}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    return json.dumps(group, indent=1, sort_keys=True).encode()
+
+
+def read(store: Location, *, incomplete: bool = False) -> dict[str, Any]:
+    """The manifest of the store at `store`.
+
+    Args:
+        incomplete: also accept a store whose build has not finished.
+
+    Raises:
+        StoreError: no store there, one of a newer format, an unfinished one, or a manifest that lacks a field.
+    """
+    manifest = _parsed(store, _read_file(store))
+    _check_fields(store, manifest)
+    if not manifest["complete"] and not incomplete:
+        raise StoreError(
+            f"'{store}' is not complete",
+            "its build was interrupted",
+            "run the same `realmix-data build` again: it continues",
+        )
+    return manifest
+
+
+def _read_file(store: Location) -> bytes:
+    path = store / "zarr.json"
+    try:
+        return read_inside(store, path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"'{store}' is no store", f"there is no '{path}'", _hint_beside(store)) from None
+
+
+def _parsed(store: Location, data: bytes) -> dict[str, Any]:
+    """The manifest in a zarr.json, of a version that this code knows, and with its checksum if it has one."""
+    path = store / "zarr.json"
+    try:
+        group = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"the manifest '{path}' is damaged", str(error), "build the store again") from None
+    attributes = group.get("attributes") if isinstance(group, dict) else None
+    attributes = attributes if isinstance(attributes, dict) else {}
+    manifest = attributes.get("realmix")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise StoreError(f"'{store}' is a zarr group, but no realmix store", "its attributes lack `realmix`")
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            f"'{store}' has store format {_short(version)}", f"this realmix reads format {FORMAT_VERSION}",
+            "install a newer realmix, or build the store again with this one",
+        )  # fmt: skip
+    try:
+        sealed = attributes.get(SEAL, None) in (None, fingerprint(manifest))
+    except (ValueError, RecursionError):  # NaN and infinity are no JSON
+        sealed = False
+    if not sealed:
+        raise StoreError(
+            f"the manifest of '{store}' is damaged", "it is not what its own checksum says", "build the store again"
+        )
+    return manifest
+
+
+def fingerprint(*parts: object) -> str:
+    """SHA-256 (hex) of JSON-able parts in canonical form."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_atomically(path: Location, data: bytes | memoryview) -> None:
+    """Write a file or an object so that after a crash it is there whole or not at all; once this returns, it is."""
+    if isinstance(path, BucketPath):
+        path.write_bytes(data)
+        return
+    with aside.file(path) as out:
+        out.write(data)
+
+
+def _check_fields(store: Location, manifest: dict[str, Any]) -> None:
+    wrong = fields.wrong(manifest)
+    if wrong:
+        raise StoreError(
+            f"the manifest of '{store}' is damaged", f"wrong or missing: {', '.join(wrong)}", "build it again"
+        )
+
+
+def _short(version: object) -> str:
+    return f"{version!r:.40}" if isinstance(version, int | str) else f"({type(version).__name__})"
+
+
+def _hint_beside(store: Location) -> str:
+    """The stores that lie where this one was looked for."""
+    folder = store.parent
+    found = [store.name for store in stores_in(folder)[:12]]
+    return f"stores in '{folder}': {', '.join(found)}" if found else "`realmix-data build` makes one"

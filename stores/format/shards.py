@@ -1,0 +1,155 @@
+"""Bytes of one file of an array: encode rows into it, decode rows out of it.
+
+A file is what zarr v3's `sharding_indexed` codec describes: chunks one after the other (each one zstd frame and its
+checksum), then an index of (offset, length) pairs as little-endian uint64, then the index's CRC32C. A small array's
+file is a single chunk. zstd frees the GIL, so threads encode and decode in parallel.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+from collections.abc import Callable, Iterator
+
+import google_crc32c
+import numpy as np
+from numcodecs import zstd
+
+from stores.errors import IntegrityError, out_of_memory
+from stores.format.compression import compress, frame_size, has_checksum
+from stores.format.layout import ArrayLayout
+from stores.storage.location import Location
+
+EXPANSION = 1 << 15  # a block of zstd holds 128 KiB at most and takes 4 bytes at least (RFC 8878 §3.1.1.2)
+CRC = 4  # bytes
+WITH_ITS_CRC = google_crc32c.value(bytes(CRC))  # the CRC of any bytes that are followed by their own CRC
+MISSING = 0xFFFFFFFFFFFFFFFF  # index entry of a chunk that lies wholly outside the array
+
+
+class Encoder:
+    """Collects a file's chunks in row order, so that only one raw chunk need be in memory at a time."""
+
+    def __init__(self, layout: ArrayLayout, index: int) -> None:
+        self._layout = layout
+        self._start, self._stop = layout.rows(index)
+        self._frames: list[bytes] = []
+        self._entries: list[tuple[int, int]] = []
+        self._offset = 0
+
+    def row_blocks(self) -> Iterator[tuple[int, int]]:
+        """Row ranges to be given to `add`, in order."""
+        for start in range(self._start, self._stop, self._layout.chunk[0]):
+            yield start, min(start + self._layout.chunk[0], self._stop)
+
+    def add(self, rows: np.ndarray) -> None:
+        """rows: the next block of `row_blocks`, [n, *shape[1:]] of the array's dtype."""
+        layout = self._layout
+        assert rows.shape[1:] == layout.shape[1:] and rows.dtype == layout.dtype, (rows.shape, rows.dtype, layout)
+        for inner in itertools.product(*(range(n) for n in layout.chunk_grid[1:])):
+            at = (slice(None), *(slice(i * c, (i + 1) * c) for i, c in zip(inner, layout.chunk[1:], strict=True)))
+            chunk = rows[at]
+            if chunk.shape != layout.chunk:  # zarr stores edge chunks at full size
+                padded = np.zeros(layout.chunk, layout.dtype)
+                padded[tuple(slice(n) for n in chunk.shape)] = chunk
+                chunk = padded
+            frame = compress(np.ascontiguousarray(chunk), layout.checksum == "zstd")
+            if layout.checksum == "crc32c":
+                frame += struct.pack("<I", google_crc32c.value(frame))
+            self._frames.append(frame)
+            self._entries.append((self._offset, len(frame)))
+            self._offset += len(frame)
+
+    def finish(self) -> bytes:
+        """The whole file."""
+        if not self._layout.sharded:
+            assert len(self._frames) == 1
+            return self._frames[0]
+        entries = np.full((math.prod(self._layout.chunk_grid), 2), MISSING, "<u8")
+        entries[: len(self._entries)] = self._entries
+        table = entries.tobytes()
+        return b"".join([*self._frames, table, struct.pack("<I", google_crc32c.value(table))])
+
+
+def encode(layout: ArrayLayout, index: int, rows: np.ndarray) -> bytes:
+    """A file's bytes from all its rows, [stop − start, *shape[1:]]."""
+    encoder = Encoder(layout, index)
+    for start, stop in encoder.row_blocks():
+        encoder.add(rows[start - layout.rows(index)[0] : stop - layout.rows(index)[0]])
+    return encoder.finish()
+
+
+def read_index(layout: ArrayLayout, size: int, tail: Callable[[int], bytes], path: Location) -> np.ndarray:
+    """Offsets and lengths of a file's chunks, uint64 [rows of chunks, chunks a row, 2].
+
+    Args:
+        size: bytes the file has.
+        tail: returns the file's last n bytes.
+
+    Raises:
+        IntegrityError: the index is truncated, altered, or points outside the file.
+    """
+    count, per_row = math.prod(layout.chunk_grid), math.prod(layout.chunk_grid[1:])
+    if not layout.sharded:
+        return np.array([[[0, size]]], np.uint64)
+    index_bytes = count * 16 + 4
+    if size < index_bytes:
+        raise damaged(path, f"it has {size} bytes, its index alone needs {index_bytes}")
+    table = tail(index_bytes)
+    if len(table) != index_bytes:
+        raise damaged(path, "its chunk index could not be read whole")
+    if struct.unpack("<I", table[-4:])[0] != google_crc32c.value(table[:-4]):
+        raise damaged(path, "the checksum of its chunk index does not match")
+    entries = np.frombuffer(table[:-4], "<u8").reshape(-1, per_row, 2)
+    stored = entries[entries[..., 0] != MISSING].astype(object)  # Python integers: a hostile sum must not wrap around
+    if any(offset + length > size - index_bytes for offset, length in stored):
+        raise damaged(path, "its chunk index points outside the file")
+    return entries
+
+
+def decode_chunk(layout: ArrayLayout, frame: bytes, path: Location, place: Callable[[], np.ndarray]) -> np.ndarray:
+    """One chunk, `layout.chunk` of the array's dtype.
+
+    Args:
+        place: gives what it is decoded into, C-contiguous; asked only when the frame is known to hold a chunk.
+
+    Raises:
+        IntegrityError: the frame is altered, or not of the size it should be.
+    """
+    check_frame(layout, frame, path)
+    chunk = place()
+    assert chunk.flags.c_contiguous and chunk.nbytes == layout.chunk_bytes
+    try:
+        zstd.decompress(memoryview(frame)[:-CRC] if layout.checksum == "crc32c" else frame, chunk)
+    except (RuntimeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
+        raise damaged(path, str(error)) from None
+    return chunk
+
+
+def check_frame(layout: ArrayLayout, frame: bytes, path: Location) -> None:
+    """Refuse a frame that cannot hold a chunk, before memory is taken for what the metadata says a chunk is.
+
+    Raises:
+        IntegrityError: the frame states another size, is too short for it, has no checksum, or not the right one.
+    """
+    if layout.checksum == "crc32c":
+        sound = google_crc32c.value(frame) == WITH_ITS_CRC
+    else:  # zstd compares it
+        sound = has_checksum(frame)
+    if not sound:
+        raise damaged(path, "the checksum of a chunk does not match")
+    # A frame that decodes to fewer bytes would leave the rest of the chunk as it was: compare the size it states first.
+    if frame_size(frame) != layout.chunk_bytes:
+        raise damaged(path, f"a chunk does not hold the {layout.chunk_bytes} bytes it should")
+    if layout.chunk_bytes > len(frame) * EXPANSION:
+        raise damaged(path, f"a chunk of {len(frame)} bytes cannot hold {layout.chunk_bytes}")
+
+
+def damaged(path: Location, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"'{path}' is damaged",
+        why,
+        "`realmix-data verify` names all that is, `realmix-data repair` mends what follows from the rest",
+    )

@@ -1,0 +1,189 @@
+"""One build at a time in a store.
+
+In a folder `.lock` is locked by the kernel and freed with its process. In a bucket `.lock` is an object made only if
+there is none, and rewritten every few seconds as a sign of life: whoever finds it watches it, is refused if it changes,
+and takes it over if it does not (or at once if the process named in it is gone from this very machine). No clocks are
+compared. A builder that was silent for so long that its lock was taken over stops at its next write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stores.errors import StorageError, StoreError
+from stores.storage.confine import require_inside
+from stores.storage.location import BucketPath, Location
+
+NAME = ".lock"
+BEAT = 5.0  # seconds between signs of life of a lock in a bucket
+PATIENCE = 6  # beats without one before the lock is taken over
+
+
+@contextlib.contextmanager
+def exclusive(store: Location) -> Iterator[Callable[[], None]]:
+    """Hold the store's lock; yields a check that it is still held, to be called before a store is called complete.
+
+    Raises:
+        StoreError: another build is at work there, or (from the check) has taken over.
+    """
+    if isinstance(store, Path):
+        with _locked_file(store):
+            yield lambda: None
+        return
+    lease = _Lease(store)
+    try:
+        yield lease.check
+    finally:
+        lease.release()
+
+
+@contextlib.contextmanager
+def _locked_file(store: Path) -> Iterator[None]:
+    path = store / NAME
+    while True:
+        require_inside(store, path)
+        try:
+            file = path.open("w")
+        except FileNotFoundError:
+            raise _busy(store, "it has just removed what it had begun there") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise _busy(store) from None
+        if _is_same(file.fileno(), path):
+            break
+        file.close()  # its holder has just removed it: this lock would exclude nobody
+    try:
+        yield
+    finally:
+        if _is_same(file.fileno(), path):
+            path.unlink(missing_ok=True)
+        file.close()
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
+
+
+class _Lease:
+    """The lock of a store in a bucket, held from here to `release`."""
+
+    def __init__(self, store: BucketPath) -> None:
+        self._store, self._path = store, store / NAME
+        self._owner = {**_process(os.getpid()), "pid": os.getpid(), "token": uuid.uuid4().hex}
+        self._beats = 0
+        self._tag = self._take()
+        self._lost = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        if self._lost:
+            raise StorageError(
+                f"another build took over '{self._store}'",
+                f"this one gave no sign of life for {BEAT * PATIENCE:.0f} s",
+                "wait for it, then run this again",
+            )
+
+    def release(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        with contextlib.suppress(StorageError, FileNotFoundError):  # gone or unreachable: it will be taken over
+            if not self._lost and self._token(self._path.read_bytes()) == self._owner["token"]:
+                self._path.unlink()
+
+    def _take(self) -> str:
+        """Make the lock, or take over a dead build's; returns the tag of our version."""
+        watched = over = ""
+        since = time.monotonic()
+        while True:
+            tag = self._path.write_bytes(self._content(), instead_of=over)
+            if tag is not None:
+                return tag
+            try:
+                content, found = self._path.read_version()
+            except FileNotFoundError:  # just released
+                watched = over = ""
+                continue
+            owner = _parsed(content)
+            if owner.get("token") == self._owner["token"]:  # made, but the answer was lost
+                return found
+            alive = _lives_here(owner)
+            if alive or (watched and watched != found):
+                raise _busy(self._store, f"process {owner.get('pid')} on {owner.get('host')} is writing it")
+            if not watched:
+                watched, since = found, time.monotonic()
+            if alive is False or time.monotonic() - since > BEAT * PATIENCE:
+                over = found
+            else:
+                time.sleep(BEAT / 4)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT):
+            self._beats += 1
+            try:
+                tag = self._path.write_bytes(self._content(), instead_of=self._tag)
+                if tag is not None:
+                    self._tag = tag
+                    continue
+                content, self._tag = self._path.read_version()  # it may be ours: written, but the answer was lost
+                self._lost = self._token(content) != self._owner["token"]
+            except FileNotFoundError:
+                self._lost = True
+            except StorageError:
+                continue  # the next beat may get through
+            if self._lost:
+                return
+
+    def _content(self) -> bytes:
+        return json.dumps({**self._owner, "host": platform.node(), "beats": self._beats}).encode()
+
+    @staticmethod
+    def _token(content: bytes) -> object:
+        return _parsed(content).get("token")
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        owner = json.loads(content)
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _lives_here(owner: dict[str, Any]) -> bool | None:
+    """Whether the process that made a lock lives; None if it is not of this machine, so that nobody can tell."""
+    machine = owner.get("machine")
+    if not machine or machine != _process(os.getpid())["machine"]:
+        return None
+    return _process(owner.get("pid")) == {"machine": machine, "started": owner.get("started")}
+
+
+def _process(pid: object) -> dict[str, str]:
+    """What tells a process from any other: the running kernel and process namespace, and when it started there."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if not isinstance(pid, int) or state[0] in "ZX":
+            return {"machine": "", "started": ""}
+        return {"machine": f"{boot} {Path('/proc/self/ns/pid').readlink()}", "started": state[19]}
+    except OSError:  # no such process, or no Linux
+        return {"machine": "", "started": ""}
+
+
+def _busy(store: Location, why: str = "") -> StoreError:
+    return StoreError(f"another build is at work in '{store}'", why, "wait for it, or choose another --name")

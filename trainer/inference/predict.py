@@ -1,0 +1,160 @@
+"""What a trained network says of image files: class, probabilities, and how foreign each image looks.
+
+Files are read as stage 1 reads them: any size, format and mode, cropped to the aspect of the training images and
+resized to their size. The out-of-distribution score is 1 − the largest probability: 0 = sure, 1 − 1/K = no idea.
+Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from stores.errors import UsageError, suggest
+from stores.images import walk
+from stores.system.text import csv_cell
+from stores.system.threads import thread_pool
+from trainer.augment.flip_shift import scale
+from trainer.evaluation.assess import probabilities
+from trainer.evaluation.scores import ood_score
+from trainer.runs.weights import Trained
+
+BATCH = 256
+BATCH_BYTES = 256 << 20  # of pixels
+
+
+@dataclass
+class Prediction:
+    """One image's.
+
+    Attributes:
+        path: the file, as it was named or found.
+        class_name: of the largest probability, which is `confidence`.
+        ood_score: 1 − confidence.
+        probabilities: float64 [K], in the order of the network's classes.
+    """
+
+    path: str
+    class_name: str
+    confidence: float
+    ood_score: float
+    probabilities: np.ndarray
+
+
+def image_files(paths: Sequence[Path]) -> tuple[list[str], str]:
+    """The files themselves, and every image below the folders, in the order of `paths`; and what was passed over.
+
+    Raises:
+        UsageError: a path that does not exist, a folder without images, no file; Pillow is not installed.
+    """
+    _picture()  # before anything is looked through
+    files: list[str] = []
+    passed: Counter[str] = Counter()
+    for path in paths:
+        if path.is_dir():
+            below = walk.files_below(path)
+            if not below.files:
+                raise UsageError(f"'{path}' has no image", walk.told(below.passed))
+            files += below.files
+            passed += below.passed
+        elif path.is_file():
+            files.append(str(path))
+        elif path.exists():
+            raise UsageError(f"'{path}' is neither a file nor a folder", hint="give image files, or folders of them")
+        else:
+            raise UsageError(f"there is no '{path}'", hint="give image files, or folders of them")
+    return files, walk.told(passed)
+
+
+def predict(trained: Trained, files: Iterable[str], device: str, max_pixels: int | None = None) -> Iterator[Prediction]:
+    """Predictions in the files' order; a few batches are in memory at a time.
+
+    Args:
+        device: "cpu" or "cuda".
+        max_pixels: of the largest picture that is decoded; it holds for the whole process.
+
+    Raises:
+        IntegrityError: a file that is no whole image; names it.
+    """
+    load, todo = _picture().load, iter(files)
+    if max_pixels is not None:
+        _picture().allow(max_pixels)
+    model = trained.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with thread_pool() as pool:
+        size = max(1, min(BATCH, BATCH_BYTES // (3 * trained.image_size[0] * trained.image_size[1])))
+        while batch := list(islice(todo, size)):
+            images = np.stack(list(pool.map(lambda file: load(file, trained.image_size, trained.range), batch)))
+            with torch.no_grad():
+                probs = probabilities(model(scale(torch.from_numpy(images).to(device))))
+            for file, row, score in zip(batch, probs, ood_score(probs).tolist(), strict=True):
+                best = int(row.argmax())
+                yield Prediction(file, trained.class_names[best], float(row[best]), score, row)
+
+
+def as_csv(predictions: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
+    """A header line, then path, class, confidence, ood_score and every class's probability `p_NAME`.
+
+    For people and spreadsheets: what does not print is an escape, what a spreadsheet would compute has an apostrophe
+    before it. `as_jsonl` has the names themselves.
+    """
+    yield _row(["path", "class", "confidence", "ood_score", *(f"p_{name}" for name in class_names)])
+    for said in predictions:
+        numbers = (said.confidence, said.ood_score, *said.probabilities.tolist())
+        yield _row([said.path, said.class_name, *(f"{number:.6f}" for number in numbers)])
+
+
+def as_jsonl(predictions: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
+    """An object a line: path, class, confidence, ood_score, probabilities {name: p}."""
+    for said in predictions:
+        line = {
+            "path": said.path,
+            "class": said.class_name,
+            "confidence": round(said.confidence, 6),
+            "ood_score": round(said.ood_score, 6),
+            "probabilities": {
+                name: round(p, 6) for name, p in zip(class_names, said.probabilities.tolist(), strict=True)
+            },
+        }
+        yield json.dumps(line) + "\n"
+
+
+Writer = Callable[[Iterable[Prediction], Sequence[str]], Iterator[str]]
+FORMATS: dict[str, Writer] = {"csv": as_csv, "jsonl": as_jsonl}
+
+
+def writer(name: str) -> Writer:
+    """The function that makes a format's lines.
+
+    Raises:
+        UsageError: no format has this name.
+    """
+    if name not in FORMATS:
+        raise UsageError(f"unknown format '{name}'", hint=suggest(name, FORMATS))
+    return FORMATS[name]
+
+
+def _row(cells: list[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(map(csv_cell, cells))
+    return line.getvalue()
+
+
+def _picture() -> ModuleType:
+    try:
+        return importlib.import_module("stores.images.picture")
+    except ModuleNotFoundError as missing:
+        raise UsageError(
+            f"reading pictures needs the Python package '{missing.name}'", "it is not installed",
+            "pip install 'realmix[predict]'",
+        ) from None  # fmt: skip

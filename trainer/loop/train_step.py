@@ -1,0 +1,182 @@
+"""The step engine: from a step's raw inputs to updated weights, as plain torch calls or compiled, without waiting.
+
+    views → method's loss → backward → optimizer → kernel decay → average
+
+`eager` runs each operation by itself. `compiled` turns views, networks and loss into one fused graph and, on a GPU,
+records the whole step, optimizer and average included, as one CUDA graph that a single launch replays. Both make the
+same update up to rounding. The order within a step is fixed: BatchNorm's running statistics move in the forward pass,
+then the optimizer, then the decay of the kernels, then the average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer import distributed
+from trainer.augment.views import Raw, make_batch
+from trainer.config import RunConfig
+from trainer.contract import Learner, Losses, Method, Views
+from trainer.networks.wide_resnet import WideResNet, kernels
+from trainer.runs.checkpoint import State
+
+Step = Callable[[Raw], Losses]
+WARM_UP = 3  # steps that run as they are before one is recorded: cuDNN and the compiler choose their kernels in them
+
+
+def build_step(state: State, method: Method, settings: Any, run: RunConfig, names: tuple[str, ...]) -> Step:
+    """The function that makes one update of `state` from a step's inputs.
+
+    Args:
+        run: a resolved configuration.
+        names: of the schedule's entries.
+    """
+    declared, compiled = method.views(settings), run.engine == "compiled"
+    learner = build_learner(state, declared, compiled)
+    decayed = kernels(state.model)
+
+    def loss(raw: Raw) -> Losses:
+        batch = make_batch(raw, declared, names, learner.state)  # grey levels are exact: bf16 holds half of them
+        with torch.autocast(raw.x.device.type, torch.bfloat16, enabled=run.precision == "bf16"):
+            return method.loss(learner, batch, settings)
+
+    if compiled and declared.one_graph and distributed.world() == 1:
+        loss = torch.compile(loss, fullgraph=True, dynamic=False)
+
+    def step(raw: Raw) -> Losses:
+        losses = loss(raw)
+        state.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        update(state, decayed, raw.schedule[-1], run)
+        return losses
+
+    return Recorded(step) if run.device == "cuda" and run.cuda_graph else step
+
+
+@torch.no_grad()
+def update(state: State, decayed: list[Tensor], lr: Tensor, run: RunConfig) -> None:
+    """Optimizer, decay and average, from the gradients that are there. `lr`: float32 [] on the device."""
+    for group in state.optimizer.param_groups:
+        group["lr"].copy_(lr)
+    state.optimizer.step()
+    if run.optimizer == "adam":
+        decay(decayed, 1 - run.weight_decay * lr)
+    state.ema.update()
+
+
+def decay(weights: list[Tensor], factor: float | Tensor) -> None:
+    """Decoupled weight decay of the MixMatch family: kernels alone, by a factor that does not pass through Adam."""
+    torch._foreach_mul_(weights, factor)
+
+
+def build_optimizer(model: nn.Module, run: RunConfig) -> torch.optim.Optimizer:
+    """The papers' two: Adam without weight decay of its own, or SGD with Nesterov momentum and L2 on the kernels.
+
+    Its learning rate is a tensor on the device, so that a recorded step can follow a schedule.
+    """
+    device = next(model.parameters()).device
+    optimizer: torch.optim.Optimizer
+    if run.optimizer == "adam":
+        optimizer = torch.optim.Adam(
+            model.parameters(), lr=run.lr, betas=(0.9, 0.999), eps=1e-8, fused=True, capturable=device.type == "cuda"
+        )
+    else:
+        regular = kernels(model)
+        chosen = {id(weight) for weight in regular}
+        others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+        groups = [{"params": regular, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.SGD(groups, lr=run.lr, momentum=run.momentum, nesterov=run.momentum > 0, fused=True)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(run.lr, dtype=torch.float32, device=device)
+    return optimizer
+
+
+def build_learner(state: State, declared: Views, compiled: bool) -> Learner:
+    """The networks as a method calls them: compiled one by one where the whole loss is not, divided among processes."""
+    by_network = compiled and (not declared.one_graph or distributed.world() > 1)
+
+    def prepared(network: nn.Module, trained: bool) -> nn.Module:
+        for module in network.modules():
+            if isinstance(module, WideResNet):
+                module.joint = compiled or next(network.parameters()).is_cuda
+        if by_network:
+            network = torch.compile(network, fullgraph=True, dynamic=False)  # type: ignore[assignment]
+        if distributed.world() == 1:
+            return network
+        if trained:
+            network = distributed.averaging(network)
+        return distributed.Divided(network)
+
+    teacher = prepared(state.ema.teacher(), trained=False) if declared.teacher else None
+    return Learner(prepared(state.model, trained=True), teacher, state.method)
+
+
+class Recorded:
+    """A step as one CUDA graph: the first steps run as they are, the next one is recorded, then all are replayed.
+
+    Recording computes nothing; every call makes exactly one update, so a resumed run makes the same ones.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step, self._done = step, 0
+        self._stream: torch.cuda.Stream | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, raw: Raw) -> Losses:
+        if self._graph is None and self._done < WARM_UP:
+            self._done += 1
+            return self._aside(raw)
+        if self._graph is None:
+            self._raw = _like(raw)
+            _copy(self._raw, raw)
+            torch.cuda.synchronize()
+            self._graph = torch.cuda.CUDAGraph()
+            # thread_local: the feed's thread may take memory meanwhile
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._losses = self._step(self._raw)
+        else:
+            _copy(self._raw, raw)
+        self._graph.replay()
+        return self._losses
+
+    def _aside(self, raw: Raw) -> Losses:
+        """On a stream of its own, as recording will be: what autograd remembers of a stream must be the same."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            losses = self._step(raw)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return losses
+
+
+def _tensors(raw: Raw) -> Iterator[Tensor]:
+    """Every tensor of a step's inputs, always in the same order."""
+    yield from (raw.x, raw.y, raw.schedule)
+    yield from (tensor for tensor in (raw.u, raw.ood) if tensor is not None)
+    for drawn in (*raw.views, raw.draws):
+        yield from drawn.values()
+
+
+def _like(raw: Raw) -> Raw:
+    """Memory for the inputs of a recorded step."""
+
+    def empty(drawn: Any) -> dict[str, Tensor]:
+        return {name: torch.empty_like(values) for name, values in drawn.items()}
+
+    return Raw(
+        x=torch.empty_like(raw.x), y=torch.empty_like(raw.y), u=None if raw.u is None else torch.empty_like(raw.u),
+        views=tuple(empty(drawn) for drawn in raw.views), draws=empty(raw.draws),
+        schedule=torch.empty_like(raw.schedule),
+        ood=None if raw.ood is None else torch.empty_like(raw.ood),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _copy(to: Raw, source: Raw) -> None:
+    """The next step's inputs, into the memory that the recorded step reads."""
+    for place, tensor in zip(_tensors(to), _tensors(source), strict=True):
+        place.copy_(tensor, non_blocking=True)

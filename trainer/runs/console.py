@@ -1,0 +1,137 @@
+"""What a person sees of a run: header, progress line, evaluations, last line.
+
+A terminal gets a rich progress line, anything else a plain line about every ten seconds. All of it goes to stderr
+except the last line, which names the run and its error. Nothing here reads a tensor, so it never makes the loop wait.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stores.system.text import say, visible
+
+REDRAW_S = 0.2
+PLAIN_S = 10.0
+
+
+class Console:
+    """Progress of one run.
+
+    Args:
+        steps: length of the run; start: updates done before.
+        images_per_step: for the images/s.
+        quiet: show nothing but the last line.
+    """
+
+    def __init__(self, steps: int, start: int, images_per_step: int, quiet: bool = False) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._steps, self._start, self._images, self._quiet = steps, start, images_per_step, quiet
+        self._console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._losses, self._error = "", ""
+        self._started = self._shown = time.perf_counter()
+        self._progress: Progress | None = None
+        if self._console.is_terminal and not quiet:
+            columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
+            self._progress = Progress(*columns, console=self._console, transient=True, auto_refresh=False)
+            self._task = self._progress.add_task("", total=steps, completed=start)
+
+    def __enter__(self) -> Console:
+        self._started = self._shown = time.perf_counter()
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """One line."""
+        if not self._quiet:
+            self._console.print(visible(text), markup=False, emoji=False)
+
+    def tick(self, step: int, waited: float) -> None:
+        """After every step: redraw, if it is time. `waited`: seconds spent waiting for data so far."""
+        now = time.perf_counter()
+        if self._quiet or now - self._shown < (REDRAW_S if self._progress is not None else PLAIN_S):
+            return
+        self._shown = now
+        line = self.line(step, now - self._started, waited)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, description=line, refresh=True)
+        else:
+            self.say(line)
+
+    def line(self, step: int, seconds: float, waited: float) -> str:
+        """Step, images/s, time to go, data wait, losses, last error."""
+        rate = (step - self._start) / seconds if seconds else 0.0
+        left = duration((self._steps - step) / rate) if rate else "?"
+        parts = [f"step {step:,}/{self._steps:,}", f"{rate * self._images:,.0f} img/s", f"{left} to go"]
+        parts.append(f"data wait {100 * waited / seconds if seconds else 0:.0f} %")
+        return " · ".join(part for part in (*parts, self._losses, self._error) if part)
+
+    def logged(self, record: Mapping[str, Any]) -> None:
+        """Take the losses of a line of metrics.jsonl."""
+        self._losses = " ".join(f"{name} {value:.3g}" for name, value in record.items() if name.startswith("loss"))
+
+    def evaluated(self, record: Mapping[str, Any]) -> None:
+        """Show an evaluation."""
+        self._error = f"error {record['test_error']:.2f} %"
+        valid = f", valid {record['valid_error']:.2f} %" if "valid_error" in record else ""
+        self.say(f"step {record['step']:,}: error {record['test_error']:.2f} %{valid}  {self._losses}")
+
+
+def header(store: Any, run: Any, changed: Mapping[str, Any], feed: Any, deviations: Sequence[str]) -> list[str]:
+    """What a run is, in a few lines: store, data, method and what differs from its defaults or the papers."""
+    views = feed.views
+    pool = f"{feed.num_unlabeled:,} unlabelled" + (f" × {feed.copies} copies" if feed.copies else "")
+    if not views.unlabeled:
+        pool = "no unlabelled images"
+    elif views.labeled_in_unlabeled:
+        pool += " (labelled ones among them)"
+    else:
+        pool += " (without the labelled ones)"
+    settings = ", ".join(f"{name}={value}" for name, value in changed.items()) or "defaults"
+    lines = [
+        f"store   {store.path}  {store.fingerprint[:12]}  protocol {store.protocol}, {store.num_classes} classes",
+        f"data    {len(store.labeled):,} labelled, {pool}, {len(store.test):,} test, {len(store.valid):,} validation; "
+        + str(feed.home),
+        f"method  {run.method}: {settings}",
+        f"run     {run.model}, {run.steps:,} steps of {run.batch}, seed {run.seed}, {run.device} {run.precision}"
+        + (f", {run.threads} threads" if run.device == "cpu" else ""),
+    ]
+    return lines + [f"differs {text}" for text in deviations]
+
+
+def last_line(path: Path, result: Mapping[str, Any]) -> str:
+    """`runs/NAME: error 12.34 % (median of last 20: 12.50 %, steps 2500)`"""
+    return (
+        f"{path}: error {result['error_last']:.2f} % "
+        f"(median of last {result['median_of']}: {result['error_median20']:.2f} %, steps {result['steps']})"
+    )
+
+
+def show_result(text: str, as_json: str | None) -> None:
+    """The end of a run: on stdout the last line, or with --json the result alone and the line on stderr."""
+    if as_json is None:
+        say(text)
+    else:
+        say(text, error=True)
+        say(as_json)
+
+
+def duration(seconds: float) -> str:
+    """`3:07`, `1:02:03`, `5 d 3 h`."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

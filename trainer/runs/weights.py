@@ -1,0 +1,234 @@
+"""Trained weights as one safetensors file: averaged parameters and BatchNorm statistics, float32, plain names.
+
+Nothing in such a file can run code; its metadata says which network it is, its classes, the size of its images and how
+pixels are scaled, so that it can be used without its run. Heads that only training needs are left out. `sha256` in the
+metadata is the SHA-256 of the whole file with 64 zeros in its place: the file proves itself, wherever it is moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from stores.errors import IntegrityError, StoreError, UsageError
+from stores.format import manifest
+from trainer.networks.wide_resnet import HEADS, build_model
+from trainer.runs import checkpoint, fields
+from trainer.runs.run_dir import Run, damaged, open_run, read_bytes
+
+FILE = "model.safetensors"
+NO_DIGEST = "0" * 64
+ONLY_TRAINED = HEADS[1:]  # what a network has beside its classes' head
+INPUT = "uint8 RGB × 2/255 − 1, NCHW"
+
+
+@dataclass
+class Trained:
+    """A network ready to be used.
+
+    Attributes:
+        model: in evaluation mode, without gradients, on the CPU; images float32 [n, 3, H, W] in [−1, 1] to logits.
+        name: of the network, as `build_model` takes it.
+        class_names: in the order of its outputs.
+        image_size: (H, W) of the images that it was trained on.
+        range: the numbers that were black and white in pictures of more than 8 bits; None: those of their type.
+    """
+
+    model: nn.Module
+    name: str
+    class_names: list[str]
+    image_size: tuple[int, int]
+    range: tuple[float, float] | None = None
+
+
+def export(
+    folder: Path, model: nn.Module, name: str, class_names: Sequence[str], image_size: tuple[int, int],
+    range_: tuple[float, float] | None = None,
+) -> None:  # fmt: skip
+    """Write `model` to `folder`/model.safetensors, atomically; the same weights give the same bytes.
+
+    Args:
+        model: the evaluated network, see `Ema.apply_to`; the rest as in `Trained`.
+    """
+    tensors = {
+        key: value.detach().to("cpu", torch.float32).contiguous() for key, value in _plain(model.state_dict()).items()
+    }
+    metadata = {
+        "model": name,
+        "num_classes": str(len(class_names)),
+        "class_names": json.dumps(list(class_names)),
+        "image_size": json.dumps(list(image_size)),
+        "input": INPUT,
+        "sha256": NO_DIGEST,
+    }
+    if range_ is not None:
+        metadata["range"] = json.dumps(list(range_))
+    data = _in_order(safetensors.torch.save(tensors, metadata))
+    digest = hashlib.sha256(data).hexdigest()
+    manifest.write_atomically(folder / FILE, data.replace(NO_DIGEST.encode(), digest.encode(), 1))
+
+
+@dataclass(frozen=True)
+class Content:
+    """A safetensors file that has been checked.
+
+    Attributes:
+        tensors: by name, all their numbers finite.
+        metadata: what the file says of itself; empty in files of others.
+        sha256: of the file's bytes.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    sha256: str
+
+
+def read(path: Path) -> Content:
+    """The tensors of a safetensors file, anybody's; its own checksum is compared if it has one.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        IntegrityError: it is damaged.
+    """
+    data = read_bytes(path)
+    try:
+        tensors = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that torch does not have
+        raise IntegrityError(
+            f"'{path}' is damaged", f"it is no safetensors file, or not a whole one: {error}",
+            "a finished run has one as model.safetensors",
+        ) from None  # fmt: skip
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    own = metadata.get("sha256")
+    if own is not None:
+        digest = hashlib.sha256(data.replace(own.encode(), NO_DIGEST.encode(), 1)).hexdigest()
+        if digest != own:
+            raise damaged(path, "it is not what its own checksum says")
+    require_finite(tensors, path)
+    return Content(tensors, metadata, hashlib.sha256(data).hexdigest())
+
+
+def require_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    """Raises IntegrityError if a weight is not a number."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():  # as float32, as it is used
+            raise damaged(path, f"'{name}' holds a number that is not finite")
+
+
+def load(path: Path | str) -> Trained:
+    """The network of a safetensors file that `export` wrote.
+
+    Args:
+        path: the file, or the folder that holds it.
+
+    Raises:
+        StoreError: there is none, or it is not one of ours.
+        IntegrityError: it is damaged.
+    """
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    try:
+        content = read(path)
+    except FileNotFoundError:
+        raise StoreError(f"there is no '{path}'", "a run writes it when it is finished") from None
+    said: dict[str, Any] = {"model": content.metadata.get("model")}
+    for name in ("class_names", "image_size", "range"):
+        try:
+            said[name] = json.loads(content.metadata.get(name, "null"))
+        except (ValueError, RecursionError):
+            said[name] = "no JSON"
+    if wrong := fields.wrong_weights(said):
+        raise StoreError(
+            f"'{path}' does not say which network it is", f"wrong or missing in its metadata: {', '.join(wrong)}"
+        )
+    return _trained(content.tensors, said["model"], said["class_names"], said["image_size"], path, said["range"])
+
+
+def find(path: Path) -> Trained:
+    """The network of a run's folder, or of a safetensors file or a folder with one, as `export` writes it.
+
+    Raises:
+        StoreError, IntegrityError: there is none, see `load` and `of_run`.
+    """
+    if path.is_file() or ((path / FILE).is_file() and not (path / "config.json").is_file()):
+        return load(path)
+    return of_run(open_run(path))
+
+
+def of_run(run: Run, averaged: bool = True) -> Trained:
+    """The network of a run, finished or not: averaged weights with the live BatchNorm statistics, or the live weights.
+
+    Raises:
+        StoreError: the run has no checkpoint to take them from.
+        IntegrityError: a file of the run is damaged.
+    """
+    name, store = run.config["run"]["model"], run.config["store"]
+    if averaged and (run.path / FILE).exists():
+        run.require_own(FILE)
+        found = load(run.path)
+        if (found.name, found.class_names) != (name, store["class_names"]):
+            raise damaged(run.path / FILE, f"it holds a {found.name} of another run")
+        return found
+    path = run.path / checkpoint.FILE
+    lasting = {name: value for name, value in run.config["run"].items() if name not in checkpoint.PASSING}
+    identity = {"run": lasting, "settings": run.config["settings"], "store": store["fingerprint"]}
+    content = checkpoint.read_own(run.path, identity)
+    if store.get("image_size") is None:
+        raise StoreError(f"'{run.path}' was written by another version of realmix", "it does not say its images' size")
+    tensors = content["model"] | (content["ema"] if averaged else {})
+    return _trained(tensors, name, store["class_names"], store["image_size"], path, store.get("range"))
+
+
+def _trained(
+    tensors: dict[str, Tensor], name: str, class_names: list[str], size: list[int], path: Path,
+    range_: list[float] | None,
+) -> Trained:  # fmt: skip
+    """Raises StoreError or IntegrityError before memory is taken for a network that the tensors do not fill."""
+    tensors = _plain(tensors)
+    try:
+        with torch.device("meta"):
+            expected = build_model(name, len(class_names)).state_dict()
+    except UsageError as error:
+        raise StoreError(f"'{path}' holds a network that this version does not know", error.what) from None
+    differing = [
+        key for key in sorted(expected.keys() | tensors.keys()) if _shape(expected, key) != _shape(tensors, key)
+    ]
+    if differing:
+        key = differing[0]
+        why = f"'{key}' is {_shape(tensors, key) or 'missing'}, and in a {name} of {len(class_names)} classes "
+        raise damaged(path, why + str(_shape(expected, key) or "there is none"))
+    require_finite(tensors, path)
+    model = build_model(name, len(class_names))
+    model.load_state_dict(tensors)
+    height, width = size
+    black_white = None if range_ is None else (range_[0], range_[1])
+    return Trained(model.eval().requires_grad_(False), name, class_names, (height, width), black_white)
+
+
+def _shape(tensors: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
+    """Of a tensor of real numbers; None if there is none of this name."""
+    tensor = tensors.get(key)
+    return tuple(tensor.shape) if tensor is not None and tensor.is_floating_point() else None
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the names that torch.compile adds, and without what only training needs."""
+    plain = {key.replace("_orig_mod.", ""): value for key, value in tensors.items()}
+    return {key: value for key, value in plain.items() if key.split(".")[0] not in ONLY_TRAINED}
+
+
+def _in_order(data: bytes) -> bytes:
+    """The file with its header's keys sorted: safetensors writes the metadata in an order of chance."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
