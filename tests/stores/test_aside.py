@@ -17,7 +17,7 @@ from stores.system import aside, durable
 WRITER = """
 import sys
 from pathlib import Path
-from stores import aside
+from stores.system import aside
 with aside.claim(Path(sys.argv[1]), folder=sys.argv[2] == "folder") as made:
     if sys.argv[2] == "folder":
         (made.path / "inner").mkdir()

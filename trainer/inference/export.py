@@ -96,7 +96,7 @@ _SAFETENSORS = """With realmix, from files: `realmix-train predict FOLDER images
 
 ```python
 import torch
-from trainer import weights
+from trainer.runs import weights
 
 network = weights.load("model.safetensors")
 images = torch.zeros(1, *network.image_size, 3, dtype=torch.uint8)  # RGB, 0–255
