@@ -45,15 +45,28 @@ def children(pid: int) -> list[int]:
     return [int(child) for found in tasks for child in found.split()]
 
 
-def writer_of(pid: int) -> int:
-    """The process that writes, at work on the copies: a child that has their file open. Waits for it to be there."""
+def writer_of(pid: int, store: Path) -> int:
+    """The process that writes, at work on the copies: a child that has the log open, once their file has grown."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        for child in children(pid):
-            if any(".copies.beton" in file for file in open_files(child)):
+        begun = any(size_of(file) > 0 for file in store.glob(".copies.beton.*"))
+        for child in children(pid) if begun else []:
+            if is_writer(child):
                 return child
-        time.sleep(0.01)
+        time.sleep(0.002)
     raise AssertionError("nothing writes the copies")
+
+
+def is_writer(pid: int) -> bool:
+    """FFCV opens the files themselves only for each page that it writes."""
+    return any(".ffcv.log" in file for file in open_files(pid))
+
+
+def size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # it was put in its place meanwhile
+        return 0
 
 
 def open_files(pid: int) -> list[str]:
@@ -80,11 +93,11 @@ def slow(tmp_path_factory) -> Path:
     return path
 
 
-def at_work(harm: Callable[[int], object]) -> threading.Thread:
+def at_work(store: Path, harm: Callable[[int], object]) -> threading.Thread:
     """Do harm to the process that writes for this one, once it is at work."""
 
     def wait_and_harm() -> None:
-        harm(writer_of(os.getpid()))
+        harm(writer_of(os.getpid(), store))
 
     thread = threading.Thread(target=wait_and_harm, daemon=True)
     thread.start()
@@ -102,7 +115,7 @@ def test_nothing_hangs_or_is_left_behind_whoever_dies(slow):
         alone.append(children(writer))
         os.kill(writer, signal.SIGKILL)
 
-    killer = at_work(kill)
+    killer = at_work(slow, kill)
     with pytest.raises(RealMixError, match="FFCV's writer died") as error:
         export(store, quiet)
     killer.join(60)
@@ -113,10 +126,10 @@ def test_nothing_hangs_or_is_left_behind_whoever_dies(slow):
 
     command = [sys.executable, "-W", "error", str(Path(__file__).with_name("ffcv_export.py")), str(slow)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as exporting:
-        writer = writer_of(exporting.pid)
+        writer = writer_of(exporting.pid, slow)
         exporting.kill()
     end = time.monotonic() + 60
-    while any(".copies.beton" in file for file in open_files(writer)):
+    while is_writer(writer):
         assert time.monotonic() < end, "the writer outlived the exporting process"
         time.sleep(0.05)
     assert manifest.read(slow) == store.manifest
@@ -143,7 +156,7 @@ def test_a_writer_that_stops_writing_is_ended(slow, tmp_path, monkeypatch):
         os.kill(writer, signal.SIGSTOP)
         monkeypatch.setattr(export_ffcv, "STALL_S", 0.3)
 
-    freezer = at_work(freeze)
+    freezer = at_work(path, freeze)
     with pytest.raises(RealMixError, match="FFCV's writer stopped writing") as error:
         export(open_store(path), quiet)
     freezer.join(60)
