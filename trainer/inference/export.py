@@ -16,6 +16,7 @@ from stores.errors import StoreError, UsageError
 from stores.format import manifest
 from stores.system import aside, durable
 from stores.system.text import code, markdown
+from trainer.config import without
 from trainer.inference import onnx_graph
 from trainer.runs import weights
 from trainer.runs.run_dir import Run
@@ -144,8 +145,7 @@ def _per_class(result: Mapping[str, Any]) -> str:
 
 def _made(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """Data, settings and versions."""
-    store, settings = config["store"], {**config["run"], **config["settings"]}
-    settings.pop("store")
+    store, settings = config["store"], {**without(config["run"], "place"), **config["settings"]}
     lines = [
         f"- data: split store {code(store['name'])}, fingerprint {code(store['fingerprint'])}, "
         f"protocol {markdown(store['protocol'])}, split seed {store['split_seed']}, of the dataset store "

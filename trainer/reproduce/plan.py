@@ -24,8 +24,7 @@ from trainer.reproduce.recipe import Recipe, Row
 from trainer.runs.run_dir import open_run
 
 # what may differ between two runs of one cell: where and how they run, not what they compute
-WHERE = ("store", "init", "device", "precision", "engine", "cuda_graph", "feed", "pool", "window", "scratch", "threads",
-         "eval_every", "eval_raw", "checkpoint_every", "log_every", "tensorboard", "wandb")  # fmt: skip
+ELSEWHERE = config.marked("place", "incidental")
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class _Maker:
         self._recipe, self._scale, self._stores = recipe, scale, stores
         everywhere = [f"{key}={_text(value)}" for key, value in recipe.settings.items()]
         self._settings = [*everywhere, *scale.settings]
-        named = [one for one in self._settings if one.partition("=")[0] not in WHERE]
+        named = [one for one in self._settings if one.partition("=")[0] not in ELSEWHERE]
         self._folder = runs / _file_name(f"{recipe.model}_{recipe.steps}", named)
 
     def __call__(self, row: Row, column: str, seed: int, init: Path | None) -> Planned:
@@ -207,7 +206,9 @@ def _require_same(path: Path, store: SplitStore, run: RunConfig, settings: Any) 
             f"'{path}' was trained from another store than '{store.path}'", "their fingerprints differ",
             "choose another --runs",
         )  # fmt: skip
-    planned = {key: value for key, value in dataclasses.asdict(run).items() if key not in WHERE and value is not None}
+    planned = {
+        key: value for key, value in dataclasses.asdict(run).items() if key not in ELSEWHERE and value is not None
+    }
     planned |= {key: value for key, value in dataclasses.asdict(settings).items() if value is not None}
     recorded = {**record["run"], **record["settings"]}
     for key, value in planned.items():

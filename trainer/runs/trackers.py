@@ -18,9 +18,10 @@ from torch import Tensor
 
 from stores.errors import RealMixError, UsageError
 from stores.format import manifest
-from trainer.config import RunConfig
+from trainer.config.run import Log
 from trainer.contract import Batch
 from trainer.runs import png
+from trainer.runs.run_dir import Run
 
 NOT_CURVES = ("kind", "step")
 COLUMNS = 16  # samples of a batch that are shown
@@ -48,15 +49,15 @@ class Curves:
     Args:
         folder: the run's directory.
         start: updates done before; a resumed run hides what a killed one wrote after them.
-        record: content of config.json.
+        log: which boards there are.
     """
 
-    def __init__(self, folder: Path, start: int, run: RunConfig, record: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Run, start: int, log: Log) -> None:
         self._boards: list[Board] = []
-        if run.tensorboard:
-            self._boards.append(TensorBoard(folder / "tensorboard", start))
-        if run.wandb:
-            self._boards.append(WeightsAndBiases(folder, record))
+        if log.tensorboard:
+            self._boards.append(TensorBoard(folder.path / "tensorboard", start))
+        if log.wandb:
+            self._boards.append(WeightsAndBiases(folder.path, folder.config))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Every number of a line of metrics.jsonl, under its kind."""
@@ -145,9 +146,9 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def require(run: RunConfig) -> None:
+def require(log: Log) -> None:
     """Raises UsageError if the run asks for wandb and it is not installed."""
-    if run.wandb and importlib.util.find_spec("wandb") is None:
+    if log.wandb and importlib.util.find_spec("wandb") is None:
         raise UsageError("--wandb needs the package wandb", "it is not installed", "pip install 'realmix[wandb]'")
 
 
