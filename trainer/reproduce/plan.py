@@ -24,8 +24,25 @@ from trainer.reproduce.recipe import Recipe, Row
 from trainer.runs.run_dir import open_run
 
 # what may differ between two runs of one cell: where and how they run, not what they compute
-WHERE = ("store", "init", "device", "precision", "engine", "cuda_graph", "feed", "pool", "window", "scratch", "threads",
-         "eval_every", "eval_raw", "checkpoint_every", "log_every", "tensorboard", "wandb")  # fmt: skip
+WHERE = (
+    "store",
+    "init",
+    "device",
+    "precision",
+    "engine",
+    "cuda_graph",
+    "feed",
+    "pool",
+    "window",
+    "scratch",
+    "threads",
+    "eval_every",
+    "eval_raw",
+    "checkpoint_every",
+    "log_every",
+    "tensorboard",
+    "wandb",
+)
 
 
 @dataclass(frozen=True)
@@ -204,18 +221,20 @@ def _require_same(path: Path, store: SplitStore, run: RunConfig, settings: Any) 
     record = open_run(path).config
     if record["store"]["fingerprint"] != store.fingerprint:
         raise StoreError(
-            f"'{path}' was trained from another store than '{store.path}'", "their fingerprints differ",
+            f"'{path}' was trained from another store than '{store.path}'",
+            "their fingerprints differ",
             "choose another --runs",
-        )  # fmt: skip
+        )
     planned = {key: value for key, value in dataclasses.asdict(run).items() if key not in WHERE and value is not None}
     planned |= {key: value for key, value in dataclasses.asdict(settings).items() if value is not None}
     recorded = {**record["run"], **record["settings"]}
     for key, value in planned.items():
         if recorded.get(key) != value:
             raise UsageError(
-                f"'{path}' was trained with {key}={recorded.get(key)}, not {value}", "its error belongs elsewhere",
+                f"'{path}' was trained with {key}={recorded.get(key)}, not {value}",
+                "its error belongs elsewhere",
                 "choose another --runs",
-            )  # fmt: skip
+            )
 
 
 def _text(value: object) -> str:
