@@ -56,10 +56,12 @@ if TYPE_CHECKING:
     from stores import DatasetStore
 
 app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="Build stores of augmented copies once; train from them with `realmix-train` as often as you like.",
     epilog="Example: `realmix-data build cifar10 --copies 50`, then `realmix-train --store stores/cifar10_250`",
-)  # fmt: skip
+)
 
 
 def _version(asked: bool) -> None:
@@ -80,6 +82,7 @@ def options(
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
+    """Options of every command."""
     if debug:
         os.environ["REALMIX_DEBUG"] = "1"
 
@@ -125,9 +128,27 @@ def build(
     """Make a dataset store with its copies, and its standard split stores. An interrupted build continues."""
     if dry_run:
         return plan(
-            source, path, copies, recipe, root, name, seed, workers, from_, extra, unlabeled, test, size, range_,
-            max_pixels, flip, drop_conflicts, cache, format_, as_json=as_json,
-        )  # fmt: skip
+            source,
+            path,
+            copies,
+            recipe,
+            root,
+            name,
+            seed,
+            workers,
+            from_,
+            extra,
+            unlabeled,
+            test,
+            size,
+            range_,
+            max_pixels,
+            flip,
+            drop_conflicts,
+            cache,
+            format_,
+            as_json=as_json,
+        )
     _require_copies(copies)
     target = _target(root, name, source, path, extra)
     if _known_format(format_) == "ffcv":
@@ -146,27 +167,54 @@ def build(
     requests = requests_for(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
     with Bars(quiet=quiet or as_json) as bars:
         data = load(
-            source, path, from_=from_, cache=cache, extra=extra, size=size, unlabeled=unlabeled, test=test,
-            range_=range_, max_pixels=max_pixels, flip=flip, drop_conflicts=drop_conflicts, progress=bars.update,
-        )  # fmt: skip
+            source,
+            path,
+            from_=from_,
+            cache=cache,
+            extra=extra,
+            size=size,
+            unlabeled=unlabeled,
+            test=test,
+            range_=range_,
+            max_pixels=max_pixels,
+            flip=flip,
+            drop_conflicts=drop_conflicts,
+            progress=bars.update,
+        )
         _tell(data.notes)
         height, width = data.train.images.shape[1:3]
         made = load_recipe(recipe, dict(data.weak), (height, width))
         store, new = build_store(
-            target, data, made, copies=copies, seed=seed, workers=workers, dask=dask, force=force,
-            copies_format=format_, check_space=check_space, progress=bars.update,
-        )  # fmt: skip
+            target,
+            data,
+            made,
+            copies=copies,
+            seed=seed,
+            workers=workers,
+            dask=dask,
+            force=force,
+            copies_format=format_,
+            check_space=check_space,
+            progress=bars.update,
+        )
     splits, left_out = (write_all(store, requests), []) if requests else write_standard(store, split_seed, valid)
     seconds = time.monotonic() - began
-    facts = {**dataset_facts(store), "built": new, "seconds": round(seconds, 2), "splits": [str(p) for p in splits],
-             "splits_left_out": left_out}  # fmt: skip
+    facts = {
+        **dataset_facts(store),
+        "built": new,
+        "seconds": round(seconds, 2),
+        "splits": [str(p) for p in splits],
+        "splits_left_out": left_out,
+    }
     if as_json:
         say(json.dumps(facts))
         return
     total = store.num_images * copies
     rate = f"{total / seconds:,.0f} copies/s, " if new else ""
-    say(f"{target}: {'built' if new else 'already built'} in {seconds:.1f} s ({rate}{size_text(facts['bytes'])}, "
-        f"{facts['bytes_per_copy']:.0f} bytes a copy)")  # fmt: skip
+    say(
+        f"{target}: {'built' if new else 'already built'} in {seconds:.1f} s ({rate}{size_text(facts['bytes'])}, "
+        f"{facts['bytes_per_copy']:.0f} bytes a copy)"
+    )
     say(f"splits: {', '.join(p.name for p in splits) or 'none'}")
     for why in left_out:
         say(f"left out: {why}")
@@ -210,10 +258,22 @@ def plan(
 
     with Bars(quiet=as_json) as bars:
         subject = of_request(
-            source, path, sample_from, seed=seed, from_=from_, cache=cache, extra=extra, flip=flip,
-            size=size, unlabeled=unlabeled, test=test, range_=range_, max_pixels=max_pixels,
-            drop_conflicts=drop_conflicts, progress=bars.update,
-        )  # fmt: skip
+            source,
+            path,
+            sample_from,
+            seed=seed,
+            from_=from_,
+            cache=cache,
+            extra=extra,
+            flip=flip,
+            size=size,
+            unlabeled=unlabeled,
+            test=test,
+            range_=range_,
+            max_pixels=max_pixels,
+            drop_conflicts=drop_conflicts,
+            progress=bars.update,
+        )
         _tell(subject.notes)
         made = load_recipe(recipe, dict(subject.weak), subject.size)
         found = make_plan(
@@ -294,9 +354,10 @@ def verify(
         raise typer.Exit(IntegrityError.exit_code if problems else 0)
     if problems:
         raise IntegrityError(
-            f"'{store}': {len(problems)} damaged or missing", "\n".join(f"  {p}" for p in problems[:20]),
+            f"'{store}': {len(problems)} damaged or missing",
+            "\n".join(f"  {p}" for p in problems[:20]),
             f"`realmix-data repair {store}` puts back what follows from base images and recipe",
-        )  # fmt: skip
+        )
     say(f"{store}: sound{', every copy is what its params say' if deep else ''} ({seconds} s)")
 
 
@@ -330,8 +391,9 @@ def repair(
         listed = [f"  {key}: {why}" for key, why in report.lost.items()]
         raise IntegrityError(
             f"'{store}': {len(listed)} file(s) cannot be restored",
-            "\n".join(listed[:20] + ["  …"] * (len(listed) > 20)), AGAIN,
-        )  # fmt: skip
+            "\n".join(listed[:20] + ["  …"] * (len(listed) > 20)),
+            AGAIN,
+        )
     say(f"{store}: {f'{len(report.restored)} file(s) restored' if report.restored else 'sound'} ({seconds} s)")
 
 

@@ -15,7 +15,8 @@ __version__ = "0.1.0"
 __all__ = ["DatasetStore", "ImageArray", "SplitStore", "open_store"]
 
 if TYPE_CHECKING:
-    from stores.reader import DatasetStore, ImageArray, SplitStore, open_store
+    from stores.format.arrays import ImageArray
+    from stores.reader import DatasetStore, SplitStore, open_store
 
 
 def __getattr__(name: str) -> Any:

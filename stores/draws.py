@@ -115,7 +115,8 @@ def shuffled(position: np.ndarray, n: int, seed: int, purpose: str) -> np.ndarra
     now = position.ravel() - epoch * n
     epochs, which = (epoch[:1], None) if (epoch == epoch[:1]).all() else np.unique(epoch, return_inverse=True)
     network = _Network(key(seed, purpose), tuple(epochs.tolist()), bits)
-    out, walking = now, np.arange(len(now))
+    out: np.ndarray = now
+    walking = np.arange(len(now))
     while len(walking):
         now = network(now, which)
         out[walking] = now
@@ -157,8 +158,9 @@ class _Network:
 def _round_keys(key: int, epochs: tuple[int, ...]) -> np.ndarray:
     """Of six rounds: uint64 [6, epochs]."""
     which = np.array(epochs)
-    high, low = philox(key, np.arange(6)[:, None], which & 0xFFFFFFFF, which >> 32)[:2]
-    return (high << _HALF) | low
+    words = philox(key, np.arange(6)[:, None], which & 0xFFFFFFFF, which >> 32)
+    keys: np.ndarray = (words[0] << _HALF) | words[1]
+    return keys
 
 
 @lru_cache(maxsize=4)

@@ -171,9 +171,15 @@ def _address_space_is_used_up() -> bool:
 
 
 _NO_MEMORY = (
-    "out of memory", "not enough memory", "insufficient memory", "can't allocate memory", "cannot allocate memory",
-    "can't start new thread", "failed to map segment", "bad_alloc",
-)  # fmt: skip
+    "out of memory",
+    "not enough memory",
+    "insufficient memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "can't start new thread",
+    "failed to map segment",
+    "bad_alloc",
+)
 
 
 def _of_memory(error: BaseException) -> RealMixError:

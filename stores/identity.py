@@ -12,7 +12,8 @@ import hashlib
 import numpy as np
 
 from stores.format import manifest
-from stores.reader import DatasetStore, ImageArray
+from stores.format.arrays import ImageArray
+from stores.reader import DatasetStore
 
 BLOCK_BYTES = 8 << 20
 

@@ -43,17 +43,17 @@ class DatasetStore:
 
     @cached_property
     def train_images(self) -> ImageArray:
-        """uint8 [N, H, W, 3]"""
+        """Training images, uint8 [N, H, W, 3]."""
         return self._array("train/images", self.num_images, *self.image_size, 3)
 
     @cached_property
     def test_images(self) -> ImageArray:
-        """uint8 [M, H, W, 3]"""
+        """Test images, uint8 [M, H, W, 3]."""
         return self._array("test/images", self.manifest["num_test"], *self.image_size, 3)
 
     @cached_property
     def copies(self) -> ImageArray | BetonArray | None:
-        """uint8 [N, A, H, W, 3]; None in a store without copies."""
+        """Stored copies, uint8 [N, A, H, W, 3]; None in a store without copies."""
         if self.num_copies and not self.has_zarr_copies:
             return self.beton()
         shape = (self.num_images, self.num_copies, *self.image_size, 3)
@@ -83,12 +83,12 @@ class DatasetStore:
 
     @cached_property
     def train_labels(self) -> np.ndarray:
-        """int64 [N], −1 = no label"""
+        """Labels of the training images, int64 [N]; −1 = no label."""
         return self._labels("train/labels", self.num_images)
 
     @cached_property
     def test_labels(self) -> np.ndarray:
-        """int64 [M]"""
+        """Labels of the test images, int64 [M]."""
         return self._labels("test/labels", self.manifest["num_test"])
 
     @cached_property
@@ -160,7 +160,7 @@ class SplitStore:
                 f"the dataset store of '{self.path}' is gone",
                 f"'{path}' does not exist; split and dataset lie side by side",
                 f"move '{asked['name']}' back, or make the split again: `realmix-data split DATASET …`",
-            )  # fmt: skip
+            )
         dataset = DatasetStore(path, _content(path, "dataset"))
         if dataset.fingerprint != asked["fingerprint"]:
             raise StoreError(
@@ -214,6 +214,7 @@ def _array(
     if not same or array.dtype != dtype:
         raise StoreError(
             f"array '{name}' of '{store}' is not what the store's manifest says",
-            f"it has shape {array.shape}, type {array.dtype}", "`realmix-data verify` names what is damaged",
-        )  # fmt: skip
+            f"it has shape {array.shape}, type {array.dtype}",
+            "`realmix-data verify` names what is damaged",
+        )
     return array

@@ -60,9 +60,10 @@ def require_sound(store: Location) -> None:
     if problems := verify(store):
         listed = "\n".join(f"  {p}" for p in problems[:10]) + ("\n  …" if len(problems) > 10 else "")
         raise IntegrityError(
-            f"'{store}' has {len(problems)} damaged or missing file(s)", listed,
+            f"'{store}' has {len(problems)} damaged or missing file(s)",
+            listed,
             "`realmix-data repair` mends what follows from the rest",
-        )  # fmt: skip
+        )
 
 
 def _check(store: Location, key: str, expected: dict[str, object]) -> str:

@@ -23,8 +23,9 @@ from stores.errors import IntegrityError, StorageError, StoreError, UsageError
 from stores.format import fields, journal, layout, manifest, shards
 from stores.format.journal import Record
 from stores.storage import lock
+from stores.storage.bucket import BucketPath
 from stores.storage.confine import require_inside
-from stores.storage.location import BucketPath, Location, inside
+from stores.storage.location import Location, inside
 from stores.system import aside, durable
 
 # what a store's folder may hold: metadata, files of arrays, and what a build at work leaves
@@ -228,16 +229,20 @@ def _holds_split(path: Location, fingerprint: str) -> bool:
     found = manifest.read(path)
     if found.get("fingerprint") != fingerprint:
         raise StoreError(
-            f"'{path}' holds another store", "its split or its dataset store differs",
+            f"'{path}' holds another store",
+            "its split or its dataset store differs",
             "choose another --name, or remove it first",
-        )  # fmt: skip
+        )
     return True
 
 
 def _fill_split(
-    path: Location, content: dict[str, Any], arrays: dict[str, np.ndarray], fingerprint: str,
+    path: Location,
+    content: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    fingerprint: str,
     still_held: Callable[[], None],
-) -> None:  # fmt: skip
+) -> None:
     manifest.write(path, {**content, "complete": False})
     target = Target(path, content, still_held)
     target.record(*(write_table(path, name, array.astype("int64")) for name, array in arrays.items()))

@@ -19,10 +19,12 @@ from trainer.commands import doctor, methods, reproduce, results
 from trainer.commands.options import Debug, Device, Json
 
 app = typer.Typer(
-    invoke_without_command=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="Train from a split store that `realmix-data` built: any method, any seed.",
     epilog="Example: `realmix-train --store stores/cifar10_250 --method realmix --seed 1`",
-)  # fmt: skip
+)
 
 
 def main() -> None:
@@ -137,6 +139,13 @@ def train(
     show_result(last_line(path, result), json.dumps({"run": str(path), **result}) if as_json else None)
 
 
-for command in (reproduce.reproduce, results.report, results.eval, results.predict, results.export, methods.methods,
-                doctor.doctor):  # fmt: skip
+for command in (
+    reproduce.reproduce,
+    results.report,
+    results.eval,
+    results.predict,
+    results.export,
+    methods.methods,
+    doctor.doctor,
+):
     app.command()(command)

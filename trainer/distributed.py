@@ -55,9 +55,10 @@ def join(device: str) -> None:
     local = int(os.environ["LOCAL_RANK"])
     if device == "cuda" and local >= torch.cuda.device_count():
         raise UsageError(
-            f"process {local} of this machine has no GPU", f"there are {torch.cuda.device_count()}",
+            f"process {local} of this machine has no GPU",
+            f"there are {torch.cuda.device_count()}",
             f"torchrun --nproc-per-node {torch.cuda.device_count()} starts one for each",
-        )  # fmt: skip
+        )
     # one backend for tensors on each kind of device; gloo also carries what the host has to say
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
@@ -111,9 +112,10 @@ def require_divisible(rows: int, what: str) -> None:
     """Raises UsageError unless every process gets as many of the rows."""
     if rows % _world:
         raise UsageError(
-            f"{rows} {what} cannot be divided among {_world} processes", "the batch of a step is fixed and shared",
+            f"{rows} {what} cannot be divided among {_world} processes",
+            "the batch of a step is fixed and shared",
             f"--batch a multiple of {_world}",
-        )  # fmt: skip
+        )
 
 
 def from_first(tensor: Tensor) -> None:

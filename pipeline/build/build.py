@@ -27,19 +27,29 @@ from stores.draws import order
 from stores.errors import IntegrityError
 from stores.ffcv.beton import COPIES, betons, require_ffcv, require_local, require_space
 from stores.format import layout
+from stores.format.journal import Record
 from stores.format.shards import encode
 from stores.identity import dataset_fingerprint
 from stores.storage.location import Location
-from stores.writer import Record, Target, open_target, write_file, write_table
+from stores.writer import Target, open_target, write_file, write_table
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
 
 def build(
-    path: Location, source: Source, recipe: Recipe, *, copies: int, seed: int = 1, workers: int | None = None,
-    dask: str | None = None, force: bool = False, copies_format: str = "zarr", check_space: bool = True,
+    path: Location,
+    source: Source,
+    recipe: Recipe,
+    *,
+    copies: int,
+    seed: int = 1,
+    workers: int | None = None,
+    dask: str | None = None,
+    force: bool = False,
+    copies_format: str = "zarr",
+    check_space: bool = True,
     progress: Progress | None = None,
-) -> tuple[DatasetStore, bool]:  # fmt: skip
+) -> tuple[DatasetStore, bool]:
     """Build, or continue, or find already built, the dataset store at `path`.
 
     Args:
@@ -156,9 +166,12 @@ class _CopiesTask:
 
 
 def _run(
-    pool: Pool, target: Target, array: layout.ArrayLayout, task: Callable[[int], list[Record]],
+    pool: Pool,
+    target: Target,
+    array: layout.ArrayLayout,
+    task: Callable[[int], list[Record]],
     report: Callable[[int], None],
-) -> None:  # fmt: skip
+) -> None:
     """Write the files of `array` that the journal does not know; stop at the first failure."""
     sizes = [stop - start for start, stop in map(array.rows, range(array.num_files))]
     missing = [index for index in range(array.num_files) if array.key(index) not in target.done]

@@ -96,9 +96,10 @@ def processes(workers: int) -> Iterator[Pool]:
                 raise
     except BrokenProcessPool:
         raise RealMixError(
-            "a worker process died", "the system may have killed it for lack of memory",
+            "a worker process died",
+            "the system may have killed it for lack of memory",
             "run the same command again: it continues; fewer --workers need less memory",
-        ) from None  # fmt: skip
+        ) from None
 
 
 @contextmanager

@@ -76,9 +76,16 @@ class Plan:
 
 
 def make_plan(
-    subject: Subject, recipe: Recipe, store: Location, *, copies: int, seed: int = 1, workers: int | None = None,
-    copies_format: str = "zarr", budget_s: float = BUDGET_S,
-) -> Plan:  # fmt: skip
+    subject: Subject,
+    recipe: Recipe,
+    store: Location,
+    *,
+    copies: int,
+    seed: int = 1,
+    workers: int | None = None,
+    copies_format: str = "zarr",
+    budget_s: float = BUDGET_S,
+) -> Plan:
     """Measure and scale.
 
     Args:
@@ -119,12 +126,26 @@ def make_plan(
     memory += 0 if recipe.vectorised else workers * PROCESS_BYTES
     free, needed = _free(store), int(MARGIN * total)
     return Plan(
-        images=subject.train, test_images=subject.test, size=list(subject.size), copies=copies, recipe=recipe.name,
-        workers=workers, base_bytes=int(base_bytes), copies_bytes=int(copies_bytes), params_bytes=int(params_bytes),
-        ffcv_bytes=ffcv_bytes, total_bytes=total, bytes_per_copy=round(copies_bytes / (subject.train * copies), 1),
-        files=files + len(made), seconds=round(seconds, 2), memory_bytes=int(memory), needed_bytes=needed,
-        free_bytes=free, fits=None if free is None else free + _already(store) >= needed, sample=subject.what,
-    )  # fmt: skip
+        images=subject.train,
+        test_images=subject.test,
+        size=list(subject.size),
+        copies=copies,
+        recipe=recipe.name,
+        workers=workers,
+        base_bytes=int(base_bytes),
+        copies_bytes=int(copies_bytes),
+        params_bytes=int(params_bytes),
+        ffcv_bytes=ffcv_bytes,
+        total_bytes=total,
+        bytes_per_copy=round(copies_bytes / (subject.train * copies), 1),
+        files=files + len(made),
+        seconds=round(seconds, 2),
+        memory_bytes=int(memory),
+        needed_bytes=needed,
+        free_bytes=free,
+        fits=None if free is None else free + _already(store) >= needed,
+        sample=subject.what,
+    )
 
 
 def require_room(store: Location, source: Source, recipe: Recipe, spec: dict[str, Any]) -> None:
@@ -151,7 +172,7 @@ def require_room(store: Location, source: Source, recipe: Recipe, spec: dict[str
             f"the store would not fit: it takes about {size(plan.total_bytes)}, to be safe {size(plan.needed_bytes)}",
             f"{size(free)} are free in '{store.parent}'" + (f", {size(there)} are already written" if there else ""),
             "free some space, choose another --root or fewer --copies; --no-space-check builds anyway",
-        )  # fmt: skip
+        )
 
 
 def show(plan: Plan) -> None:

@@ -70,9 +70,17 @@ def of_source(source: Source, seed: int, opened_s: float = 0.0) -> Subject:
 
 
 def of_request(
-    name: str, path: Path | None, sample_from: Location | None, *, seed: int, from_: Path | None, cache: Path,
-    extra: bool, flip: bool | None, **options: Any,
-) -> Subject:  # fmt: skip
+    name: str,
+    path: Path | None,
+    sample_from: Location | None,
+    *,
+    seed: int,
+    from_: Path | None,
+    cache: Path,
+    extra: bool,
+    flip: bool | None,
+    **options: Any,
+) -> Subject:
     """What the options of `build` name, without a download and without a trace on the disk.
 
     Args:

@@ -1,5 +1,7 @@
-"""`verify --deep` of a store's FFCV files: every image and every copy in them, read with FFCV's own Loader, is compared
-with the zarr array it was written from, or with the copy made again from image and params where no array is kept.
+"""`verify --deep` of a store's FFCV files.
+
+Every image and copy in them, read with FFCV's own Loader, is compared with the zarr array it was written from, or,
+where the store keeps no array of copies, with the copy derived again from its image and params.
 """
 
 from __future__ import annotations

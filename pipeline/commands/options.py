@@ -61,10 +61,14 @@ Test = Annotated[Path | None, typer.Option(help="Folder of test images (folder).
 Size = Annotated[int | None, typer.Option(min=4, help="Side in pixels that images are resized to (folder).")]
 Range = Annotated[
     Any,
-    typer.Option("--range", metavar="LOW,HIGH", parser=_range,
-                 help="Numbers that are black and white in pictures of more than 8 bits (folder).",
-                 show_default="the range of their type"),
-]  # fmt: skip
+    typer.Option(
+        "--range",
+        metavar="LOW,HIGH",
+        parser=_range,
+        help="Numbers that are black and white in pictures of more than 8 bits (folder).",
+        show_default="the range of their type",
+    ),
+]
 MaxPixels = Annotated[
     int | None, typer.Option(min=1, help="Largest picture that is decoded (folder).", show_default="178956970")
 ]

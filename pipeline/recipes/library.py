@@ -30,11 +30,29 @@ _OPEN_FILES = frozenset({"HistogramMatching", "FDA", "PixelDistributionAdaptatio
 _DEEPEST, _LARGEST = 16, 65536  # of a pipeline's nesting, of its numbers: far above what any of them needs
 # of fields by a word of theirs: what a transform makes, or repeats, of each costs memory or time by the number
 _LARGEST_OF = {
-    "height": 2048, "width": 2048, "size": 2048, "shape": 2048, "pad": 2048, "px": 2048, "scale": 64, "blur": 127,
-    "radius": 127, "kernel": 127, "sigma": 128, "grid": 64, "nb_": 16, "num_": 256, "number": 256, "iterations": 16,
-    "delta": 32, "segments": 256, "steps": 64, "dimension": 256, "factor": 64,
+    "height": 2048,
+    "width": 2048,
+    "size": 2048,
+    "shape": 2048,
+    "pad": 2048,
+    "px": 2048,
+    "scale": 64,
+    "blur": 127,
+    "radius": 127,
+    "kernel": 127,
+    "sigma": 128,
+    "grid": 64,
+    "nb_": 16,
+    "num_": 256,
+    "number": 256,
+    "iterations": 16,
+    "delta": 32,
+    "segments": 256,
+    "steps": 64,
+    "dimension": 256,
+    "factor": 64,
     "max_factor": 4,
-}  # fmt: skip
+}
 _LEAST_STEP = 1e-3  # of fields called "step…": how finely a transform divides its way
 _MOST_CALLS = 256  # of transforms for one copy
 _SIDES = ("height", "width", "size", "shape", "pad", "px")  # fields in pixels

@@ -67,9 +67,19 @@ def load(
         raise UsageError(f"'{name}' needs a PATH", hint=f"{name} PATH")
     try:
         source = _open(
-            name, path or Path(), from_, cache, extra, size, unlabeled, test, range_, max_pixels, drop_conflicts,
+            name,
+            path or Path(),
+            from_,
+            cache,
+            extra,
+            size,
+            unlabeled,
+            test,
+            range_,
+            max_pixels,
+            drop_conflicts,
             progress,
-        )  # fmt: skip
+        )
     except ModuleNotFoundError as missing:
         why = f"the Python package '{missing.name}' is not installed"
         raise UsageError(f"source '{name}' cannot be read", why, "pip install 'realmix[data]'") from missing
@@ -94,10 +104,17 @@ def cache_folder(cache: Path) -> Path:
 
 
 def check(
-    name: str, path: Path | None, from_: Path | None = None, extra: bool = False, size: int | None = None,
-    unlabeled: Path | None = None, test: Path | None = None, range_: tuple[float, float] | None = None,
-    max_pixels: int | None = None, drop_conflicts: bool = False,
-) -> None:  # fmt: skip
+    name: str,
+    path: Path | None,
+    from_: Path | None = None,
+    extra: bool = False,
+    size: int | None = None,
+    unlabeled: Path | None = None,
+    test: Path | None = None,
+    range_: tuple[float, float] | None = None,
+    max_pixels: int | None = None,
+    drop_conflicts: bool = False,
+) -> None:
     """Raises UsageError for an unknown name, an option that the source does not take, and a file that is not there."""
     if name not in NAMES:
         own = f"for your own images: folder {name}" if Path(name).exists() else suggest(name, NAMES)
@@ -107,9 +124,12 @@ def check(
     _refuse(name, extra, "--extra", ("svhn",))
     _refuse(name, drop_conflicts, "--drop-conflicts", ("folder",))
     for option, value in (
-        ("--size", size), ("--unlabeled", unlabeled), ("--test", test), ("--range", range_),
+        ("--size", size),
+        ("--unlabeled", unlabeled),
+        ("--test", test),
+        ("--range", range_),
         ("--max-pixels", max_pixels),
-    ):  # fmt: skip
+    ):
         _refuse(name, value is not None, option, ("folder",))
     if size is not None and size < SMALLEST_SIDE:
         raise UsageError(f"--size {size} is too small", hint=f"{SMALLEST_SIDE} pixels at least")

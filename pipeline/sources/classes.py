@@ -17,9 +17,17 @@ from stores.errors import UsageError
 from stores.images import walk
 
 _PARTS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test", "val": "valid", "valid": "valid",
-    "validation": "valid", "dev": "valid", "unlabeled": "unlabeled", "unlabelled": "unlabeled",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "valid",
+    "valid": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "unlabeled": "unlabeled",
+    "unlabelled": "unlabeled",
+}
 
 
 @dataclass

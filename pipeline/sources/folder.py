@@ -36,9 +36,14 @@ _Report = Callable[[str, int, int], None]
 
 
 def load(
-    path: Path, test: Path | None, unlabeled: Path | None, size: int | None, progress: _Report | None,
-    range_: picture.Range | None = None, drop_conflicts: bool = False,
-) -> Source:  # fmt: skip
+    path: Path,
+    test: Path | None,
+    unlabeled: Path | None,
+    size: int | None,
+    progress: _Report | None,
+    range_: picture.Range | None = None,
+    drop_conflicts: bool = False,
+) -> Source:
     """Images resized to size × size; without `size` to the size that nine of ten have at least, else to 32×32.
 
     Without a test folder one sixth of each class (CIFAR's share) is held out, always the same images.
@@ -61,8 +66,9 @@ def load(
     scanned, count = scan(groups, report), len(files) + len(extra)
     settled = twins.settle(
         Pictures(files + extra, np.append(found.labels, np.full(len(extra), -1)), scanned.digests[:count]),
-        Pictures(found.test_files, found.test_labels, scanned.digests[count:]), drop_conflicts,
-    )  # fmt: skip
+        Pictures(found.test_files, found.test_labels, scanned.digests[count:]),
+        drop_conflicts,
+    )
     train, tested = settled.train, settled.test
     shape = (size, size) if size else common_size(scanned.sizes, notes)
     origin: dict[str, Any] = {"kind": "folder", "sha256": scanned.digest, "size": list(shape)}

@@ -106,8 +106,9 @@ def common_size(sizes: Counter[tuple[int, int]], notes: list[str]) -> tuple[int,
         raise UsageError(f"the images have {width}×{height} pixels", limits, "--size 32 resizes them")
     if count < total:
         what = "1 image of another size is" if total - count == 1 else f"{total - count:,} images of other sizes are"
-        notes.append(f"{count:,} of {total:,} images have {width}×{height} pixels: {what} brought to it; "
-                     "--size says otherwise")  # fmt: skip
+        notes.append(
+            f"{count:,} of {total:,} images have {width}×{height} pixels: {what} brought to it; --size says otherwise"
+        )
     return most
 
 

@@ -151,9 +151,7 @@ def _example(part: Pictures, groups: np.ndarray, contrary: np.ndarray) -> str:
     return f"'{part.files[rows[0]]}' and '{part.files[other]}'"
 
 
-def _refuse_tested(
-    train: Pictures, test: Pictures, ours: np.ndarray, tests: np.ndarray, tested: np.ndarray
-) -> None:  # fmt: skip
+def _refuse_tested(train: Pictures, test: Pictures, ours: np.ndarray, tests: np.ndarray, tested: np.ndarray) -> None:
     rows = np.flatnonzero(tested)
     if not len(rows):
         return

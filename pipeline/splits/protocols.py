@@ -78,8 +78,10 @@ def draw_split(store: Labelled, request: Request) -> Split:
 
 
 def draw_again(store: Labelled, content: dict[str, Any]) -> Iterator[Split]:
-    """The splits that the manifest of a split store may mean: more than one, as it holds what was drawn, not each word
-    of what was asked (a number of labels a class, or the same number in all). The fingerprint says which it was.
+    """The splits that the manifest of a split store may describe.
+
+    A manifest holds what was drawn, not how it was requested: a split of named classes may come from a number of labels
+    a class or from the same number in total. The fingerprint tells which of them it is.
     """
     spec = content["spec"]
     seed = spec.get("fold", content["seed"])

@@ -18,9 +18,13 @@ ARRAYS = ("labeled", "unlabeled", "valid", "test")
 
 
 def requests_for(
-    labels: str | None, mismatch: str | None, labeled_classes: str | None, unlabeled_classes: str | None, seed: int,
+    labels: str | None,
+    mismatch: str | None,
+    labeled_classes: str | None,
+    unlabeled_classes: str | None,
+    seed: int,
     valid: int,
-) -> list[Request]:  # fmt: skip
+) -> list[Request]:
     """What the options ask for; empty if they name no split.
 
     `--labels` and `--mismatch` are lists: every number of labels is one split, every level another, and together every
@@ -33,8 +37,10 @@ def requests_for(
     levels = _numbers("--mismatch", mismatch)
     asked = Request(
         labeled_classes=_names("--labeled-classes", labeled_classes),
-        unlabeled_classes=_names("--unlabeled-classes", unlabeled_classes), seed=seed, valid=valid,
-    )  # fmt: skip
+        unlabeled_classes=_names("--unlabeled-classes", unlabeled_classes),
+        seed=seed,
+        valid=valid,
+    )
     requests = [replace(asked, labels=count) for count in counts] or [asked]
     requests = [replace(request, mismatch=level) for level in levels for request in requests] or requests
     return [] if requests == [asked] and not (asked.labeled_classes or asked.unlabeled_classes) else requests

@@ -77,8 +77,10 @@ class Beton:
 
         return {
             "image": NDArrayField(np.dtype("uint8"), self.image),
-            "row": IntField(), "copy": IntField(), "crc32c": IntField(),
-        }  # fmt: skip
+            "row": IntField(),
+            "copy": IntField(),
+            "crc32c": IntField(),
+        }
 
 
 def betons(rows: int, copies: int, size: Sequence[int]) -> list[Beton]:
@@ -154,9 +156,10 @@ def require_local(store: Location) -> Path:
     """
     if not isinstance(store, Path):
         raise UsageError(
-            f"'{store}' cannot hold the FFCV format", "FFCV reads and writes files of this computer only",
+            f"'{store}' cannot hold the FFCV format",
+            "FFCV reads and writes files of this computer only",
             "copy the store into a folder, or use the zarr format there",
-        )  # fmt: skip
+        )
     return store
 
 
@@ -167,8 +170,9 @@ def require_space(folder: Path, made: list[Beton]) -> None:
     if needed > free:
         raise ResourceError(
             f"the FFCV files take {needed / 1e9:.2f} GB, '{folder}' has {free / 1e9:.2f} GB free",
-            "FFCV stores every copy uncompressed", "free some space; the zarr format takes a tenth or less",
-        )  # fmt: skip
+            "FFCV stores every copy uncompressed",
+            "free some space; the zarr format takes a tenth or less",
+        )
 
 
 @contextlib.contextmanager
@@ -184,9 +188,10 @@ def torch_threads_kept() -> Iterator[None]:
 
 def _not_installed(why: str) -> UsageError:
     return UsageError(
-        "the FFCV format needs the package ffcv", why,
+        "the FFCV format needs the package ffcv",
+        why,
         f"apt-get install -y {APT}, then pip install 'realmix[ffcv]'; the zarr format needs neither",
-    )  # fmt: skip
+    )
 
 
 def _head(beton: Beton) -> bytes:

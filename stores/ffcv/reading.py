@@ -48,9 +48,12 @@ class BetonArray:
         return self.shape[0]
 
     def read(
-        self, rows: np.ndarray | range | None = None, copies: int | None = None, out: np.ndarray | None = None,
+        self,
+        rows: np.ndarray | range | None = None,
+        copies: int | None = None,
+        out: np.ndarray | None = None,
         workers: int | None = None,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """Read rows.
 
         Args:
@@ -125,9 +128,16 @@ class BetonLoader:
     """
 
     def __init__(
-        self, array: BetonArray, rows: np.ndarray | None, batch_size: int, *, copies: int | None = None,
-        order: Literal["random", "sequential"] = "random", seed: int = 1, drop_last: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        array: BetonArray,
+        rows: np.ndarray | None,
+        batch_size: int,
+        *,
+        copies: int | None = None,
+        order: Literal["random", "sequential"] = "random",
+        seed: int = 1,
+        drop_last: bool = False,
+    ) -> None:
         array.require_own()
         self._file, self._path = array._file, array._path
         rows = np.arange(len(array)) if rows is None else np.asarray(rows, np.int64)
@@ -138,10 +148,14 @@ class BetonLoader:
         from ffcv.loader import OrderOption
 
         self._loader = open_loader(
-            self._path, self._file, batch_size,
+            self._path,
+            self._file,
+            batch_size,
             OrderOption.RANDOM if order == "random" else OrderOption.SEQUENTIAL,
-            indices=self._samples.astype(np.uint64), seed=seed, drop_last=drop_last,
-        )  # fmt: skip
+            indices=self._samples.astype(np.uint64),
+            seed=seed,
+            drop_last=drop_last,
+        )
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -159,6 +173,7 @@ def samples_of(file: Beton, rows: np.ndarray, copies: int | None) -> np.ndarray:
 
 
 def batch(file: Beton) -> int:
+    """Samples FFCV decodes at a time: about `BATCH_BYTES` of pixels."""
     return max(1, min(BATCH_BYTES // file.image_bytes, file.samples))
 
 
@@ -172,9 +187,13 @@ def open_loader(path: Any, file: Beton, batch_size: int, order: Any, **options: 
     pipelines = {"image": [NDArrayDecoder()]} | {name: [IntDecoder()] for name in ("row", "copy", "crc32c")}
     with beton.torch_threads_kept():
         return Loader(
-            str(path), batch_size=batch_size, num_workers=1, order=order, pipelines=pipelines,
+            str(path),
+            batch_size=batch_size,
+            num_workers=1,
+            order=order,
+            pipelines=pipelines,
             **{"drop_last": False, "seed": 0, **options},
-        )  # fmt: skip
+        )
 
 
 def epoch(loader: Any) -> Iterator[Batch]:
@@ -199,9 +218,10 @@ def epoch(loader: Any) -> Iterator[Batch]:
             if (wrong := np.flatnonzero(stored != found)).size:
                 at = wrong[0]
                 raise IntegrityError(
-                    f"'{loader.fname}' is damaged", f"row {row[at]}, copy {copy[at]}: the pixels are not those written",
+                    f"'{loader.fname}' is damaged",
+                    f"row {row[at]}, copy {copy[at]}: the pixels are not those written",
                     _MEND,
-                )  # fmt: skip
+                )
             yield images, row, copy
             item = _next(batches)
 
@@ -223,9 +243,10 @@ def _next(batches: Any) -> tuple[np.ndarray, ...] | None:
             if alive:
                 continue
             raise RealMixError(
-                f"FFCV stopped reading '{batches.loader.fname}'", "its thread died; what it said is above",
+                f"FFCV stopped reading '{batches.loader.fname}'",
+                "its thread died; what it said is above",
                 "the zarr format holds the same pixels",
-            ) from None  # fmt: skip
+            ) from None
         return None if item is None else item[1]
 
 

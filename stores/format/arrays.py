@@ -23,9 +23,9 @@ import numpy as np
 
 from stores.errors import IntegrityError, StorageError, StoreError
 from stores.format import layout, manifest, shards
-from stores.storage.bucket import BucketFile
+from stores.storage.bucket import BucketFile, BucketPath
 from stores.storage.confine import require_inside
-from stores.storage.location import BucketPath, LocalFile, Location, identity, open_file, parallel, version
+from stores.storage.location import LocalFile, Location, identity, open_file, parallel, version
 from stores.system.threads import thread_pool
 
 HASHED = 1 << 20  # bytes at a time
@@ -56,9 +56,12 @@ class ImageArray:
         return self.shape[0]
 
     def read(
-        self, rows: np.ndarray | range | None = None, copies: int | None = None, out: np.ndarray | None = None,
+        self,
+        rows: np.ndarray | range | None = None,
+        copies: int | None = None,
+        out: np.ndarray | None = None,
         workers: int | None = None,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """Decode rows.
 
         Args:
@@ -228,9 +231,10 @@ class ImageArray:
             same = False
         if not same:
             raise StoreError(
-                f"'{self.store}' was replaced while it was read", "its manifest is not the one that it was opened with",
+                f"'{self.store}' was replaced while it was read",
+                "its manifest is not the one that it was opened with",
                 "what was read before is right; bring the old store back to go on",
-            )  # fmt: skip
+            )
         self._manifest, self._files = found, content["files"]
 
 
@@ -310,9 +314,7 @@ _THREAD = threading.local()
 
 def _scratch(array: layout.ArrayLayout) -> np.ndarray:
     """This thread's buffer for one decoded chunk; fresh memory would cost more in page faults than decoding."""
-    if getattr(_THREAD, "chunk", None) is None or (_THREAD.chunk.shape, _THREAD.chunk.dtype) != (
-        array.chunk,
-        array.dtype,
-    ):
-        _THREAD.chunk = np.empty(array.chunk, array.dtype)
-    return _THREAD.chunk
+    chunk: np.ndarray | None = getattr(_THREAD, "chunk", None)
+    if chunk is None or chunk.shape != array.chunk or chunk.dtype != array.dtype:
+        _THREAD.chunk = chunk = np.empty(array.chunk, array.dtype)
+    return chunk

@@ -41,9 +41,16 @@ def _parameters(checksum: bool) -> Any:
 
     # window 512 kB: three images' worth of 50 copies at 32×32; hash_log 12, min_match 6: see the docstring
     return zstandard.ZstdCompressionParameters(
-        strategy=zstandard.STRATEGY_FAST, window_log=19, hash_log=12, chain_log=10, search_log=1, min_match=6,
-        target_length=1, write_content_size=True, write_checksum=checksum,
-    )  # fmt: skip
+        strategy=zstandard.STRATEGY_FAST,
+        window_log=19,
+        hash_log=12,
+        chain_log=10,
+        search_log=1,
+        min_match=6,
+        target_length=1,
+        write_content_size=True,
+        write_checksum=checksum,
+    )
 
 
 def frame_size(frame: bytes) -> int:

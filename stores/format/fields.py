@@ -55,18 +55,22 @@ def _do_not_fit(manifest: dict[str, Any]) -> list[str]:
 
 
 def instance_of(*kinds: type) -> Check:
+    """An object of one of these types."""
     return lambda value: isinstance(value, kinds)
 
 
 def whole(low: int, high: int = MOST) -> Check:
-    return lambda value: type(value) is int and low <= value <= high  # True is no number
+    """An integer in [low, high]; booleans do not count."""
+    return lambda value: type(value) is int and low <= value <= high
 
 
 def list_of(each: Check, least: int = 0) -> Check:
+    """A list of at least `least` elements that all pass `each`."""
     return lambda value: isinstance(value, list) and len(value) >= least and all(map(each, value))
 
 
 def with_fields(checks: dict[str, Check]) -> Check:
+    """An object whose fields pass these checks."""
     return lambda value: isinstance(value, dict) and all(check(value.get(name)) for name, check in checks.items())
 
 
@@ -84,16 +88,17 @@ def _encodes(value: str) -> bool:
 
 
 def digest(value: Any) -> bool:
+    """A SHA-256 in hexadecimal."""
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def number(low: float, high: float) -> Check:
-    """A finite number; True is none, and NaN is in no range."""
+    """A finite number in [low, high]; booleans and NaN do not count."""
     return lambda value: type(value) in (int, float) and low <= value <= high
 
 
 def interval(value: Any) -> bool:
-    """[low, high]"""
+    """A list [low, high] with low < high."""
     return list_of(number(-MOST, MOST))(value) and len(value) == 2 and value[0] < value[1]
 
 
@@ -101,9 +106,13 @@ def _path(value: str) -> bool:
     """A path to a file below the store's folder."""
     parts = PurePosixPath(value).parts
     return (
-        0 < len(value) < 1024 and value.isprintable() and text(value) and value == "/".join(parts)
-        and not {"..", ".", "/"} & set(parts) and value != "zarr.json"
-    )  # fmt: skip
+        0 < len(value) < 1024
+        and value.isprintable()
+        and text(value)
+        and value == "/".join(parts)
+        and not {"..", ".", "/"} & set(parts)
+        and value != "zarr.json"
+    )
 
 
 def is_file(key: Any, facts: Any) -> bool:
@@ -116,6 +125,7 @@ def _files(value: Any) -> bool:
 
 
 def or_none(check: Check) -> Check:
+    """Null, or what passes `check`."""
     return lambda value: value is None or check(value)
 
 

@@ -73,6 +73,6 @@ def _parsed(line: str) -> Record | None:
 
 def _is_there(store: Location, record: Record) -> bool:
     try:
-        return sha256_of(store / record["key"])[1] == record["sha256"]
+        return bool(sha256_of(store / record["key"])[1] == record["sha256"])
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return False

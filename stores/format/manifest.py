@@ -12,8 +12,9 @@ from typing import Any
 
 from stores.errors import StoreError
 from stores.format import fields
+from stores.storage.bucket import BucketPath
 from stores.storage.confine import read_inside
-from stores.storage.location import BucketPath, Location, stores_in
+from stores.storage.location import Location, stores_in
 from stores.system import aside
 
 FORMAT = "realmix-store"
@@ -82,9 +83,10 @@ def _parsed(store: Location, data: bytes) -> dict[str, Any]:
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
         raise StoreError(
-            f"'{store}' has store format {_short(version)}", f"this realmix reads format {FORMAT_VERSION}",
+            f"'{store}' has store format {_short(version)}",
+            f"this realmix reads format {FORMAT_VERSION}",
             "install a newer realmix, or build the store again with this one",
-        )  # fmt: skip
+        )
     try:
         sealed = attributes.get(SEAL, None) in (None, fingerprint(manifest))
     except (ValueError, RecursionError):  # NaN and infinity are no JSON

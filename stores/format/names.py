@@ -22,9 +22,13 @@ def is_name(name: object) -> bool:
     [True, True, True, False, False, False]
     """
     return (
-        isinstance(name, str) and 0 < len(name) <= LONGEST and name.isprintable() and not _ELSEWHERE & set(name)
-        and name[0] not in ".-" and name == name.strip()
-    )  # fmt: skip
+        isinstance(name, str)
+        and 0 < len(name) <= LONGEST
+        and name.isprintable()
+        and not _ELSEWHERE & set(name)
+        and name[0] not in ".-"
+        and name == name.strip()
+    )
 
 
 def require(name: str, what: str) -> str:

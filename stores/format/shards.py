@@ -148,6 +148,7 @@ def check_frame(layout: ArrayLayout, frame: bytes, path: Location) -> None:
 
 
 def damaged(path: Location, why: str) -> IntegrityError:
+    """The error for a file whose bytes are not what was written."""
     return IntegrityError(
         f"'{path}' is damaged",
         why,

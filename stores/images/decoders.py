@@ -15,13 +15,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from stores.errors import RealMixError
 from stores.images import depth, png
 
-NAMED = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "DIB", "QOI", "PSD", "DDS", "SGI",
-         "PCX", "SUN", "TGA")  # fmt: skip  # asked in this order
+NAMED = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "TIFF",
+    "GIF",
+    "BMP",
+    "AVIF",
+    "JPEG2000",
+    "PPM",
+    "DIB",
+    "QOI",
+    "PSD",
+    "DDS",
+    "SGI",
+    "PCX",
+    "SUN",
+    "TGA",
+)  # asked in this order
 MOST_PIXELS = 178_956_970  # half a GiB as RGB; Pillow's own limit
 MEMORY = 2 << 30  # bytes that all pictures being decoded may take together; a larger one waits until it is alone
 _PER_PIXEL = {"AVIF": 12, "JPEG2000": 20, "WEBP": 16}  # bytes that decoding takes at its peak, measured; the others: 8
@@ -102,7 +119,7 @@ def opened(data: bytes, at_least: int | None = None) -> Iterator[Opened]:
                 yield picture
     except (BrokenImage, MemoryError, RealMixError):
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise BrokenImage(f"it is none of {', '.join(_FORMATS)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeImage(f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error

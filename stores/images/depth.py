@@ -78,4 +78,4 @@ def _name(image: Image.Image) -> str:
 def _tag(image: Image.Image, name: str, default: int) -> int:
     """A number of a TIFF's directory, the largest if it is one for each sample; `default` for other formats."""
     found = getattr(image, "tag_v2", {}).get(_TAGS[name], default)
-    return max(found) if isinstance(found, tuple) else found
+    return int(max(found) if isinstance(found, tuple) else found)

@@ -51,7 +51,7 @@ def decode(data: bytes, at_least: tuple[int, int] = (0, 0), colours: str = "RGB"
         ValueError: not a whole JPEG; says what libjpeg said.
     """
     try:
-        return simplejpeg.decode_jpeg(data, colours, min_height=at_least[0], min_width=at_least[1])
+        return np.asarray(simplejpeg.decode_jpeg(data, colours, min_height=at_least[0], min_width=at_least[1]))
     except ValueError as error:
         if str(error).startswith(_ODD):
             return None

@@ -9,6 +9,7 @@ _METADATA = (b"eXIf", b"iTXt", b"zTXt", b"tEXt")  # where an orientation may sta
 
 
 def is_png(data: bytes) -> bool:
+    """Whether the bytes begin with the signature of a PNG."""
     return data[:_START] == b"\x89PNG\r\n\x1a\n"
 
 

@@ -19,10 +19,21 @@ from stores.errors import UsageError
 NOTES = (".txt", ".md", ".html", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml", ".log", ".db")
 _OF_SYSTEMS = (".ini", ".lnk", ".url", ":zone.identifier")
 _SYSTEM_FILES = frozenset(("icon\r",))
-_SYSTEM_FOLDERS = frozenset((
-    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "recycler",
-    "system volume information", "lost+found",
-))  # fmt: skip
+_SYSTEM_FOLDERS = frozenset(
+    (
+        "@eadir",
+        "@tmp",
+        "@recycle",
+        "@recently-snapshot",
+        "#recycle",
+        "#snapshot",
+        "__macosx",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+        "lost+found",
+    )
+)
 _MANY = {"hidden": "hidden", "folder reached twice": "folders reached twice", "pipe or device": "pipes or devices"}
 _EVERY = 1024  # files between two reports
 
@@ -137,7 +148,7 @@ def told(passed: Counter[str]) -> str:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """ "folder", "file", or why it is passed over."""
+    """What an entry is: "folder", "file", or the reason to pass it over."""
     name = entry.name.lower()
     if name.startswith("."):
         return "hidden"

@@ -205,9 +205,10 @@ class BucketFile:
                 return wait_for(lambda: _get(self._path, **part))[0]
         except (PreconditionError, FileNotFoundError):
             raise IntegrityError(
-                f"'{self._path}' was replaced or removed while it was read", "the store is not what it was",
+                f"'{self._path}' was replaced or removed while it was read",
+                "the store is not what it was",
                 "`realmix-data verify` says what it is now",
-            ) from None  # fmt: skip
+            ) from None
 
 
 async def _get(path: BucketPath, **options: Any) -> tuple[bytes, Any]:
@@ -242,13 +243,15 @@ def _request(path: BucketPath, *, again: bool = False) -> Iterator[None]:
         said = said.partition("\n<Error>")[0].partition("<?xml")[0].strip()[:300]
         if isinstance(error, PermissionDeniedError) or "InvalidAccessKeyId" in str(error) or " 403 " in said:
             raise StorageError(
-                f"no permission for '{path}'", said,
+                f"no permission for '{path}'",
+                said,
                 "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
-            ) from None  # fmt: skip
+            ) from None
         raise StorageError(
-            f"'{path}' could not be reached", said,
+            f"'{path}' could not be reached",
+            said,
             f"check the network and AWS_ENDPOINT_URL ({_endpoint()}), then run the same command again",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _library() -> ModuleType:
@@ -300,8 +303,13 @@ def _connected(bucket: str, pid: int, environment: tuple[tuple[str, str], ...]) 
 
 def _require_credentials(bucket: str, given: dict[str, str]) -> None:
     """Without credentials in the environment only a cloud machine's metadata service has some: see if there is one."""
-    known = ("AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE", "AWS_WEB_IDENTITY_TOKEN_FILE",
-             "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")  # fmt: skip
+    known = (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SKIP_SIGNATURE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    )
     if any(given.get(name) for name in known):
         return
     service = urlsplit(given.get("AWS_METADATA_ENDPOINT") or METADATA_SERVICE)
@@ -309,6 +317,7 @@ def _require_credentials(bucket: str, given: dict[str, str]) -> None:
         socket.create_connection((service.hostname or "", service.port or 80), timeout=1).close()
     except OSError:
         raise StorageError(
-            f"no credentials for s3://{bucket}", "AWS_ACCESS_KEY_ID is not set, and this is no machine with a role",
+            f"no credentials for s3://{bucket}",
+            "AWS_ACCESS_KEY_ID is not set, and this is no machine with a role",
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_SKIP_SIGNATURE=true for a public bucket",
-        ) from None  # fmt: skip
+        ) from None

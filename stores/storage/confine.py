@@ -11,7 +11,8 @@ import os
 import stat
 
 from stores.errors import IntegrityError
-from stores.storage.location import BucketPath, Location, open_file
+from stores.storage.bucket import BucketPath
+from stores.storage.location import Location, open_file
 
 
 def require_inside(store: Location, path: Location) -> None:
@@ -25,9 +26,10 @@ def require_inside(store: Location, path: Location) -> None:
     real = os.path.realpath(path)
     if not real.startswith(os.path.realpath(store).rstrip("/") + "/"):
         raise IntegrityError(
-            f"'{path}' leads out of its store", "a store holds no symbolic links to other places",
+            f"'{path}' leads out of its store",
+            "a store holds no symbolic links to other places",
             "copy what it points to into its place",
-        )  # fmt: skip
+        )
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if not stat.S_ISREG(os.stat(real).st_mode):  # noqa: PTH116
             raise IntegrityError(f"'{path}' is no regular file", "a store holds nothing but files and folders")

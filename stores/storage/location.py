@@ -35,9 +35,10 @@ def locate(place: str | Location) -> Location:
     parts = [part for part in key.split("/") if part]
     if scheme != "s3" or not bucket or query or fragment or {".", ".."} & set(parts):
         raise UsageError(
-            f"'{place}' is no place for a store", "a store lies in a folder, or in s3://bucket/prefix",
+            f"'{place}' is no place for a store",
+            "a store lies in a folder, or in s3://bucket/prefix",
             "other object storage: give its S3 endpoint in AWS_ENDPOINT_URL",
-        )  # fmt: skip
+        )
     return BucketPath(bucket, "/".join(parts))
 
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from stores.errors import StorageError, StoreError
+from stores.storage.bucket import BucketPath
 from stores.storage.confine import require_inside
-from stores.storage.location import BucketPath, Location
+from stores.storage.location import Location
 
 NAME = ".lock"
 BEAT = 5.0  # seconds between signs of life of a lock in a bucket

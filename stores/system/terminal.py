@@ -60,5 +60,9 @@ def _outliving(stream: TextIO, own: TextIO | None) -> TextIO:
     raw = _Outliving(stream.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
         raw if stream.write_through else io.BufferedWriter(raw),  # type: ignore[type-var]
-        stream.encoding, stream.errors, "\n", stream.line_buffering, stream.write_through,
-    )  # fmt: skip
+        stream.encoding,
+        stream.errors,
+        "\n",
+        stream.line_buffering,
+        stream.write_through,
+    )

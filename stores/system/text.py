@@ -81,9 +81,12 @@ def write(text: str, *, error: bool = False) -> None:
 
 
 def print_table(
-    rows: Iterable[Sequence[object]], head: Sequence[str] = (), title: str = "", faint: Collection[int] = (),
+    rows: Iterable[Sequence[object]],
+    head: Sequence[str] = (),
+    title: str = "",
+    faint: Collection[int] = (),
     numbers: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Print a table.
 
     Args:
@@ -98,9 +101,13 @@ def print_table(
 
     console = Console(highlight=False)
     table = Table(
-        title=_plain(title) if title else None, title_justify="left", title_style="bold", show_header=bool(head),
-        box=box.SIMPLE_HEAD if head else None, pad_edge=bool(head),
-    )  # fmt: skip
+        title=_plain(title) if title else None,
+        title_justify="left",
+        title_style="bold",
+        show_header=bool(head),
+        box=box.SIMPLE_HEAD if head else None,
+        pad_edge=bool(head),
+    )
     for i, cell in enumerate(head):
         table.add_column(_plain(cell), justify="right" if numbers and i else "left")
     for i, row in enumerate(rows):

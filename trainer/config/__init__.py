@@ -7,11 +7,23 @@ build   presets, assignments and flags merged; what is left open filled in
 Nothing here imports torch or reads a store's pixels.
 """
 
-from trainer.config.build import build, load, resolve
+from trainer.config.build import build, load, resolve, without_component
 from trainer.config.run import FROM_FLAGS, Resolved, RunConfig, marked, without
 from trainer.config.values import changed, check, parse, parse_size, types_of
 
 __all__ = [
-    "FROM_FLAGS", "Resolved", "RunConfig", "build", "changed", "check", "load", "marked", "parse", "parse_size",
-    "resolve", "types_of", "without",
-]  # fmt: skip
+    "FROM_FLAGS",
+    "Resolved",
+    "RunConfig",
+    "build",
+    "changed",
+    "check",
+    "load",
+    "marked",
+    "parse",
+    "parse_size",
+    "resolve",
+    "types_of",
+    "without",
+    "without_component",
+]

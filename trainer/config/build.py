@@ -94,6 +94,12 @@ def _name(method: Method, key: str) -> str:
     raise UsageError(f"unknown setting '{key}'", suggest(name, [k for k in known if k not in FROM_FLAGS]), hint)
 
 
+def without_component(assignment: str) -> str:
+    """ "optim.lr=0.1" as "lr=0.1"."""
+    key, equals, text = assignment.partition("=")
+    return key.rpartition(".")[2] + equals + text
+
+
 def resolve(run: RunConfig, settings: S, store: SplitStore) -> tuple[Resolved, S, list[str]]:
     """Fill in every None that depends on the run's length or the store, and name the deviations from the papers.
 

@@ -126,8 +126,12 @@ def _numbers(result: Mapping[str, Any]) -> str:
         (f"test error, median of the last {result['median_of']} evaluations", f"{result['error_median20']:.2f} %"),
     ]
     if result["error_best_by_valid"] is not None:
-        rows.append((f"test error at the best validation error (step {result['best_step']:,})",
-                     f"{result['error_best_by_valid']:.2f} %"))  # fmt: skip
+        rows.append(
+            (
+                f"test error at the best validation error (step {result['best_step']:,})",
+                f"{result['error_best_by_valid']:.2f} %",
+            )
+        )
     if calibration:
         rows.append(("expected calibration error (15 bins)", f"{100 * calibration['ece']:.2f} %"))
     if detection and detection["auroc"] is not None:

@@ -66,9 +66,11 @@ def graph(trained: Trained) -> bytes:
     ]
     model = helper.make_model(
         helper.make_graph(parts.nodes, trained.name, [images], outputs, parts.weights),
-        opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR,
-        producer_name="realmix", producer_version=stores.__version__,
-    )  # fmt: skip
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR,
+        producer_name="realmix",
+        producer_version=stores.__version__,
+    )
     helper.set_model_props(model, {"model": trained.name, "class_names": json.dumps(trained.class_names)})
     return model.SerializeToString(deterministic=True)
 
@@ -129,9 +131,12 @@ class _Parts:
 def _conv(parts: _Parts, x: str, name: str, conv: nn.Conv2d) -> str:
     padding = int(conv.padding[0])
     return parts.add(
-        "Conv", [x, parts.weight(f"{name}.weight", conv.weight)], strides=list(conv.stride), pads=[padding] * 4,
+        "Conv",
+        [x, parts.weight(f"{name}.weight", conv.weight)],
+        strides=list(conv.stride),
+        pads=[padding] * 4,
         kernel_shape=list(conv.kernel_size),
-    )  # fmt: skip
+    )
 
 
 def _activated(parts: _Parts, x: str, name: str, norm: BatchNorm) -> str:

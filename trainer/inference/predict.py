@@ -155,6 +155,7 @@ def _picture() -> ModuleType:
         return importlib.import_module("stores.images.picture")
     except ModuleNotFoundError as missing:
         raise UsageError(
-            f"reading pictures needs the Python package '{missing.name}'", "it is not installed",
+            f"reading pictures needs the Python package '{missing.name}'",
+            "it is not installed",
             "pip install 'realmix[predict]'",
-        ) from None  # fmt: skip
+        ) from None

@@ -40,9 +40,13 @@ class Series:
 
 
 def lines(
-    title: str, series: Sequence[Series], format_y: Format, log: bool = False, top: float | None = None,
+    title: str,
+    series: Sequence[Series],
+    format_y: Format,
+    log: bool = False,
+    top: float | None = None,
     note: str = "",
-) -> Markup:  # fmt: skip
+) -> Markup:
     """A figure of lines over steps.
 
     Args:
@@ -71,14 +75,26 @@ def lines(
         if len(points) == 1:
             (x, y) = points[0]
             parts.append(el("circle", cx=_n(x_of(x)), cy=_n(y_of(y)), r=3, class_=f"dot s{one.color % 6}"))
-        parts.append(el("polyline", points=_path(points, x_of, y_of), class_=f"line s{one.color % 6}",
-                        stroke_dasharray=_dash(one.color)))  # fmt: skip
+        parts.append(
+            el(
+                "polyline",
+                points=_path(points, x_of, y_of),
+                class_=f"line s{one.color % 6}",
+                stroke_dasharray=_dash(one.color),
+            )
+        )
         if len(points) <= TIPS:
             parts += [
-                el("circle", el("title", f"{one.name}, step {x:,.0f}: {format_y(y)}"), cx=_n(x_of(x)), cy=_n(y_of(y)),
-                   r=5, class_="tip")
+                el(
+                    "circle",
+                    el("title", f"{one.name}, step {x:,.0f}: {format_y(y)}"),
+                    cx=_n(x_of(x)),
+                    cy=_n(y_of(y)),
+                    r=5,
+                    class_="tip",
+                )
                 for x, y in points
-            ]  # fmt: skip
+            ]
     legend = [(one.name, one.last or format_y(one.points[-1][1]), one.color) for one in shown]
     return figure(title + (", logarithmic" if log else ""), _svg(title, parts), _legend(legend), note)
 
@@ -116,20 +132,40 @@ def reliability(bins: Sequence[dict[str, float | None]]) -> Markup:
         if one["accuracy"] is not None and one["confidence"] is not None:
             y = y_of(one["accuracy"])
             said = f"{100 * share:.1f} % of images: confidence {one['confidence']:.3f}, right {one['accuracy']:.3f}"
-            parts.append(el("rect", el("title", said), x=_n(x), y=_n(y), width=_n(width), height=_n(y_of(0) - y),
-                            class_="bar s0"))  # fmt: skip
+            parts.append(
+                el(
+                    "rect",
+                    el("title", said),
+                    x=_n(x),
+                    y=_n(y),
+                    width=_n(width),
+                    height=_n(y_of(0) - y),
+                    class_="bar s0",
+                )
+            )
         height = strip * (one["count"] or 0) / most
         parts.append(el("rect", x=_n(x), y=_n(floor - height), width=_n(width), height=_n(height), class_="bar quiet"))
     parts.append(el("line", x1=x_of(0), y1=y_of(0), x2=x_of(1), y2=y_of(1), class_="ideal"))
     parts += [
-        el("text", f"{v:g}", x=_n(x_of(v)), y=floor + 14, text_anchor="middle" if 0 < v < 1 else "start" if v == 0
-           else "end")
+        el(
+            "text",
+            f"{v:g}",
+            x=_n(x_of(v)),
+            y=floor + 14,
+            text_anchor="middle" if 0 < v < 1 else "start" if v == 0 else "end",
+        )
         for v in (0, 0.25, 0.5, 0.75, 1)
-    ]  # fmt: skip
+    ]
     svg = _svg("accuracy in each bin of confidence", parts, floor + 20)
-    legend = el("p", el("span", el("i", class_="swatch s0"), "accuracy"), " ",
-                el("span", el("i", class_="swatch ideal"), "perfectly calibrated"), " ",
-                el("span", el("i", class_="swatch quiet"), "images"), class_="legend")  # fmt: skip
+    legend = el(
+        "p",
+        el("span", el("i", class_="swatch s0"), "accuracy"),
+        " ",
+        el("span", el("i", class_="swatch ideal"), "perfectly calibrated"),
+        " ",
+        el("span", el("i", class_="swatch quiet"), "images"),
+        class_="legend",
+    )
     return figure("Accuracy by confidence, 15 bins", svg, legend)
 
 
@@ -149,13 +185,24 @@ def histograms(title: str, groups: Sequence[tuple[str, Sequence[int], int]]) -> 
             corners += [(i / len(share), value), ((i + 1) / len(share), value)]
         corners.append((1.0, 0.0))
         parts.append(el("polygon", points=_path(corners, x_of, y_of), class_=f"band s{color % 6}"))
-        parts.append(el("polyline", points=_path(corners, x_of, y_of), class_=f"line s{color % 6}",
-                        stroke_dasharray=_dash(color)))  # fmt: skip
+        parts.append(
+            el(
+                "polyline",
+                points=_path(corners, x_of, y_of),
+                class_=f"line s{color % 6}",
+                stroke_dasharray=_dash(color),
+            )
+        )
     parts += [
-        el("text", f"{v:g}", x=_n(x_of(v)), y=HEIGHT - 6, text_anchor="start" if v == 0 else "end" if v == 1
-           else "middle")
+        el(
+            "text",
+            f"{v:g}",
+            x=_n(x_of(v)),
+            y=HEIGHT - 6,
+            text_anchor="start" if v == 0 else "end" if v == 1 else "middle",
+        )
         for v in (0, 0.2, 0.4, 0.6, 0.8, 1)
-    ]  # fmt: skip
+    ]
     legend = [(name, f"{sum(counts):,}", color) for name, counts, color in groups]
     return figure(title, _svg(title, parts), _legend(legend))
 
@@ -188,25 +235,41 @@ def _legend(entries: Sequence[tuple[str, str, int]]) -> Markup:
         line = el("line", x1=0, x2=22, y1=4, y2=4, class_=f"line s{color % 6}", stroke_dasharray=_dash(color))
         return el("svg", line, viewBox="0 0 22 8", class_="stroke", aria_hidden="true")
 
-    return el("p", [[el("span", stroke(color), name, " ", el("b", last)), " "] for name, last, color in entries],
-              class_="legend")  # fmt: skip
+    return el(
+        "p",
+        [[el("span", stroke(color), name, " ", el("b", last)), " "] for name, last, color in entries],
+        class_="legend",
+    )
 
 
 def _grid(ticks: Sequence[float], y_of: Format | Callable[[float], float], format_y: Format) -> Markup:
-    return el("g", [
-        [el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(float(y_of(v))), y2=_n(float(y_of(v))), class_="grid"),
-         el("text", format_y(v), x=LEFT - 5, y=_n(float(y_of(v)) + 3.5), text_anchor="end")]
-        for v in ticks
-    ])  # fmt: skip
+    return el(
+        "g",
+        [
+            [
+                el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(float(y_of(v))), y2=_n(float(y_of(v))), class_="grid"),
+                el("text", format_y(v), x=LEFT - 5, y=_n(float(y_of(v)) + 3.5), text_anchor="end"),
+            ]
+            for v in ticks
+        ],
+    )
 
 
 def _steps_axis(first: float, last: float, x_of: Callable[[float], float]) -> Markup:
     ticks = [v for v in _ticks(first if last > first else 0, last) if first <= v <= last] or [last]
-    return el("g", [
-        el("text", _thousands(v), x=_n(x_of(v)), y=HEIGHT - 6,
-           text_anchor="end" if x_of(v) > WIDTH - RIGHT - 14 else "middle")
-        for v in ticks
-    ])  # fmt: skip
+    return el(
+        "g",
+        [
+            el(
+                "text",
+                _thousands(v),
+                x=_n(x_of(v)),
+                y=HEIGHT - 6,
+                text_anchor="end" if x_of(v) > WIDTH - RIGHT - 14 else "middle",
+            )
+            for v in ticks
+        ],
+    )
 
 
 def _thousands(step: float) -> str:
@@ -228,8 +291,11 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _log_ticks(low: float, high: float) -> list[float]:
     """1, 2, 5, 10, 20 … from the last one below `low` to the first one above `high`."""
-    found = [factor * 10.0**power for power in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-             for factor in (1, 2, 5)]  # fmt: skip
+    found = [
+        factor * 10.0**power
+        for power in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+        for factor in (1, 2, 5)
+    ]
     below = max(i for i, v in enumerate(found) if v <= low * 1.0001)
     above = next((i for i, v in enumerate(found) if v >= high * 0.9999), len(found) - 1)
     return found[below : above + 1]

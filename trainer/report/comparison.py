@@ -27,13 +27,21 @@ def compare(groups: Sequence[Group]) -> list[Child]:
     """The table, the curves, the classes, and a list of all runs."""
     names = labels(groups)
     return [
-        el("section", el("h2", "Comparison"), _table(groups, names),
-           el("p", "Test error and ECE in per cent; ± is the standard deviation over seeds (n − 1). Of each column the "
-              "best mean is bold.", class_="note"),
-           el("div", _curves(groups, names), class_="charts")),
+        el(
+            "section",
+            el("h2", "Comparison"),
+            _table(groups, names),
+            el(
+                "p",
+                "Test error and ECE in per cent; ± is the standard deviation over seeds (n − 1). Of each column the "
+                "best mean is bold.",
+                class_="note",
+            ),
+            el("div", _curves(groups, names), class_="charts"),
+        ),
         _by_class(groups, names),
         el("section", el("h3", "Runs"), _runs(groups, names)),
-    ]  # fmt: skip
+    ]
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
@@ -97,11 +105,16 @@ def _time(group: Group) -> str:
 
 def _curves(groups: Sequence[Group], names: Sequence[str]) -> list[Markup]:
     return [
-        charts.lines("Test error in %, averaged weights", _over_seeds(groups, names, "test_error"),
-                     lambda v: f"{v:.3g}", log=True, note="Mean over seeds; the band spans all of them."),
+        charts.lines(
+            "Test error in %, averaged weights",
+            _over_seeds(groups, names, "test_error"),
+            lambda v: f"{v:.3g}",
+            log=True,
+            note="Mean over seeds; the band spans all of them.",
+        ),
         charts.lines("Precision of the mask", _over_seeds(groups, names, "ood_precision"), lambda v: f"{v:.2g}", top=1),
         charts.lines("Recall of the mask", _over_seeds(groups, names, "ood_recall"), lambda v: f"{v:.2g}", top=1),
-    ]  # fmt: skip
+    ]
 
 
 def _over_seeds(groups: Sequence[Group], names: Sequence[str], what: str) -> list[Series]:

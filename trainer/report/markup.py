@@ -55,9 +55,10 @@ def table(
 
     top = el("tr", [el("th", cell, scope="col", class_=kind(i)) for i, cell in enumerate(head)])
     body = [
-        el("tr", [
-            el("th", cell, scope="row") if i == 0 else el("td", cell, class_=kind(i)) for i, cell in enumerate(row)
-        ])
+        el(
+            "tr",
+            [el("th", cell, scope="row") if i == 0 else el("td", cell, class_=kind(i)) for i, cell in enumerate(row)],
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
     return el("div", el("table", el("thead", top), el("tbody", body), class_=class_), class_="scroll", tabindex=0)

@@ -111,8 +111,11 @@ def group(records: Sequence[Record]) -> list[Group]:
 
 def differing(groups: Sequence[Group]) -> list[str]:
     """Names of the settings that are not the same in all groups, method and store left out."""
-    names = [name for name in dict.fromkeys(name for one in groups for name in one.first.settings)
-             if name not in {*INCIDENTAL, "method"}]  # fmt: skip
+    names = [
+        name
+        for name in dict.fromkeys(name for one in groups for name in one.first.settings)
+        if name not in {*INCIDENTAL, "method"}
+    ]
     values = {name: [one.first.settings[name] for one in groups if name in one.first.settings] for name in names}
     return [name for name, found in values.items() if any(value != found[0] for value in found)]
 

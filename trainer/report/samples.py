@@ -67,10 +67,15 @@ def sheet(record: Record) -> Markup:
         foreign = store.protocol == "mismatch" and store.train_labels[row] < 0
         kind = "labelled" if row in labeled else "foreign" if foreign else "unlabelled"
         images = [
-            el("img", src=_data(image), alt=f"{name}, copy {i}" if i else name, width=image.shape[1],
-               height=image.shape[0])
+            el(
+                "img",
+                src=_data(image),
+                alt=f"{name}, copy {i}" if i else name,
+                width=image.shape[1],
+                height=image.shape[0],
+            )
             for i, image in enumerate(strip)
-        ]  # fmt: skip
+        ]
         body.append([el("span", name, el("small", kind), class_="who"), images])
     height, width = dataset.image_size
     said = f"{width}×{height} pixels. Left the image, then its first {copies} of {dataset.num_copies} copies."

@@ -70,10 +70,14 @@ def _numbers(record: Record) -> Markup:
         tiles = [
             (percent(result["error_last"]), "test error, last evaluation"),
             (percent(result["error_median20"]), f"median of the last {result['median_of']}"),
-            (percent(result["error_best_by_valid"]), f"best by validation, step {result['best_step']:,}"
-             if result["best_step"] is not None else "best by validation: no validation set"),
+            (
+                percent(result["error_best_by_valid"]),
+                f"best by validation, step {result['best_step']:,}"
+                if result["best_step"] is not None
+                else "best by validation: no validation set",
+            ),
             (percent(record.score("raw_error_last")), "of the live weights"),
-        ]  # fmt: skip
+        ]
     elif record.evals:
         tiles.append((percent(record.evals[-1]["test_error"]), f"test error at step {record.evals[-1]['step']:,}"))
     if (ece := record.score("calibration.ece")) is not None:
@@ -172,19 +176,26 @@ def _classes(record: Record) -> Markup | None:
         worst = sorted((one for one in errors if one[1] is not None), key=lambda one: -one[1])[:MANY]
         return _section(
             "Classes",
-            el("div",
-               el("figure", el("figcaption", f"Error of the {MANY} worst of {len(names)} classes"), _bars(worst)),
-               el("figure", el("figcaption", "Most frequent confusions"), _confusions(names, confusion)),
-               class_="pair"),
-        )  # fmt: skip
+            el(
+                "div",
+                el("figure", el("figcaption", f"Error of the {MANY} worst of {len(names)} classes"), _bars(worst)),
+                el("figure", el("figcaption", "Most frequent confusions"), _confusions(names, confusion)),
+                class_="pair",
+            ),
+        )
     return _section(
         "Classes",
-        el("div",
-           el("figure", el("figcaption", "Test error by class"), _bars(errors)),
-           el("figure", el("figcaption", "Confusion: true classes in rows, predicted ones in columns"),
-              _matrix(names, confusion)),
-           class_="pair"),
-    )  # fmt: skip
+        el(
+            "div",
+            el("figure", el("figcaption", "Test error by class"), _bars(errors)),
+            el(
+                "figure",
+                el("figcaption", "Confusion: true classes in rows, predicted ones in columns"),
+                _matrix(names, confusion),
+            ),
+            class_="pair",
+        ),
+    )
 
 
 def _bars(errors: Sequence[tuple[str, float | None, int]]) -> Markup:
@@ -204,20 +215,22 @@ def _matrix(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Markup:
     for i, (name, row) in enumerate(zip(names, confusion, strict=True)):
         total = sum(row) or 1
         cells = [
-            el("td", f"{n:,}" if n else "·", class_=("hit" if i == j else "miss") + (" full" if n > total / 2 else "")
-               + ("" if n else " none"),
-               style=f"--v:{n / total:.3f}" if n else None, title=f"{name} taken for {names[j]}: {n:,} of {total:,}")
+            el(
+                "td",
+                f"{n:,}" if n else "·",
+                class_=("hit" if i == j else "miss") + (" full" if n > total / 2 else "") + ("" if n else " none"),
+                style=f"--v:{n / total:.3f}" if n else None,
+                title=f"{name} taken for {names[j]}: {n:,} of {total:,}",
+            )
             for j, n in enumerate(row)
-        ]  # fmt: skip
+        ]
         rows.append(el("tr", el("th", name, scope="row"), cells))
     matrix = el("table", el("thead", head), el("tbody", rows), class_="matrix")
     return el("div", matrix, class_="scroll", tabindex=0)
 
 
 def _confusions(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Markup:
-    found = [
-        (n, i, j, sum(row)) for i, row in enumerate(confusion) for j, n in enumerate(row) if i != j and n
-    ]  # fmt: skip
+    found = [(n, i, j, sum(row)) for i, row in enumerate(confusion) for j, n in enumerate(row) if i != j and n]
     rows = [
         (names[i], names[j], f"{n:,}", percent(100 * n / total, 1))
         for n, i, j, total in sorted(found, key=lambda one: (-one[0], one[1], one[2]))[:MANY]
@@ -272,12 +285,18 @@ def _foreign(record: Record) -> Markup | None:
         dropped = mask["masked"] / mask["rows"]
         notes.append(
             f"Over the whole run the mask dropped {100 * dropped:.1f} % of the unlabelled rows; "
-            + (f"{100 * mask['precision']:.1f} % of them were foreign (precision)" if mask["precision"] is not None
-               else "none")
+            + (
+                f"{100 * mask['precision']:.1f} % of them were foreign (precision)"
+                if mask["precision"] is not None
+                else "none"
+            )
             + f", against {100 * share:.1f} % of all rows"
-            + (f". It dropped {100 * mask['recall']:.1f} % of the foreign rows (recall)."
-               if mask["recall"] is not None else ".")
-        )  # fmt: skip
+            + (
+                f". It dropped {100 * mask['recall']:.1f} % of the foreign rows (recall)."
+                if mask["recall"] is not None
+                else "."
+            )
+        )
     if not any(figures):
         return None
     return _section(
@@ -292,9 +311,15 @@ def _settings(record: Record) -> Markup:
         ("Method", config["settings"]),
         ("Run", run),
         ("Versions", config.get("versions", {})),
-        ("Store", {"path": record.store["path"], "fingerprint": record.store["fingerprint"],
-                   "dataset_fingerprint": record.store["dataset_fingerprint"]}),
-    ]  # fmt: skip
+        (
+            "Store",
+            {
+                "path": record.store["path"],
+                "fingerprint": record.store["fingerprint"],
+                "dataset_fingerprint": record.store["dataset_fingerprint"],
+            },
+        ),
+    ]
     blocks = [
         el("div", el("h4", title), table(("setting", "value"), [(k, _value(v)) for k, v in rows.items()], slice(0)))
         for title, rows in tables

@@ -99,9 +99,13 @@ class _Process:
         # the pipe is closed when this process ends, however it ends, and the run ends with it
         self._out, self._said = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 a pipe could fill up unread
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", *words], env=environment, stdin=subprocess.PIPE,
-            stdout=self._out, stderr=self._said, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "trainer", *words],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=self._out,
+            stderr=self._said,
+            start_new_session=True,
+        )
 
     def poll(self) -> bool:
         """Whether it has ended."""
@@ -142,8 +146,12 @@ class _Progress:
 
         self._runs = runs
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), MofNCompleteColumn(),
-                   TimeRemainingColumn(compact=True))  # fmt: skip
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+        )
         self._bars = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
         done = self._done = sum(run.steps for run in runs if run.finished)
         self._whole = self._bars.add_task("", total=sum(run.steps for run in runs), completed=done)

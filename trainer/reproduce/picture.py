@@ -52,8 +52,10 @@ def draw(recipe: Recipe, found: Cells, caption: str) -> str:
     start = 44 if several else 190
     width = (WIDTH - start - 16 - 44 * (len(sides) - 1)) / len(sides)
     panels = [_Panel(title, values, start + i * (width + 44), width) for i, (title, values) in enumerate(sides)]
-    head = [*((line, 15, INK, 600) for line in textwrap.wrap(recipe.title, 92)),
-            *((line, 11, SOFT, 400) for line in textwrap.wrap(caption, 128))]  # fmt: skip
+    head = [
+        *((line, 15, INK, 600) for line in textwrap.wrap(recipe.title, 92)),
+        *((line, 11, SOFT, 400) for line in textwrap.wrap(caption, 128)),
+    ]
     texts = [
         el("text", text, x=12, y=30 + 18 * i, font_size=size, fill=color, font_weight=weight)
         for i, (text, size, color, weight) in enumerate(head)
@@ -62,10 +64,19 @@ def draw(recipe: Recipe, found: Cells, caption: str) -> str:
     body = _over_columns(recipe, panels, y) if several else _bars(recipe, panels, y)
     height = y + (PLOT + 34 + LINE * ((len(recipe.rows) + 2) // 3) if several else LINE * len(recipe.rows) + 12)
     return str(
-        el("svg", el("rect", width=WIDTH, height=height, fill="#ffffff"), texts, body, xmlns="http://www.w3.org/2000/svg",
-           viewBox=f"0 0 {WIDTH} {height:.0f}", width=WIDTH, height=f"{height:.0f}", role="img",
-           font_family="system-ui, 'Segoe UI', Helvetica, Arial, sans-serif")
-    )  # fmt: skip
+        el(
+            "svg",
+            el("rect", width=WIDTH, height=height, fill="#ffffff"),
+            texts,
+            body,
+            xmlns="http://www.w3.org/2000/svg",
+            viewBox=f"0 0 {WIDTH} {height:.0f}",
+            width=WIDTH,
+            height=f"{height:.0f}",
+            role="img",
+            font_family="system-ui, 'Segoe UI', Helvetica, Arial, sans-serif",
+        )
+    )
 
 
 def _over_columns(recipe: Recipe, panels: list[_Panel], top: float) -> list[Markup]:
@@ -129,8 +140,16 @@ def _scale(low: float, high: float, at_low: float, at_high: float) -> Callable[[
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, color: str, width: float, dash: str = "") -> Markup:
-    return el("line", x1=f"{x1:.1f}", y1=f"{y1:.1f}", x2=f"{x2:.1f}", y2=f"{y2:.1f}", stroke=color, stroke_width=width,
-              stroke_dasharray=dash or None)  # fmt: skip
+    return el(
+        "line",
+        x1=f"{x1:.1f}",
+        y1=f"{y1:.1f}",
+        x2=f"{x2:.1f}",
+        y2=f"{y2:.1f}",
+        stroke=color,
+        stroke_width=width,
+        stroke_dasharray=dash or None,
+    )
 
 
 def _text(text: str, x: float, y: float, anchor: str = "start", color: str = SOFT, size: int = 11) -> Markup:

@@ -162,7 +162,7 @@ class _Maker:
     def __init__(self, recipe: Recipe, scale: Scale, stores: Mapping[str, SplitStore], runs: Path) -> None:
         self._recipe, self._scale, self._stores = recipe, scale, stores
         everywhere = [f"{key}={_text(value)}" for key, value in recipe.settings.items()]
-        self._settings = [*everywhere, *scale.settings]
+        self._settings = [*everywhere, *map(config.without_component, scale.settings)]
         named = [one for one in self._settings if one.partition("=")[0] not in ELSEWHERE]
         self._folder = runs / _file_name(f"{recipe.model}_{recipe.steps}", named)
 
@@ -191,7 +191,7 @@ def _require_known(recipe: Recipe, assignments: Sequence[str]) -> None:
     for row in recipe.rows:
         fields |= set(config.types_of(load_method(row.method).Settings))
     for one in assignments:
-        name, equals, _ = one.partition("=")
+        name, equals, _ = config.without_component(one).partition("=")
         if not equals:
             raise UsageError(f"'--set {one}' is no key=value")
         if name not in fields:
@@ -203,9 +203,10 @@ def _require_same(path: Path, store: SplitStore, run: RunConfig, settings: Any) 
     record = open_run(path).config
     if record["store"]["fingerprint"] != store.fingerprint:
         raise StoreError(
-            f"'{path}' was trained from another store than '{store.path}'", "their fingerprints differ",
+            f"'{path}' was trained from another store than '{store.path}'",
+            "their fingerprints differ",
             "choose another --runs",
-        )  # fmt: skip
+        )
     planned = {
         key: value for key, value in dataclasses.asdict(run).items() if key not in ELSEWHERE and value is not None
     }
@@ -214,9 +215,10 @@ def _require_same(path: Path, store: SplitStore, run: RunConfig, settings: Any) 
     for key, value in planned.items():
         if recorded.get(key) != value:
             raise UsageError(
-                f"'{path}' was trained with {key}={recorded.get(key)}, not {value}", "its error belongs elsewhere",
+                f"'{path}' was trained with {key}={recorded.get(key)}, not {value}",
+                "its error belongs elsewhere",
                 "choose another --runs",
-            )  # fmt: skip
+            )
 
 
 def _text(value: object) -> str:

@@ -119,11 +119,20 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
         raise UsageError(f"the recipe '{name}' asks for the error '{error}'", suggest(error, ERRORS))
     init = take("init", dict, {})
     recipe = Recipe(
-        name, take("title", str), take("source", str, ""), take("axis", str, ""), take("stores", str, ""),
-        take("steps", int), take("model", str), tuple(take("seeds", list)), error, take("set", dict, {}),
-        tuple(columns), tuple(_row(name, one, columns) for one in take("rows", list)),
+        name,
+        take("title", str),
+        take("source", str, ""),
+        take("axis", str, ""),
+        take("stores", str, ""),
+        take("steps", int),
+        take("model", str),
+        tuple(take("seeds", list)),
+        error,
+        take("set", dict, {}),
+        tuple(columns),
+        tuple(_row(name, one, columns) for one in take("rows", list)),
         (str(init["store"]), str(init.get("method", "supervised"))) if "store" in init else None,
-    )  # fmt: skip
+    )
     take.finish()
     wanted = [str(store) for row in recipe.rows for store in row.stores.values()]
     for store in [*wanted, *([recipe.init[0]] if recipe.init is not None else [])]:
@@ -155,19 +164,22 @@ def _row(name: str, content: dict[str, Any], columns: Mapping[str, str]) -> Row:
     if published and len(published) != len(only):
         raise UsageError(f"{take.where} has {len(published)} published errors for {len(only)} columns")
     row = Row(
-        take("name", str), take("method", str), take("set", dict, {}),
+        take("name", str),
+        take("method", str),
+        take("set", dict, {}),
         {heading: own.get(heading, columns[heading]) for heading in only},
-        dict(zip(only, published or [""] * len(only), strict=True)), take("init", bool, False),
-    )  # fmt: skip
+        dict(zip(only, published or [""] * len(only), strict=True)),
+        take("init", bool, False),
+    )
     take.finish()
     return row
 
 
 def is_error(value: Any) -> bool:
     """Whether this is a published error: a mean in per cent and, if it has one, its deviation; "" is none."""
-    return isinstance(value, str) and (not value or (
-        _ERROR.fullmatch(value) is not None and all(float(part) <= 100 for part in value.split("±"))
-    ))  # fmt: skip
+    return isinstance(value, str) and (
+        not value or (_ERROR.fullmatch(value) is not None and all(float(part) <= 100 for part in value.split("±")))
+    )
 
 
 _ERROR = re.compile(r"\s*\d+(\.\d+)?\s*(±\s*\d+(\.\d+)?\s*)?", re.ASCII)

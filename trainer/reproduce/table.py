@@ -190,8 +190,22 @@ def as_csv(recipe: Recipe, found: Cells) -> str:
     for (row, column), cell in found.items():
         mean, std = ("" if value is None else f"{value:.4f}" for value in (cell.mean, cell.std))
         seeds, errors = " ".join(map(str, cell.seeds)), " ".join(f"{error:.4f}" for error in cell.errors)
-        write([recipe.name, row, column, cell.store, recipe.model, recipe.steps, recipe.error, mean, std, seeds, errors,
-               cell.published])  # fmt: skip
+        write(
+            [
+                recipe.name,
+                row,
+                column,
+                cell.store,
+                recipe.model,
+                recipe.steps,
+                recipe.error,
+                mean,
+                std,
+                seeds,
+                errors,
+                cell.published,
+            ]
+        )
     return out.getvalue()
 
 

@@ -125,14 +125,19 @@ class WeightsAndBiases:
             manifest.write_atomically(name_file, uuid.uuid4().hex.encode())
         try:
             self._run = self._wandb.init(
-                project="realmix", name=folder.name, id=name_file.read_text(), resume="allow", dir=str(folder),
+                project="realmix",
+                name=folder.name,
+                id=name_file.read_text(),
+                resume="allow",
+                dir=str(folder),
                 config=dict(record),
-            )  # fmt: skip
+            )
         except self._wandb.Error as error:
             raise RealMixError(
-                "Weights & Biases cannot be used", str(error),
+                "Weights & Biases cannot be used",
+                str(error),
                 f"`wandb login` or WANDB_MODE=offline, then `realmix-train --resume {folder}`",
-            ) from None  # fmt: skip
+            ) from None
         # its own counter refuses to go back, as a run does that was killed after its checkpoint
         self._run.define_metric("*", step_metric="step")
 
