@@ -47,8 +47,7 @@ from pipeline.commands.options import (
     Workers,
 )
 from stores import __version__
-from stores.errors import UsageError, run, suggest
-from stores.format import names
+from stores.errors import UsageError, run
 from stores.storage.location import Location, locate
 from stores.system.text import say
 
@@ -149,77 +148,67 @@ def build(
             format_,
             as_json=as_json,
         )
-    _require_copies(copies)
-    target = _target(root, name, source, path, extra)
-    if _known_format(format_) == "ffcv":
-        from stores.ffcv.beton import require_ffcv
-
-        require_ffcv()  # before a download
-    from pipeline.build.build import build as build_store
+    from pipeline.api import build as build_store
     from pipeline.build.facts import dataset_facts
     from pipeline.build.facts import size as size_text
     from pipeline.commands.progress import Bars
-    from pipeline.recipes import load_recipe
-    from pipeline.sources import load
-    from pipeline.splits.split_stores import requests_for, write_all, write_standard
 
     began = time.monotonic()
-    requests = requests_for(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
     with Bars(quiet=quiet or as_json) as bars:
-        data = load(
+        built = build_store(
             source,
             path,
+            copies=copies,
+            recipe=recipe,
+            root=root,
+            name=name,
+            seed=seed,
+            workers=workers,
+            dask=dask,
+            labels=labels,
+            mismatch=mismatch,
+            labeled_classes=labeled_classes,
+            unlabeled_classes=unlabeled_classes,
+            split_seed=split_seed,
+            valid=valid,
             from_=from_,
-            cache=cache,
             extra=extra,
-            size=size,
             unlabeled=unlabeled,
             test=test,
+            size=size,
             range_=range_,
             max_pixels=max_pixels,
             flip=flip,
             drop_conflicts=drop_conflicts,
-            progress=bars.update,
-        )
-        _tell(data.notes)
-        height, width = data.train.images.shape[1:3]
-        made = load_recipe(recipe, dict(data.weak), (height, width))
-        store, new = build_store(
-            target,
-            data,
-            made,
-            copies=copies,
-            seed=seed,
-            workers=workers,
-            dask=dask,
+            cache=cache,
+            format_=format_,
             force=force,
-            copies_format=format_,
             check_space=check_space,
             progress=bars.update,
+            notes=_tell,
         )
-    splits, left_out = (write_all(store, requests), []) if requests else write_standard(store, split_seed, valid)
     seconds = time.monotonic() - began
     facts = {
-        **dataset_facts(store),
-        "built": new,
+        **dataset_facts(built.store),
+        "built": built.new,
         "seconds": round(seconds, 2),
-        "splits": [str(p) for p in splits],
-        "splits_left_out": left_out,
+        "splits": [str(split.path) for split in built.splits],
+        "splits_left_out": built.left_out,
     }
     if as_json:
         say(json.dumps(facts))
         return
-    total = store.num_images * copies
-    rate = f"{total / seconds:,.0f} copies/s, " if new else ""
+    total = built.store.num_images * copies
+    rate = f"{total / seconds:,.0f} copies/s, " if built.new else ""
     say(
-        f"{target}: {'built' if new else 'already built'} in {seconds:.1f} s ({rate}{size_text(facts['bytes'])}, "
-        f"{facts['bytes_per_copy']:.0f} bytes a copy)"
+        f"{built.store.path}: {'built' if built.new else 'already built'} in {seconds:.1f} s "
+        f"({rate}{size_text(facts['bytes'])}, {facts['bytes_per_copy']:.0f} bytes a copy)"
     )
-    say(f"splits: {', '.join(p.name for p in splits) or 'none'}")
-    for why in left_out:
+    say(f"splits: {', '.join(split.path.name for split in built.splits) or 'none'}")
+    for why in built.left_out:
         say(f"left out: {why}")
-    if splits:
-        say(f"next: {shlex.join(['realmix-train', '--store', str(splits[0])])}")
+    if built.splits:
+        say(f"next: {shlex.join(['realmix-train', '--store', str(built.splits[0].path)])}")
 
 
 @app.command()
@@ -249,8 +238,10 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a build would take: bytes, files, time, memory, measured on a sample. Downloads and writes nothing."""
-    _require_copies(copies)
-    target = _target(root, name, source, path, extra)
+    from pipeline.api import known_format, require_copies, target
+
+    require_copies(copies)
+    place = target(root, name, source, path, extra)
     from pipeline.build.plan import make_plan, show
     from pipeline.build.sample import of_request
     from pipeline.commands.progress import Bars
@@ -277,7 +268,7 @@ def plan(
         _tell(subject.notes)
         made = load_recipe(recipe, dict(subject.weak), subject.size)
         found = make_plan(
-            subject, made, target, copies=copies, seed=seed, workers=workers, copies_format=_known_format(format_)
+            subject, made, place, copies=copies, seed=seed, workers=workers, copies_format=known_format(format_)
         )
     say(json.dumps(found.facts())) if as_json else show(found)
 
@@ -295,18 +286,22 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Add split stores to a dataset store: index arrays, no pixels."""
-    from pipeline.splits.split_stores import requests_for, write_all
+    from pipeline.api import split as add_splits
 
-    requests = requests_for(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
-    if not requests:
-        raise UsageError(
-            "split needs --labels, --mismatch or --labeled-classes", hint=f"realmix-data split {store} --labels 40"
-        )
-    paths = write_all(_open_dataset(store), requests, name)
+    made = add_splits(
+        store,
+        labels=labels,
+        mismatch=mismatch,
+        labeled_classes=labeled_classes,
+        unlabeled_classes=unlabeled_classes,
+        split_seed=split_seed,
+        valid=valid,
+        name=name,
+    )
     if as_json:
-        return say(json.dumps([str(p) for p in paths]))
-    for path in paths:
-        say(path)
+        return say(json.dumps([str(split.path) for split in made]))
+    for split in made:
+        say(split.path)
 
 
 @app.command()
@@ -405,7 +400,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Add the images and copies as FFCV's `.beton` files, beside the arrays, for training code that reads those."""
-    if _known_format(format_) == "zarr":
+    from pipeline.api import known_format
+
+    if known_format(format_) == "zarr":
         raise UsageError("every store is a zarr group: there is nothing to export", hint="--format ffcv")
     from pipeline.build.export_ffcv import export as export_store
     from pipeline.build.facts import size as size_text
@@ -446,27 +443,6 @@ def _open_dataset(path: Location) -> DatasetStore:
 
     opened = open_store(path)
     return opened if isinstance(opened, DatasetStore) else opened.dataset
-
-
-def _known_format(name: str) -> str:
-    if name not in ("zarr", "ffcv"):
-        raise UsageError(f"--format {name}: there is no such format", hint=suggest(name, ("zarr", "ffcv")))
-    return name
-
-
-def _require_copies(copies: int) -> None:
-    if copies < 1:
-        raise UsageError(
-            f"--copies {copies}: a store needs at least one copy of each image", hint="the paper uses --copies 50"
-        )
-
-
-def _target(root: str, name: str | None, source: str, path: Path | None, extra: bool) -> Location:
-    """Where the store goes: under its name, or one made from the source."""
-    if name is not None:
-        return locate(root) / names.require(name, "--name")
-    whole = path.resolve() if path else Path(source)
-    return locate(root) / ((names.derive(whole.stem if whole.is_file() else whole.name) or source) + "_extra" * extra)
 
 
 def _tell(notes: Sequence[str]) -> None:

@@ -57,7 +57,7 @@ def train(
 
     Args:
         assignments: "key=value" strings, as `--set` takes them.
-        flags: settings by name, "store" and "method" among them; None: not given.
+        flags: settings by name, "store" (a path, or one that is open) and "method" among them; None: not given.
         runs: folder for the run's directory.
         name: of that directory, by default <store>_<method>_s<seed>.
         quiet: show no progress.
@@ -118,7 +118,8 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
         StoreError: the store lacks what the method needs; the run to start from is none.
     """
     method = load_method(flags.get("method") or RunConfig.method)
-    asked, own = config.build(method, family(store), assignments, flags)
+    given = {name: value for name, value in flags.items() if name != "store"}
+    asked, own = config.build(method, family(store), assignments, given)
     run, settings, deviations = config.resolve(asked, own, store)
     run = hardware.resolve(run)
     feed = settle(store, method.views(settings), run, hardware.device(run)).feed
@@ -273,13 +274,13 @@ def _explained(parts: Parts, path: Path) -> Iterator[None]:
         ) from None
 
 
-def open_split(path: str | Location) -> SplitStore:
-    """Open the store to train from.
+def open_split(path: str | Location | SplitStore) -> SplitStore:
+    """Open the store to train from, if it is not open already.
 
     Raises:
         StoreError: it is no store, or a dataset store, which does not say which images are labelled.
     """
-    store = open_store(path)
+    store = path if isinstance(path, SplitStore) else open_store(path)
     if isinstance(store, SplitStore):
         return store
     beside = []

@@ -1,4 +1,4 @@
-"""What a trained network says of image files: class, probabilities, and how foreign each image looks.
+"""What a trained network says of images: class, probabilities, and how foreign each image looks.
 
 Files are read as stage 1 reads them: any size, format and mode, cropped to the aspect of the training images and
 resized to their size. The out-of-distribution score is 1 − the largest probability: 0 = sure, 1 − 1/K = no idea.
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 import torch
@@ -30,6 +31,10 @@ from trainer.evaluation.assess import probabilities
 from trainer.evaluation.scores import ood_score
 from trainer.runs.weights import Trained
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Picture = Union[str, Path, np.ndarray, "Image"]
 BATCH = 256
 BATCH_BYTES = 256 << 20  # of pixels
 
@@ -39,7 +44,7 @@ class Prediction:
     """One image's.
 
     Attributes:
-        path: the file, as it was named or found.
+        path: the file, as it was named or found; "" of an image that is no file.
         class_name: of the largest probability, which is `confidence`.
         ood_score: 1 − confidence.
         probabilities: float64 [K], in the order of the network's classes.
@@ -58,7 +63,7 @@ def image_files(paths: Sequence[Path]) -> tuple[list[str], str]:
     Raises:
         UsageError: a path that does not exist, a folder without images, no file; Pillow is not installed.
     """
-    _picture()  # before anything is looked through
+    pictures()  # before anything is looked through
     files: list[str] = []
     passed: Counter[str] = Counter()
     for path in paths:
@@ -77,29 +82,60 @@ def image_files(paths: Sequence[Path]) -> tuple[list[str], str]:
     return files, walk.told(passed)
 
 
-def predict(trained: Trained, files: Iterable[str], device: str, max_pixels: int | None = None) -> Iterator[Prediction]:
-    """Predictions in the files' order; a few batches are in memory at a time.
+def predict(
+    trained: Trained, images: Iterable[Picture], device: str, max_pixels: int | None = None
+) -> Iterator[Prediction]:
+    """Predictions in the images' order; a few batches are in memory at a time.
 
     Args:
+        trained: the network.
+        images: files, Pillow images, or arrays uint8 [H, W, 3].
         device: "cpu" or "cuda".
         max_pixels: of the largest picture that is decoded; it holds for the whole process.
 
     Raises:
         IntegrityError: a file that is no whole image; names it.
+        UsageError: an array of another kind; Pillow is needed and not installed.
     """
-    load, todo = _picture().load, iter(files)
+    todo = iter(images)
     if max_pixels is not None:
-        _picture().allow(max_pixels)
+        pictures().allow(max_pixels)
     model = trained.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with thread_pool() as pool:
         size = max(1, min(BATCH, BATCH_BYTES // (3 * trained.image_size[0] * trained.image_size[1])))
         while batch := list(islice(todo, size)):
-            images = np.stack(list(pool.map(lambda file: load(file, trained.image_size, trained.range), batch)))
+            pixels = np.stack(list(pool.map(lambda image: pixels_of(image, trained), batch)))
             with torch.no_grad():
-                probs = probabilities(model(scale(torch.from_numpy(images).to(device))))
-            for file, row, score in zip(batch, probs, ood_score(probs).tolist(), strict=True):
-                best = int(row.argmax())
-                yield Prediction(file, trained.class_names[best], float(row[best]), score, row)
+                probs = probabilities(model(scale(torch.from_numpy(pixels).to(device))))
+            for image, row, score in zip(batch, probs, ood_score(probs).tolist(), strict=True):
+                best, path = int(row.argmax()), str(image) if isinstance(image, str | Path) else ""
+                yield Prediction(path, trained.class_names[best], float(row[best]), score, row)
+
+
+def pixels_of(image: Picture, trained: Trained) -> np.ndarray:
+    """uint8 [H, W, 3] of the network's size: what stage 1 would have made of the image.
+
+    Raises:
+        IntegrityError, UsageError: as `predict`.
+    """
+    if isinstance(image, str | Path):
+        return pictures().load(str(image), trained.image_size, trained.range)
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            what = f"an array of {image.dtype} {list(image.shape)} is no image"
+            raise UsageError(what, hint="an image is uint8 [H, W, 3], RGB, 0 to 255")
+        if image.shape[:2] == trained.image_size:
+            return image
+        return pictures().pixels(_encoded(_pillow().Image.fromarray(image)), trained.image_size)
+    upright = _pillow().ImageOps.exif_transpose(image)
+    return pictures().pixels(_encoded(upright), trained.image_size, trained.range)
+
+
+def _encoded(image: Image) -> bytes:
+    """A Pillow image as a file, losslessly."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG" if image.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA") else "TIFF")
+    return buffer.getvalue()
 
 
 def as_csv(predictions: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
@@ -150,9 +186,24 @@ def _row(cells: list[str]) -> str:
     return line.getvalue()
 
 
-def _picture() -> ModuleType:
+def pictures() -> ModuleType:
+    """The module that reads pictures.
+
+    Raises:
+        UsageError: a package that it needs is not installed.
+    """
+    return _optional("stores.images.picture")
+
+
+def _pillow() -> ModuleType:
+    for module in ("PIL.Image", "PIL.ImageOps"):
+        _optional(module)
+    return _optional("PIL")
+
+
+def _optional(module: str) -> ModuleType:
     try:
-        return importlib.import_module("stores.images.picture")
+        return importlib.import_module(module)
     except ModuleNotFoundError as missing:
         raise UsageError(
             f"reading pictures needs the Python package '{missing.name}'",
