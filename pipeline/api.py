@@ -5,9 +5,10 @@ Nothing heavy is imported before a function is called.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,17 @@ class Built:
     new: bool
 
 
+@contextlib.contextmanager
+def _with_extra() -> Iterator[None]:
+    """A package that is missing is a user's mistake."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        why = f"the Python package '{missing.name}' is not installed"
+        raise UsageError("stores cannot be built here", why, "pip install 'realmix[data]'") from None
+
+
+@_with_extra()
 def build(
     source: str,
     path: str | Path | None = None,
@@ -127,13 +139,11 @@ def build(
         from stores.ffcv.beton import require_ffcv
 
         require_ffcv()  # before a download
-    try:
-        from pipeline.build.build import build as build_store
-        from pipeline.recipes import load_recipe
-        from pipeline.sources import load
-        from pipeline.splits.split_stores import write_all, write_standard
-    except ModuleNotFoundError as missing:
-        raise _lacking(missing) from None
+    from pipeline.build.build import build as build_store
+    from pipeline.recipes import load_recipe
+    from pipeline.sources import load
+    from pipeline.splits.split_stores import write_all, write_standard
+
     requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
     data = load(
         source,
@@ -170,6 +180,7 @@ def build(
     return Built(store, [_split(place) for place in paths], left_out, new)
 
 
+@_with_extra()
 def split(
     store: str | Location | DatasetStore | SplitStore,
     *,
@@ -201,10 +212,7 @@ def split(
         UsageError: the store has too few images for it, or nothing is asked for.
         StoreError: it is no store, or there is another one in the place of the split.
     """
-    try:
-        from pipeline.splits.split_stores import write_all
-    except ModuleNotFoundError as missing:
-        raise _lacking(missing) from None
+    from pipeline.splits.split_stores import write_all
     from stores import DatasetStore, SplitStore, open_store
 
     requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
@@ -269,8 +277,3 @@ def _split(path: Location) -> SplitStore:
     opened = open_store(path)
     assert isinstance(opened, SplitStore)
     return opened
-
-
-def _lacking(missing: ModuleNotFoundError) -> UsageError:
-    why = f"the Python package '{missing.name}' is not installed"
-    return UsageError("stores cannot be built here", why, "pip install 'realmix[data]'")

@@ -96,13 +96,13 @@ def card(trained: Trained, run: Run, result: Mapping[str, Any], apart: float | N
 _SAFETENSORS = """With realmix, from files: `realmix-train predict FOLDER images/ --format csv`. From Python:
 
 ```python
-import torch
-from trainer import weights
+import numpy as np
+import realmix
 
-network = weights.load("model.safetensors")
-images = torch.zeros(1, *network.image_size, 3, dtype=torch.uint8)  # RGB, 0–255
-logits = network.model(images.permute(0, 3, 1, 2) * (2 / 255) - 1)
-print(network.class_names[logits.argmax(1).item()])
+model = realmix.load_model("model.safetensors")
+images = np.zeros((1, *model.image_size, 3), np.uint8)  # RGB, 0–255; Pillow images and files, of any size, do as well
+said = model.predict(images)
+print(said.classes[0])  # also said.probabilities, said.ood_scores
 ```"""
 
 _ONNX = """With any ONNX runtime, which scales the pixels itself:

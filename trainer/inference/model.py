@@ -15,9 +15,9 @@ from trainer.inference.predict import Picture, image_files, predict
 from trainer.runs import weights
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from stores.images.picture import PillowImage
 
-Images = Union[str, Path, np.ndarray, "Image", Iterable["str | Path | np.ndarray | Image"]]
+Images = Union[str, Path, np.ndarray, "PillowImage", Iterable["str | Path | np.ndarray | PillowImage"]]
 
 
 class HasPath(Protocol):

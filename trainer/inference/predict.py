@@ -32,9 +32,9 @@ from trainer.evaluation.scores import ood_score
 from trainer.runs.weights import Trained
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from stores.images.picture import PillowImage
 
-Picture = Union[str, Path, np.ndarray, "Image"]
+Picture = Union[str, Path, np.ndarray, "PillowImage"]
 BATCH = 256
 BATCH_BYTES = 256 << 20  # of pixels
 
@@ -126,16 +126,7 @@ def pixels_of(image: Picture, trained: Trained) -> np.ndarray:
             raise UsageError(what, hint="an image is uint8 [H, W, 3], RGB, 0 to 255")
         if image.shape[:2] == trained.image_size:
             return image
-        return pictures().pixels(_encoded(_pillow().Image.fromarray(image)), trained.image_size)
-    upright = _pillow().ImageOps.exif_transpose(image)
-    return pictures().pixels(_encoded(upright), trained.image_size, trained.range)
-
-
-def _encoded(image: Image) -> bytes:
-    """A Pillow image as a file, losslessly."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG" if image.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA") else "TIFF")
-    return buffer.getvalue()
+    return pictures().fitted(image, trained.image_size, trained.range)
 
 
 def as_csv(predictions: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
@@ -192,18 +183,8 @@ def pictures() -> ModuleType:
     Raises:
         UsageError: a package that it needs is not installed.
     """
-    return _optional("stores.images.picture")
-
-
-def _pillow() -> ModuleType:
-    for module in ("PIL.Image", "PIL.ImageOps"):
-        _optional(module)
-    return _optional("PIL")
-
-
-def _optional(module: str) -> ModuleType:
     try:
-        return importlib.import_module(module)
+        return importlib.import_module("stores.images.picture")
     except ModuleNotFoundError as missing:
         raise UsageError(
             f"reading pictures needs the Python package '{missing.name}'",
