@@ -30,7 +30,7 @@ EXTRAS = {  # module that must be there: which package it is in, by extra
         },
     ),
     "predict": ("realmix-train predict: pictures of any kind", {"PIL": "pillow", "simplejpeg": "simplejpeg"}),
-    "onnx": ("realmix-train export --onnx", {"onnx": "onnx", "onnxruntime": "onnxruntime"}),
+    "onnx": ("realmix-train export --onnx", {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"}),
     "wandb": ("realmix-train --wandb", {"wandb": "wandb"}),
     "cloud": ("stores in object storage, s3://", {"obstore": "obstore"}),
     "ffcv": ("FFCV's files", {"ffcv": "ffcv"}),
