@@ -176,10 +176,10 @@ def assemble(spec: Spec, path: Path | None = None) -> Parts:
     if path is not None and saved is not None:
         checkpoint.restore(path, saved, state, device)
         del saved
-    feed = Feed(store, method, spec.settings, run, device)
+    loader = Feed(store, method, spec.settings, run, device)
     evaluator = Evaluator(store, model, device, run.precision == "bf16")
     sample = Sample(store) if declared.mismatch and distributed.rank() == 0 else None
-    return Parts(spec, device, state, feed, evaluator, sample)
+    return Parts(spec, device, state, loader, evaluator, sample)
 
 
 def execute(spec: Spec, path: Path, folder: Run | None = None, quiet: bool = False) -> dict[str, Any]:
@@ -225,13 +225,13 @@ def _train(parts: Parts, folder: Run, quiet: bool) -> None:
     """Make the steps that are left, and say what is trained."""
     spec, state, first = parts.spec, parts.state, distributed.rank() == 0
     with (
-        Console(spec.run.steps, state.step, parts.feed.images_per_step, quiet or not first) as console,
+        Console(spec.run.steps, state.step, parts.loader.images_per_step, quiet or not first) as console,
         contextlib.ExitStack() as stack,
     ):
         curves = Curves(folder, state.step, spec.run) if first and (spec.run.tensorboard or spec.run.wandb) else None
         if curves is not None:
             stack.callback(curves.close)
-        for line in header(spec, parts.feed):
+        for line in header(spec, parts.loader):
             console.say(line)
         console.say(f"run in  {folder.path}" + (f", continued at step {state.step:,}" if state.step else ""))
         loop.train(parts, Recorder(parts, folder, console, curves))

@@ -110,6 +110,7 @@ def train(
     debug: Debug = False,
     version: Version = False,
 ) -> None:
+    """Train, or continue a run, where no command is named."""
     if context.invoked_subcommand is not None:
         return
     if resume is None and store is None:

@@ -163,6 +163,7 @@ class Divided(nn.Module):
 
 @torch.library.custom_op("realmix::sum_over_processes", mutates_args=())
 def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum over all processes, in each of them."""
     total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total
@@ -178,7 +179,7 @@ sum_over_processes.register_autograd(lambda context, gradient: sum_over_processe
 
 @torch.library.custom_op("realmix::from_all_processes", mutates_args=())
 def _from_all_processes(x: Tensor) -> Tensor:
-    """[n, …] to [processes, n, …]"""
+    """[n, …] to [processes, n, …], in each process."""
     gathered = x.new_empty((_world, *x.shape))
     dist.all_gather(list(gathered.unbind()), x.contiguous())
     return gathered

@@ -42,7 +42,7 @@ def resolve(run: R) -> R:
 
 
 def kind(asked: str) -> Literal["cpu", "cuda"]:
-    """ "cpu" or "cuda", for "auto" whichever is there."""
+    """What "cpu", "cuda" or "auto" means here: for "auto" a GPU if there is one."""
     return "cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
 
 
@@ -81,7 +81,7 @@ def compiling_pays(device: str, precision: str, steps: int) -> bool:
 def multiplies_bf16(device: str) -> bool:
     """Whether bf16 is arithmetic of the device, not an emulation."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # torch has no public name for these; without them fp32 is the safe answer
     probes = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
     return any(probe() for probe in probes if probe is not None)

@@ -72,7 +72,7 @@ def reproduce(
 
 
 def _seeds(text: str | None) -> tuple[int, ...] | None:
-    """ "1,2,3" as numbers."""
+    """Numbers of a list like "1,2,3"."""
     from stores.errors import UsageError
 
     if text is None:

@@ -95,7 +95,7 @@ def _name(method: Method, key: str) -> str:
 
 
 def without_component(assignment: str) -> str:
-    """ "optim.lr=0.1" as "lr=0.1"."""
+    """An assignment by the setting's own name: "optim.lr=0.1" as "lr=0.1"."""
     key, equals, text = assignment.partition("=")
     return key.rpartition(".")[2] + equals + text
 

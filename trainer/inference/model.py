@@ -49,10 +49,13 @@ class Predictions:
 
     @property
     def confidences(self) -> np.ndarray:
-        return self.probabilities.max(1, initial=0)
+        """float64 [n], the largest probability."""
+        largest: np.ndarray = self.probabilities.max(1, initial=0)
+        return largest
 
     @property
     def ood_scores(self) -> np.ndarray:
+        """float64 [n], 1 − confidence."""
         return 1 - self.confidences
 
     def __len__(self) -> int:

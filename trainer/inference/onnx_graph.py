@@ -67,7 +67,8 @@ def graph(trained: Trained) -> bytes:
         part.ClearField("doc_string")
     for key, value in {"model": trained.name, "class_names": json.dumps(trained.class_names)}.items():
         model.metadata_props.add(key=key, value=value)
-    return model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def check(data: bytes, trained: Trained, rows: int = 16) -> float:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
@@ -63,7 +62,7 @@ def image_files(paths: Sequence[Path]) -> tuple[list[str], str]:
     Raises:
         UsageError: a path that does not exist, a folder without images, no file; Pillow is not installed.
     """
-    pictures()  # before anything is looked through
+    require_pictures()  # before anything is looked through
     files: list[str] = []
     passed: Counter[str] = Counter()
     for path in paths:
@@ -99,7 +98,10 @@ def predict(
     """
     todo = iter(images)
     if max_pixels is not None:
-        pictures().allow(max_pixels)
+        require_pictures()
+        from stores.images import picture
+
+        picture.allow(max_pixels)
     model = trained.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with thread_pool() as pool:
         size = max(1, min(BATCH, BATCH_BYTES // (3 * trained.image_size[0] * trained.image_size[1])))
@@ -118,15 +120,18 @@ def pixels_of(image: Picture, trained: Trained) -> np.ndarray:
     Raises:
         IntegrityError, UsageError: as `predict`.
     """
-    if isinstance(image, str | Path):
-        return pictures().load(str(image), trained.image_size, trained.range)
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             what = f"an array of {image.dtype} {list(image.shape)} is no image"
             raise UsageError(what, hint="an image is uint8 [H, W, 3], RGB, 0 to 255")
         if image.shape[:2] == trained.image_size:
             return image
-    return pictures().fitted(image, trained.image_size, trained.range)
+    require_pictures()
+    from stores.images import picture
+
+    if isinstance(image, str | Path):
+        return picture.load(str(image), trained.image_size, trained.range)
+    return picture.fitted(image, trained.image_size, trained.range)
 
 
 def as_csv(predictions: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
@@ -177,14 +182,10 @@ def _row(cells: list[str]) -> str:
     return line.getvalue()
 
 
-def pictures() -> ModuleType:
-    """The module that reads pictures.
-
-    Raises:
-        UsageError: a package that it needs is not installed.
-    """
+def require_pictures() -> None:
+    """Raises UsageError if a package that reads pictures is not installed."""
     try:
-        return importlib.import_module("stores.images.picture")
+        importlib.import_module("stores.images.picture")
     except ModuleNotFoundError as missing:
         raise UsageError(
             f"reading pictures needs the Python package '{missing.name}'",

@@ -31,18 +31,18 @@ def train(parts: Parts, recorder: Recorder) -> None:
             could not be read, and a checkpoint of the step before was written.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was written.
     """
-    spec, state, feed = parts.spec, parts.state, parts.feed
-    step = build_step(state, spec.method, spec.settings, spec.run, feed.schedule_names)
+    spec, state, loader = parts.spec, parts.state, parts.loader
+    step = build_step(state, spec.method, spec.settings, spec.run, loader.schedule_names)
     alone, shown = distributed.world() == 1, (state.step, spec.run.steps - 1)
     with (
-        feed,
-        Prefetch(feed.prepare, range(state.step, spec.run.steps)) as ahead,
+        loader,
+        Prefetch(loader.prepare, range(state.step, spec.run.steps)) as ahead,
         # several processes stop at the same step, which needs its images
         interrupts.held(ahead.stop if alone else lambda: None) as stopped,
     ):
         while state.step < spec.run.steps:
             try:
-                raw = feed.batch(ahead.take())
+                raw = loader.batch(ahead.take())
             except Exception as error:  # whatever keeps a step's images away, the steps before it are good
                 if stopped():
                     _save_last(recorder)

@@ -21,7 +21,7 @@ class Parts:
         spec: what it was built from.
         device: of this process.
         state: networks, optimizer and all else that a step changes; as the checkpoint left it, of a resumed run.
-        feed: the batches.
+        loader: the batches.
         evaluator: the held-out images.
         sample: the images that γ is estimated from, in the first process, where the method asks for it.
     """
@@ -29,6 +29,6 @@ class Parts:
     spec: Spec
     device: torch.device
     state: State
-    feed: Feed
+    loader: Feed
     evaluator: Evaluator
     sample: Sample | None

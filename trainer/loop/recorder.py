@@ -64,7 +64,7 @@ class Recorder:
             "step": state.step,
             "lr": lr,
             **means,
-            "images_per_s": steps * self._parts.feed.images_per_step / seconds,
+            "images_per_s": steps * self._parts.loader.images_per_step / seconds,
             "data_wait": wait / seconds,
             "seconds": self._clock.total,
         }
@@ -92,7 +92,7 @@ class Recorder:
             return
         spec = self._parts.spec
         with self.aside():
-            declared, names = spec.method.views(spec.settings), self._parts.feed.schedule_names
+            declared, names = spec.method.views(spec.settings), self._parts.loader.schedule_names
             self._curves.batch(make_batch(raw, declared, names, self._state.method), self._state.step + 1)
 
     def save(self) -> None:

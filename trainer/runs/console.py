@@ -116,7 +116,7 @@ def header(spec: Spec, feed: Feed) -> list[str]:
 
 
 def last_line(path: Path, result: Mapping[str, Any]) -> str:
-    """`runs/NAME: error 12.34 % (median of last 20: 12.50 %, steps 2500)`"""
+    """What a run came to: `runs/NAME: error 12.34 % (median of last 20: 12.50 %, steps 2500)`."""
     return (
         f"{path}: error {result['error_last']:.2f} % "
         f"(median of last {result['median_of']}: {result['error_median20']:.2f} %, steps {result['steps']})"

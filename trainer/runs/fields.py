@@ -31,11 +31,12 @@ _MODEL = re.compile(r"wrn-[0-9]{1,3}-[0-9]{1,3}")
 
 
 def image_size(value: Any) -> bool:
-    """[H, W]"""
+    """[H, W], of no more pixels than a store holds."""
     return list_of(whole(1))(value) and len(value) == 2 and value[0] * value[1] * 3 <= LARGEST_IMAGE
 
 
 def class_names(value: Any) -> bool:
+    """A list of one name at least."""
     return list_of(text, 1)(value)
 
 

@@ -179,6 +179,6 @@ def heat_map(confusion: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3] from int [K, K]: a square a cell, its colour between pale (0) and blue (the whole row)."""
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     low, high = (np.array(color, np.float64) for color in RAMP)
-    cells = low + share[..., None] * (high - low)
+    cells: np.ndarray = (low + share[..., None] * (high - low)).round().astype(np.uint8)
     side = max(4, min(32, 640 // len(confusion)))
-    return cells.round().astype(np.uint8).repeat(side, 0).repeat(side, 1)
+    return cells.repeat(side, 0).repeat(side, 1)
