@@ -14,7 +14,7 @@ import torch
 from trainer import api, config, hardware
 from trainer.augment.views import make_batch
 from trainer.config import RunConfig
-from trainer.data.loader import Feed, settle
+from trainer.data.loader import Feed, settle, sizes_of
 from trainer.data.prefetch import Prefetch
 from trainer.loop import train_step
 from trainer.methods import load_method
@@ -57,9 +57,12 @@ def assemble(
     device = hardware.device(run)
     torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False
     torch.manual_seed(run.seed)
-    net = build_model(run.model, store.num_classes, run.bn_momentum, method.views(settings).rotation).to(device)
+    net = build_model(run.model, store.num_classes, run.bn_momentum, method.views(settings).heads).to(device)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    own = {key: tensor.to(device) for key, tensor in method.init_state(store.num_classes, settings).items()}
+    own = {
+        key: tensor.to(device)
+        for key, tensor in method.init_state(sizes_of(store, method.views(settings), run), settings).items()
+    }
     state = State(net, train_step.build_optimizer(net, run), Ema(net, run.ema_decay), Telemetry(run.log_every), own)
     feed = Feed(store, method, settings, run, device)
     step = train_step.build_step(state, method, settings, run, feed.schedule_names)

@@ -25,12 +25,11 @@ from stores.format import manifest, names
 from stores.storage.location import Location, stores_in
 from stores.system.text import say
 from trainer import config, distributed, hardware
-from trainer.augment import views
 from trainer.config import RunConfig
-from trainer.data.loader import Feed, settle
+from trainer.data.loader import Feed, pool_rows, settle, sizes_of
 from trainer.evaluation import assess
 from trainer.evaluation.evaluator import Evaluator, per_class_error, summary
-from trainer.evaluation.mismatch_share import Sample
+from trainer.evaluation.predictor import PoolPredictor
 from trainer.loop import loop, train_step
 from trainer.methods import load_method
 from trainer.networks.ema import Ema
@@ -152,22 +151,25 @@ def _execute(
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: VAT's direction is a small difference of two predictions
     torch.manual_seed(run.seed)
     declared = method.views(settings)
-    views.check(declared, run.batch, store.dataset.image_size)
-    model = build_model(run.model, store.num_classes, run.bn_momentum, declared.rotation)
+    sizes = sizes_of(store, declared, run)
+    method.check(sizes, settings)
+    model = build_model(run.model, store.num_classes, run.bn_momentum, declared.heads)
     model.check(run.batch, store.dataset.image_size)
     if backbone is not None:
         transfer.load_into(model, backbone)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     state = State(
         model, train_step.build_optimizer(model, run), Ema(model, run.ema_decay), Telemetry(run.log_every),
-        {name: tensor.to(device) for name, tensor in method.init_state(store.num_classes, settings).items()},
+        {name: tensor.to(device) for name, tensor in method.init_state(sizes, settings).items()},
     )  # fmt: skip
     if saved is not None:
         checkpoint.restore(path, saved, state, device)
         del saved
     feed = Feed(store, method, settings, run, device)
     evaluator = Evaluator(store, model, device, run.precision == "bf16")
-    sample = Sample(store) if declared.mismatch and distributed.rank() == 0 else None
+    predictor = None
+    if method.hook_every(run.steps, settings) and distributed.rank() == 0:
+        predictor = PoolPredictor(store, pool_rows(store, declared), evaluator, run.steps)
 
     def open_folder() -> Run:
         if folder is None:
@@ -180,14 +182,14 @@ def _execute(
 
     held = distributed.by_first(open_folder) or Run(path, record)
     try:
-        return _finish(path, held, record, store, run, settings, quiet, state, feed, evaluator, sample, identity)
+        return _finish(path, held, record, store, run, settings, quiet, state, feed, evaluator, predictor, identity)
     finally:
         held.close()
 
 
 def _finish(
     path: Path, folder: Run, record: dict[str, Any], store: SplitStore, run: RunConfig, settings: Any, quiet: bool,
-    state: State, feed: Feed, evaluator: Evaluator, sample: Sample | None, identity: dict[str, Any],
+    state: State, feed: Feed, evaluator: Evaluator, predictor: PoolPredictor | None, identity: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Train from where the state is to the end and write the result, in a directory that this process holds."""
     method, first = load_method(run.method), distributed.rank() == 0
@@ -200,7 +202,7 @@ def _finish(
             console.say(f"init    {run.init}")
         console.say(f"run in  {path}" + (f", continued at step {state.step:,}" if state.step else ""))
         try:
-            loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves, sample)
+            loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves, predictor)
         except Interrupted as stopped:
             if not first:  # the first process says it for all
                 raise SystemExit(stopped.exit_code) from None

@@ -166,8 +166,10 @@ def resolve(run: RunConfig, settings: Any, store: Any) -> tuple[RunConfig, Any, 
         ):
             if value != paper and getattr(run, name) is None:
                 deviations.append(f"{name} {value:g} instead of {paper:g}: the run is shorter than {SHORT_RUN:,} steps")
-    if any(f.name == "gamma" for f in dataclasses.fields(settings)) and settings.gamma is None:
-        settings = dataclasses.replace(settings, gamma=float(store.gamma))
+    unset = [
+        f for f in dataclasses.fields(settings) if "from_store" in f.metadata and getattr(settings, f.name) is None
+    ]
+    settings = dataclasses.replace(settings, **{f.name: getattr(store, f.metadata["from_store"]) for f in unset})
     return resolved, settings, deviations
 
 

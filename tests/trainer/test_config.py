@@ -20,7 +20,7 @@ from trainer.methods import METHODS, load_method
 @dataclass(frozen=True)
 class Settings:
     alpha: float = field(default=0.75, metadata={"help": "a", "min": 0})
-    gamma: float | None = field(default=None, metadata={"help": "g", "min": 0, "max": 1})
+    gamma: float | None = field(default=None, metadata={"help": "g", "min": 0, "max": 1, "from_store": "gamma"})
     mode: Literal["none", "linear"] = field(default="none", metadata={"help": "m"})
     strict: bool = field(default=False, metadata={"help": "s"})
     ramp: int = field(default=16384, metadata={"help": "r"})

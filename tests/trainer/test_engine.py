@@ -21,7 +21,7 @@ from trainer import config, hardware
 from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
 from trainer.contract import Losses
-from trainer.data.loader import Feed
+from trainer.data.loader import Feed, sizes_of
 from trainer.functional import schedules
 from trainer.loop import train_step
 from trainer.loop.train_step import build_optimizer
@@ -140,8 +140,8 @@ def prepared(store: Any, name: str) -> tuple[RunConfig, Any, Feed]:
 
 def state_of(store: Any, run: RunConfig, settings: Any) -> State:
     method = load_method(run.method)
-    model = build_model(run.model, store.num_classes, 0.1, method.views(settings).rotation)
-    own = method.init_state(store.num_classes, settings)
+    model = build_model(run.model, store.num_classes, 0.1, method.views(settings).heads)
+    own = method.init_state(sizes_of(store, method.views(settings), run), settings)
     return State(model, build_optimizer(model, run), Ema(model, 0.9), Telemetry(100), own)
 
 

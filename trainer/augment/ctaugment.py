@@ -21,7 +21,8 @@ from trainer.augment import warp
 from trainer.augment.pixels import box, in_parts, paint, planes, scaled
 from trainer.augment.rescale import FILTERS, LARGEST, matrices, rescale
 from trainer.augment.tone import adjust
-from trainer.functional.ops import one_hot
+from trainer.contract import Batch, Network
+from trainer.functional.ops import one_hot, softmax
 
 DEPTH = 2
 BINS, POSTERIZE_BINS = 17, 8
@@ -115,6 +116,16 @@ def probabilities(state: Mapping[str, Tensor]) -> Tensor:
     rates = rates / rates.amax(1, keepdim=True)
     rates = torch.where(rates < THRESHOLD, 0.0, rates)
     return rates / rates.sum(1, keepdim=True)
+
+
+def learn(teacher: Network | None, batch: Batch, state: Mapping[str, Tensor]) -> None:
+    """Update the weights in `state` by the averaged network's predictions for the probe, if the batch has one."""
+    if batch.probe is None:
+        return
+    assert teacher is not None, "who declares a probe declares a teacher"
+    with torch.no_grad():
+        probs = softmax(teacher(batch.probe, running=True))
+    update(state, batch.draws, closeness(probs, batch.y))
 
 
 def closeness(probs: Tensor, labels: Tensor) -> Tensor:

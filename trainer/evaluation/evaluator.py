@@ -72,15 +72,11 @@ class Evaluator:
         return torch.cat(parts)
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """What `self.model` makes of uint8 [n, H, W, 3] images.
-
-        Returns:
-            pooled features, float64 [n, D], and the class with the largest logit, int64 [n]; both on the host.
-        """
+    def outputs(self, images: Tensor, heads: Sequence[str]) -> dict[str, Tensor]:
+        """Outputs of `self.model` by name for uint8 [n, H, W, 3] images: float32 [n, …] on the host."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            features = torch.cat([self.model.embed(scale(part.to(self._device))) for part in images.split(BATCH)])
-        return features.double().cpu().numpy(), self.model.head(features).argmax(1).cpu().numpy()
+            parts = [self.model(scale(part.to(self._device)), heads=heads) for part in images.split(BATCH)]
+        return {name: torch.cat([part[name] for part in parts]).cpu() for name in heads}
 
     def _errors(self) -> tuple[dict[str, float], Tensor]:
         assert self._test is not None

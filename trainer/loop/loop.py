@@ -1,7 +1,7 @@
 """The training loop: batch, step; lines, evaluations and checkpoints when they are due.
 
-It waits for the device only where a line, an evaluation, a checkpoint or an estimate is due. Of several processes, the
-first one evaluates and writes; all stop at the same step.
+It waits for the device only where a line, an evaluation, a checkpoint or the method's hook is due. Of several
+processes, the first one evaluates and writes; all stop at the same step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trainer.contract import Method
 from trainer.data.loader import Feed
 from trainer.data.prefetch import Prefetch
 from trainer.evaluation.evaluator import Evaluator
-from trainer.evaluation.mismatch_share import LARGEST, Sample
+from trainer.evaluation.predictor import PoolPredictor
 from trainer.functional import schedules
 from trainer.loop.train_step import build_step
 from trainer.runs import checkpoint
@@ -30,18 +30,16 @@ from trainer.runs.run_dir import Run
 from trainer.runs.trackers import Curves
 
 AGREE_EVERY = 10  # steps between two questions whether any process was told to stop
-ESTIMATES = 20  # of γ in a run, as far as the next line allows
-ESTIMATE_EVERY = (100, 500)  # steps between two of them, at least and at most
 
 
 def train(
     state: State, method: Method, settings: Any, run: RunConfig, feed: Feed, evaluator: Evaluator, folder: Run,
-    identity: dict[str, Any], console: Console, curves: Curves | None, sample: Sample | None = None,
+    identity: dict[str, Any], console: Console, curves: Curves | None, predictor: PoolPredictor | None = None,
 ) -> None:  # fmt: skip
     """Train from `state.step` to the end of the run, with a line, an evaluation and a checkpoint at the last step.
 
     Args:
-        sample: the images that γ is estimated from, in the first process, where the method asks for it.
+        predictor: what the method's hook sees; in the first process, if the method has a hook.
 
     Raises:
         RealMixError: the loss became non-finite, and the last good checkpoint is left as it was; or a step's images
@@ -54,7 +52,7 @@ def train(
     clock = _Clock(state.seconds)
     first, shown = distributed.rank() == 0, (state.step, run.steps - 1)
 
-    estimates = method.views(settings).mismatch
+    hook_every = method.hook_every(run.steps, settings)
 
     def due(every: int) -> bool:
         return state.step % every == 0 or state.step == run.steps
@@ -89,12 +87,14 @@ def train(
             curves.confusion(state.confusion, state.step)
         console.evaluated(record)
 
-    def estimate() -> None:
+    def call_hook() -> None:
         with clock.aside():
-            if sample is not None:
+            if predictor is not None:
                 state.ema.apply_to(evaluator.model)
-                state.method["gamma"].fill_(min(sample.share(evaluator), LARGEST))
-            distributed.from_first(state.method["gamma"])
+                predictor.step = state.step
+                method.hook(predictor, state.method, settings)
+            for tensor in state.method.values():
+                distributed.from_first(tensor)
 
     def show(raw: Raw) -> None:
         with clock.aside():
@@ -139,11 +139,11 @@ def train(
             console.tick(state.step, ahead.waited)
             # several processes ask one another only now and then: each question is a message to all
             stop = stopped() if alone else due(AGREE_EVERY) and distributed.agree(stopped())
-            estimated = estimates and due(estimate_every(run.steps))
-            if estimated or due(run.log_every) or due(run.eval_every) or due(run.checkpoint_every) or stop:
+            hooked = hook_every is not None and due(hook_every)
+            if hooked or due(run.log_every) or due(run.eval_every) or due(run.checkpoint_every) or stop:
                 refuse_non_finite(state, run, folder)
-            if estimated:
-                estimate()
+            if hooked:
+                call_hook()
             if due(run.log_every):
                 log(ahead.waited)
             if first and due(run.eval_every):
@@ -160,12 +160,6 @@ def _save_before(error: Exception, save: Callable[[], None], hint: str) -> None:
         save()
         if isinstance(error, RealMixError):
             error.hint = "\n  ".join(filter(None, (error.hint, hint)))
-
-
-def estimate_every(steps: int) -> int:
-    """Steps between two estimates of γ in a run of so many."""
-    least, most = ESTIMATE_EVERY
-    return max(least, min(most, steps // ESTIMATES))
 
 
 def refuse_non_finite(state: State, run: RunConfig, folder: Run) -> None:
