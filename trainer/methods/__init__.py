@@ -32,12 +32,12 @@ METHODS: dict[str, str] = {
 }
 GROUP = "realmix.methods"  # of entry points
 
-_loaded: dict[str, Method] = {}  # and those that were registered
+LOADED: dict[str, Method] = {}  # and registered
 
 
 def list_methods() -> list[str]:
     """Names of all methods: the built-in ones, then those of other packages."""
-    others = {*_loaded, *(point.name for point in entry_points(group=GROUP))} - METHODS.keys()
+    others = {*LOADED, *(point.name for point in entry_points(group=GROUP))} - METHODS.keys()
     return [*METHODS, *sorted(others)]
 
 
@@ -47,26 +47,26 @@ def load_method(name: str) -> Method:
     Raises:
         UsageError: no method has this name, or the package that it comes from does not work.
     """
-    if name not in _loaded:
-        _loaded[name] = _load(name)
-    return _loaded[name]
+    if name not in LOADED:
+        LOADED[name] = _load(name)
+    return LOADED[name]
 
 
 def register_method(source: object) -> Method:
-    """Make a method of another package known for the rest of this process.
+    """Make a method of another package known for the rest of this process; it replaces one registered under its name.
 
     Args:
         source: a module, or any object with the same attributes; see `trainer.contract.Method`.
 
     Raises:
-        UsageError: it lacks what every method defines, or another method has its name.
+        UsageError: it lacks what every method defines, or a built-in method has its name.
     """
     from trainer.contract import Method
 
     method = Method.of(source)
-    if method.NAME in METHODS or (method.NAME in _loaded and _loaded[method.NAME] != method):
+    if method.NAME in METHODS:
         raise UsageError(f"there already is a method '{method.NAME}'", hint="give yours another NAME")
-    _loaded[method.NAME] = method
+    LOADED[method.NAME] = method
     return method
 
 
