@@ -1,7 +1,7 @@
 """One step's inputs for any method, made from what it declares, and networks to give it.
 
 A new method needs a line in ACTIVE where its defaults would leave a part of it idle, and one in UPDATES where the rows
-that move BatchNorm's running statistics are not simply the labelled ones.
+that move BatchNorm's running statistics are neither the labelled ones nor, with strong views, all rows together.
 """
 
 from __future__ import annotations
@@ -186,11 +186,11 @@ UPDATES: dict[str, Callable[[Batch], Tensor]] = {
     "mixmatch": interleaved_first_batch,
     "realmix": interleaved_first_batch,
     "remixmatch": interleaved_last_batch,
-    "uda": all_rows,
-    "fixmatch": all_rows,
 }
 
 
 def updating_rows(name: str, batch: Batch) -> Tensor:
     """The images that a method's step may show to BatchNorm's running statistics."""
-    return UPDATES.get(name, lambda batch: batch.x)(batch)
+    method = load_method(name)
+    joint = "strong" in method.views(method.Settings()).unlabeled
+    return UPDATES.get(name, all_rows if joint else lambda batch: batch.x)(batch)
