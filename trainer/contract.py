@@ -34,9 +34,15 @@ class Options(Protocol):
 
 
 def option(
-    default: Any, help: str, *, min: float | None = None, max: float | None = None, above: float | None = None,
-    below: float | None = None, **metadata: Any,
-) -> Any:  # fmt: skip
+    default: Any,
+    help: str,
+    *,
+    min: float | None = None,
+    max: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    **metadata: Any,
+) -> Any:
     """Declare a setting: a dataclass field that `trainer.config.check` checks against its type and its limits.
 
     Args:
@@ -179,9 +185,14 @@ class Network(Protocol):
     ) -> dict[str, Tensor]: ...
 
     def __call__(
-        self, rows: Tensor, groups: int = 1, update: int | None = None, *, running: bool = False,
+        self,
+        rows: Tensor,
+        groups: int = 1,
+        update: int | None = None,
+        *,
+        running: bool = False,
         heads: Sequence[str] | None = None,
-    ) -> Tensor | dict[str, Tensor]:  # fmt: skip
+    ) -> Tensor | dict[str, Tensor]:
         """Class logits [n, K] of images [n, 3, H, W]; with `heads`, the outputs of that name from the same pass.
 
         Args:

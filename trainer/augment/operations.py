@@ -23,22 +23,46 @@ from torch import Tensor
 
 NAMES = (
     "identity",
-    "autocontrast", "equalize", "invert", "posterize", "solarize",
-    "brightness", "contrast", "color", "sharpness",
-    "blur", "smooth",
-    "rotate", "shear_x", "shear_y", "translate_x", "translate_y",
+    "autocontrast",
+    "equalize",
+    "invert",
+    "posterize",
+    "solarize",
+    "brightness",
+    "contrast",
+    "color",
+    "sharpness",
+    "blur",
+    "smooth",
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
     "rescale",
     "cutout",
-)  # fmt: skip
+)
 (
     IDENTITY,
-    AUTOCONTRAST, EQUALIZE, INVERT, POSTERIZE, SOLARIZE,
-    BRIGHTNESS, CONTRAST, COLOR, SHARPNESS,
-    BLUR, SMOOTH,
-    ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y,
+    AUTOCONTRAST,
+    EQUALIZE,
+    INVERT,
+    POSTERIZE,
+    SOLARIZE,
+    BRIGHTNESS,
+    CONTRAST,
+    COLOR,
+    SHARPNESS,
+    BLUR,
+    SMOOTH,
+    ROTATE,
+    SHEAR_X,
+    SHEAR_Y,
+    TRANSLATE_X,
+    TRANSLATE_Y,
     RESCALE,
     CUTOUT,
-) = range(len(NAMES))  # fmt: skip
+) = range(len(NAMES))
 
 
 def codes(*names: str) -> tuple[int, ...]:

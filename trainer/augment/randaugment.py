@@ -25,14 +25,39 @@ Variant = Literal["fixmatch", "uda"]
 DEPTH, MAGNITUDES = 2, 9
 KINDS: dict[Variant, tuple[int, ...]] = {
     "fixmatch": ops.codes(
-        "identity", "autocontrast", "equalize", "rotate", "solarize", "color", "contrast", "brightness", "sharpness",
-        "shear_x", "translate_x", "translate_y", "posterize", "shear_y",
+        "identity",
+        "autocontrast",
+        "equalize",
+        "rotate",
+        "solarize",
+        "color",
+        "contrast",
+        "brightness",
+        "sharpness",
+        "shear_x",
+        "translate_x",
+        "translate_y",
+        "posterize",
+        "shear_y",
     ),
     "uda": ops.codes(
-        "invert", "cutout", "sharpness", "autocontrast", "posterize", "shear_x", "translate_x", "translate_y",
-        "shear_y", "rotate", "equalize", "contrast", "color", "solarize", "brightness",
+        "invert",
+        "cutout",
+        "sharpness",
+        "autocontrast",
+        "posterize",
+        "shear_x",
+        "translate_x",
+        "translate_y",
+        "shear_y",
+        "rotate",
+        "equalize",
+        "contrast",
+        "color",
+        "solarize",
+        "brightness",
     ),
-}  # fmt: skip
+}
 CUTOUT_COLOUR = (125, 122, 113)  # what operations after UDA's cutout see: the mean of CIFAR-10
 
 

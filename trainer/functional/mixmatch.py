@@ -53,9 +53,15 @@ def guess(network: Callable[..., Tensor], views: Sequence[Tensor], temperature: 
 
 
 def mix_and_predict(
-    network: Callable[..., Tensor], x: Tensor, y: Tensor, views: Sequence[Tensor], q: Tensor,
-    draws: Mapping[str, Tensor], first: Sequence[Tensor] = (), update: int = 0,
-) -> Mixed:  # fmt: skip
+    network: Callable[..., Tensor],
+    x: Tensor,
+    y: Tensor,
+    views: Sequence[Tensor],
+    q: Tensor,
+    draws: Mapping[str, Tensor],
+    first: Sequence[Tensor] = (),
+    update: int = 0,
+) -> Mixed:
     """Mix labelled and unlabelled rows with each other and predict them (lines 10–14).
 
     Args:
@@ -80,9 +86,14 @@ def mix_and_predict(
 
 
 def step(
-    network: Callable[..., Tensor], x: Tensor, y: Tensor, views: Sequence[Tensor], draws: Mapping[str, Tensor],
-    temperature: float, guesser: Callable[..., Tensor] | None = None,
-) -> Mixed:  # fmt: skip
+    network: Callable[..., Tensor],
+    x: Tensor,
+    y: Tensor,
+    views: Sequence[Tensor],
+    draws: Mapping[str, Tensor],
+    temperature: float,
+    guesser: Callable[..., Tensor] | None = None,
+) -> Mixed:
     """MixMatch up to its losses: guess, mix, predict. The guesses come from `guesser`, by default from `network`."""
     q = guess(guesser or network, views, temperature)
     return mix_and_predict(network, x, y, views, q, draws)

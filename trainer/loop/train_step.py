@@ -170,11 +170,14 @@ def _like(raw: Raw) -> Raw:
         return {name: torch.empty_like(values) for name, values in drawn.items()}
 
     return Raw(
-        x=torch.empty_like(raw.x), y=torch.empty_like(raw.y), u=None if raw.u is None else torch.empty_like(raw.u),
-        views=tuple(empty(drawn) for drawn in raw.views), draws=empty(raw.draws),
+        x=torch.empty_like(raw.x),
+        y=torch.empty_like(raw.y),
+        u=None if raw.u is None else torch.empty_like(raw.u),
+        views=tuple(empty(drawn) for drawn in raw.views),
+        draws=empty(raw.draws),
         schedule=torch.empty_like(raw.schedule),
         ood=None if raw.ood is None else torch.empty_like(raw.ood),
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()

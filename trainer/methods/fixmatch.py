@@ -46,10 +46,15 @@ def views(settings: Settings) -> Views:
     """A weak and a strong view of all training images; with CTAugment also the probe and the averaged network."""
     learns = settings.policy == "ctaugment"
     return Views(
-        labeled=("weak", "probe") if learns else ("weak",), unlabeled=("weak", "strong"), labeled_in_unlabeled=True,
-        ratio=settings.ratio, policy=settings.policy, cutout=learns, cta_legacy=settings.cta_legacy,
+        labeled=("weak", "probe") if learns else ("weak",),
+        unlabeled=("weak", "strong"),
+        labeled_in_unlabeled=True,
+        ratio=settings.ratio,
+        policy=settings.policy,
+        cutout=learns,
+        cta_legacy=settings.cta_legacy,
         teacher=learns,
-    )  # fmt: skip
+    )
 
 
 def init_state(sizes: Sizes, settings: Settings) -> dict[str, Tensor]:

@@ -73,9 +73,14 @@ def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dic
 def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     """One step of MixMatch (algorithm 1), with as many unlabelled as labelled images."""
     mixed = mixmatch.step(
-        learner.model, batch.x, batch.y, batch.u, batch.draws, settings.temperature,
+        learner.model,
+        batch.x,
+        batch.y,
+        batch.u,
+        batch.draws,
+        settings.temperature,
         guesser=learner.teacher if settings.guess_ema else None,
-    )  # fmt: skip
+    )
     loss_x = ops.cross_entropy(mixed.z_x, mixed.y_x).mean()
     loss_u = ops.squared_error(mixed.z_u, mixed.y_u).mean()
     weight_u = batch.schedule["weight_u"]

@@ -46,8 +46,10 @@ class Settings:
         None,
         "share of unlabelled rows that the out-of-distribution mask drops; unset: what the store suggests; "
         "auto: estimated from the features",
-        min=0, max=1, from_store="gamma",
-    )  # fmt: skip
+        min=0,
+        max=1,
+        from_store="gamma",
+    )
     ood_confidence: Literal["mixed", "target"] = option(
         "mixed", "the mask's confidence: mixed (the prediction for the mixed row) or target (the guessed label)"
     )
@@ -131,7 +133,10 @@ def hook(predictor: Predictor, state: dict[str, Tensor], settings: Settings) -> 
     x = ops.concatenate(predictor.labeled("features", "classes", most=IMAGES))
     u = ops.concatenate(predictor.unlabeled("features", "classes", most=IMAGES, without_labeled=True))
     share = mismatch_share.estimate(
-        x["features"].double().numpy(), x["classes"].argmax(1).numpy(),
-        u["features"].double().numpy(), u["classes"].argmax(1).numpy(), predictor.num_classes,
-    )  # fmt: skip
+        x["features"].double().numpy(),
+        x["classes"].argmax(1).numpy(),
+        u["features"].double().numpy(),
+        u["classes"].argmax(1).numpy(),
+        predictor.num_classes,
+    )
     state["gamma"].fill_(min(share, LARGEST))

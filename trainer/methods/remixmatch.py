@@ -71,9 +71,14 @@ def views(settings: Settings) -> Views:
     if settings.policy == "none":
         return Views(unlabeled=WEAK * (1 + settings.strong_views), labeled_in_unlabeled=True, heads=heads)
     return Views(
-        labeled=("strong", "probe"), unlabeled=WEAK + STRONG * settings.strong_views, labeled_in_unlabeled=True,
-        policy="ctaugment", cta_legacy=settings.cta_legacy, heads=heads, teacher=True,
-    )  # fmt: skip
+        labeled=("strong", "probe"),
+        unlabeled=WEAK + STRONG * settings.strong_views,
+        labeled_in_unlabeled=True,
+        policy="ctaugment",
+        cta_legacy=settings.cta_legacy,
+        heads=heads,
+        teacher=True,
+    )
 
 
 def check(sizes: Sizes, settings: Settings) -> None:
@@ -85,14 +90,17 @@ def check(sizes: Sizes, settings: Settings) -> None:
         raise UsageError(f"'batch={sizes.labeled}' is out of range", f"'batch' must be a multiple of 4: {why}")
     height, width = sizes.image_size
     if height != width:
-        raise UsageError("images must be square to be rotated", f"these are {height} pixels high, {width} wide",
-                         "--set lambda_rotation=0 trains without rotations")  # fmt: skip
+        raise UsageError(
+            "images must be square to be rotated",
+            f"these are {height} pixels high, {width} wide",
+            "--set lambda_rotation=0 trains without rotations",
+        )
 
 
 def init_state(sizes: Sizes, settings: Settings) -> dict[str, Tensor]:
-    """CTAugment's weights and, for the alignment, both uniform at first:
+    """CTAugment's weights and, for the alignment, averages that start uniform.
 
-    p_data: float32 [K], the average of the labels; p_model: float32 [128, K], the mean predictions of the last batches,
+    p_data: float32 [K], of the labels; p_model: float32 [128, K], of the predictions for each of the last batches,
     oldest first.
     """
     state = ctaugment.init_state() if settings.policy == "ctaugment" else {}

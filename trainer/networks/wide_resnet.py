@@ -186,9 +186,14 @@ class WideResNet(nn.Module):
         return x.mean((2, 3), dtype=wide(x.dtype))
 
     def forward(
-        self, rows: Tensor, groups: int = 1, update: int | None = None, *, running: bool = False,
+        self,
+        rows: Tensor,
+        groups: int = 1,
+        update: int | None = None,
+        *,
+        running: bool = False,
         heads: Sequence[str] | None = None,
-    ) -> Tensor | dict[str, Tensor]:  # fmt: skip
+    ) -> Tensor | dict[str, Tensor]:
         """Class logits [n, num_classes] of images or, with `heads`, several outputs; float32 also under autocast.
 
         Args:
