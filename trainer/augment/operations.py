@@ -1,6 +1,6 @@
-"""The operations of the policies: their codes and the meaning of an amount of each. Grouped by how they are computed.
+"""The operations of the augmentation policies: their codes, and the meaning of an amount of each.
 
-An amount is a number in the operation's own unit, and what Pillow is called with in the papers' code:
+An amount is a number in the operation's own unit, the one that the papers' code passes to Pillow:
 
     identity                                   nothing
     autocontrast, equalize, invert             share of the result blended with the image, 0–1

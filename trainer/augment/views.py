@@ -1,6 +1,6 @@
-"""The views of a step, made on the device from uint8 images and what the host drew: weak, strong, CTAugment's probe.
+"""Makes the views of a step on the device, from uint8 images and the host's draws: weak, strong, CTAugment's probe.
 
-Pure functions of tensors, without waiting for the device, so that they are compiled together with the loss.
+Pure functions of tensors that never wait for the device, so that they can be compiled together with the loss.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ class Raw:
     """One step's inputs on the training device, before augmentation.
 
     Attributes:
-        x, u: uint8 [B, H, W, 3] labelled and [U, H, W, 3] unlabelled images, 0–255; u is None where none are needed.
-        y: int64 [B].
-        views: what was drawn for each view: of labelled images, unlabelled ones, the second stream; "weak" int64
-            [n, 3], and the policy's draws.
-        draws: the method's.
-        schedule: float32 [S + 1], the method's schedule and, last, the step's learning rate.
-        ood: bool [U], samples of no training class; None unless the store is a mismatch store.
+        x: uint8 [B, H, W, 3], labelled images.
+        y: int64 [B], their labels.
+        u: uint8 [U, H, W, 3], unlabelled images; None unless the method declares views of them.
+        views: the draws of each view, of labelled images, then of unlabelled ones, then of the second stream: "weak"
+            int64 [n, 3], and those of the policy.
+        draws: the method's own draws.
+        schedule: float32 [S + 1], the values of the method's schedule, then the learning rate of the step.
+        ood: bool [U], True for samples of no training class; None unless the store is a mismatch store.
         u_id: int64 [U], position of each unlabelled sample's image in the run's unlabelled index array.
         second: uint8 [U, H, W, 3], images of the second unlabelled stream; None unless the method declares one.
         second_id: int64 [U], their positions in the run's unlabelled index array.
@@ -45,11 +46,13 @@ class Raw:
 
 
 def make_batch(raw: Raw, declared: Views, names: tuple[str, ...], state: Mapping[str, Tensor]) -> Batch:
-    """Make every view that a method declared.
+    """Make every view that a method declares.
 
     Args:
-        names: of the schedule's entries.
-        state: the method's own tensors; CTAugment's weights among them.
+        raw: the inputs.
+        declared: what the method declares.
+        names: names of the schedule's values.
+        state: the method's state, which has CTAugment's weights in it.
     """
     drawn = iter(raw.views)
 

@@ -17,9 +17,9 @@ def methods(
     debug: Debug = False,
 ) -> None:
     """List methods and their settings."""
-    from trainer.methods import METHODS, load_method
+    from trainer.methods import list_methods, load_method
 
-    chosen = [load_method(name)] if name is not None else [load_method(known) for known in METHODS]
+    chosen = [load_method(name)] if name is not None else [load_method(known) for known in list_methods()]
     from trainer.config import RunConfig
 
     described: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""The step engine: from a step's raw inputs to updated weights, as plain torch calls or compiled, without waiting.
+"""The step engine: from a step's raw inputs to updated weights, in eager mode or compiled, without waiting.
 
     views → method's loss → backward → optimizer → kernel decay → average
 
