@@ -10,7 +10,7 @@ from stores import SplitStore
 from trainer import api, hardware
 from trainer.augment.views import make_batch
 from trainer.contract import Batch
-from trainer.data.loader import Feed
+from trainer.data.loader import Feed, sizes_of
 from trainer.data.prefetch import Prefetch
 
 
@@ -53,7 +53,7 @@ class Loader:
         """Each time from the first step; a new set of tensors each step, on the training device."""
         spec, device = self._spec, hardware.device(self._spec.run)
         feed = Feed(spec.store, spec.method, spec.settings, spec.run, device)
-        own = spec.method.init_state(spec.store.num_classes, spec.settings)
+        own = spec.method.init_state(sizes_of(spec.store, feed.views, spec.run), spec.settings)
         state = {name: tensor.to(device) for name, tensor in own.items()}
         with feed, Prefetch(feed.prepare, range(self._start, spec.run.steps)) as ahead:
             for _ in range(len(self)):

@@ -16,7 +16,7 @@ import dataclasses
 import errno
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -26,11 +26,11 @@ from stores.format import manifest, names
 from stores.storage.location import Location, stores_in
 from stores.system.text import say
 from trainer import config, distributed, hardware
-from trainer.augment import views
 from trainer.config import Resolved, RunConfig
-from trainer.data.loader import Feed, settle
+from trainer.contract import Options
+from trainer.data.loader import Feed, pool_rows, settle, sizes_of
 from trainer.evaluation.evaluator import Evaluator
-from trainer.evaluation.mismatch_share import Sample
+from trainer.evaluation.predictor import PoolPredictor
 from trainer.loop import loop, train_step
 from trainer.loop.finish import finish
 from trainer.loop.parts import Parts
@@ -45,9 +45,6 @@ from trainer.runs.record import Spec
 from trainer.runs.run_dir import Run, how_to_continue
 from trainer.runs.telemetry import Telemetry
 from trainer.runs.trackers import Curves
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance as Settings
 
 
 def train(
@@ -133,7 +130,7 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
 def _recorded(folder: Run, run: Resolved, store_path: str | Path | None) -> Spec:
     """What a run's record says that it is, on this machine."""
     method, record = load_method(run.method), folder.config
-    settings: Settings = config.load(method.Settings, record["settings"], str(folder.path / "config.json"))
+    settings: Options = config.load(method.Settings, record["settings"], str(folder.path / "config.json"))
     store = open_split(store_path or run.store)
     expected = record["store"]["fingerprint"]
     if store.fingerprint != expected:
@@ -163,13 +160,14 @@ def assemble(spec: Spec, path: Path | None = None) -> Parts:
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: VAT's direction is a small difference of two predictions
     torch.manual_seed(run.seed)
-    views.check(declared, run.batch, store.dataset.image_size)
-    model = build_model(run.model, store.num_classes, run.bn_momentum, declared.rotation)
+    sizes = sizes_of(store, declared, run)
+    method.check(sizes, spec.settings)
+    model = build_model(run.model, store.num_classes, run.bn_momentum, declared.heads)
     model.check(run.batch, store.dataset.image_size)
     if spec.backbone is not None:
         transfer.load_into(model, spec.backbone)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    own = {name: tensor.to(device) for name, tensor in method.init_state(store.num_classes, spec.settings).items()}
+    own = {name: tensor.to(device) for name, tensor in method.init_state(sizes, spec.settings).items()}
     state = State(
         model, train_step.build_optimizer(model, run), Ema(model, run.ema_decay), Telemetry(run.log_every), own
     )
@@ -178,8 +176,10 @@ def assemble(spec: Spec, path: Path | None = None) -> Parts:
         del saved
     loader = Feed(store, method, spec.settings, run, device)
     evaluator = Evaluator(store, model, device, run.precision == "bf16")
-    sample = Sample(store) if declared.mismatch and distributed.rank() == 0 else None
-    return Parts(spec, device, state, loader, evaluator, sample)
+    predictor = None
+    if method.hook_every(run.steps, spec.settings) and distributed.rank() == 0:
+        predictor = PoolPredictor(store, pool_rows(store, declared), evaluator, run.steps)
+    return Parts(spec, device, state, loader, evaluator, predictor)
 
 
 def execute(spec: Spec, path: Path, folder: Run | None = None, quiet: bool = False) -> dict[str, Any]:

@@ -141,9 +141,9 @@ def averaging(network: nn.Module) -> nn.Module:
 
 
 class Divided(nn.Module):
-    """A network whose rows are divided among the processes: called with all rows, it returns all logits.
+    """A network whose rows are divided among the processes: called with all rows, it returns the outputs for all rows.
 
-    `network` is DistributedDataParallel around the trained one, or a teacher. A gradient through the gathered logits
+    `network` is DistributedDataParallel around the trained one, or a teacher. A gradient through the gathered outputs
     reaches this process's rows alone, times the number of processes, because DistributedDataParallel averages.
     """
 
@@ -151,11 +151,20 @@ class Divided(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, rows: Tensor, groups: int = 1, update: int | None = None, **options: Any) -> Tensor:
+    def forward(
+        self, rows: Tensor, groups: int = 1, update: int | None = None, **options: Any
+    ) -> Tensor | dict[str, Tensor]:
         shares = rows.unflatten(0, (groups, _world, -1))  # every group's rows, one share a process
-        logits = self.network(shares[:, _rank].flatten(0, 1), groups, update, **options)
-        everyone = _from_all_processes(logits).unflatten(1, (groups, -1))  # [processes, groups, rows of a share, K]
-        return everyone.transpose(0, 1).flatten(0, 2)
+        found = self.network(shares[:, _rank].flatten(0, 1), groups, update, **options)
+        if isinstance(found, Tensor):
+            return _gathered(found, groups)
+        return {name: _gathered(output, groups) for name, output in found.items()}
+
+
+def _gathered(output: Tensor, groups: int) -> Tensor:
+    """The outputs of all processes, in the order of the rows."""
+    everyone = _from_all_processes(output).unflatten(1, (groups, -1))  # [processes, groups, rows of a share, K]
+    return everyone.transpose(0, 1).flatten(0, 2)
 
 
 # Operators of their own, so that the compiler takes them as they are.

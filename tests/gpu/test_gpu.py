@@ -18,11 +18,11 @@ from gpu_runs import losses, run
 from stores import open_store
 from trainer import api, config, hardware
 from trainer.augment.views import make_batch
-from trainer.data.loader import Feed
+from trainer.data.loader import Feed, sizes_of
 from trainer.data.placement import Home, open_images
-from trainer.evaluation.mismatch_share import Sample
+from trainer.functional import mismatch_share
 from trainer.loop import loop
-from trainer.methods import METHODS, load_method
+from trainer.methods import METHODS, load_method, realmix
 
 STEPS = 200
 CPU = torch.device("cpu")
@@ -63,11 +63,11 @@ def test_losses_follow_plain_fp32(tmp_path, command, plain, method, how):
 
 
 def test_a_recorded_step_masks_what_was_estimated_last(split, device, tmp_path, monkeypatch):
-    """The loop writes γ into memory that the recorded step reads; an estimate every second step of forty."""
+    """The hook writes γ into memory that the recorded step reads; an estimate every second step of forty."""
     shares = [0.25, 0.5, 0.75, 0.0] * 5
     estimates = iter(shares)
-    monkeypatch.setattr(loop, "ESTIMATE_EVERY", (2, 500))
-    monkeypatch.setattr(Sample, "share", lambda *_: next(estimates))
+    monkeypatch.setattr(realmix, "EVERY", (2, 500))
+    monkeypatch.setattr(mismatch_share, "estimate", lambda *_: next(estimates))
     flags = {"store": str(split), "model": "wrn-10-1", "steps": 40, "batch": 8, "threads": 1, "engine": "eager"}
     words = ["gamma=auto", "log_every=1", "eval_every=40", "tensorboard=false", "precision=fp32"]
     folder, _ = api.train(words, {**flags, "device": device.type}, tmp_path, "run", quiet=True)
@@ -100,7 +100,7 @@ def test_views_on_the_gpu_are_those_on_the_cpu(split, device, name):
     run, settings = config.build(method, None, [], flags | {"device": device.type, "precision": "fp32"})
     run, settings, _ = config.resolve(run, settings, store)
     run, declared = hardware.resolve(run), method.views(settings)
-    own = method.init_state(store.num_classes, settings)
+    own = method.init_state(sizes_of(store, method.views(settings), run), settings)
     both = []
     for place in (device, CPU):
         with Feed(store, method, settings, run, place) as feed:

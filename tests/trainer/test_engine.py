@@ -21,7 +21,7 @@ from trainer import config, hardware
 from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
 from trainer.contract import Losses
-from trainer.data.loader import Feed
+from trainer.data.loader import Feed, sizes_of
 from trainer.functional import schedules
 from trainer.loop import train_step
 from trainer.loop.train_step import build_optimizer
@@ -140,8 +140,8 @@ def prepared(store: Any, name: str) -> tuple[RunConfig, Any, Feed]:
 
 def state_of(store: Any, run: RunConfig, settings: Any) -> State:
     method = load_method(run.method)
-    model = build_model(run.model, store.num_classes, 0.1, method.views(settings).rotation)
-    own = method.init_state(store.num_classes, settings)
+    model = build_model(run.model, store.num_classes, 0.1, method.views(settings).heads)
+    own = method.init_state(sizes_of(store, method.views(settings), run), settings)
     return State(model, build_optimizer(model, run), Ema(model, 0.9), Telemetry(100), own)
 
 
@@ -168,6 +168,15 @@ def test_bf16_is_for_the_network_and_never_for_its_images(
         assert torch.equal(ours, theirs)
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0], "it was bf16"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_metrics_wait_without_a_gradient(make_store: Any, name: str) -> None:
+    store, method = make_store(), load_method(name)
+    run, settings, feed = prepared(store, name)
+    step = train_step.build_step(state_of(store, run, settings), method, settings, run, feed.schedule_names)
+    for metric, value in step(feed.batch(feed.prepare(0))).metrics.items():
+        assert not value.requires_grad, metric
 
 
 # --- optimizers -----------------------------------------------------------------------------------------------------

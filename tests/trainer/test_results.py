@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from stores import open_store
 from stores.errors import IntegrityError, RealMixError
 from trainer.augment.flip_shift import scale
+from trainer.contract import Head
 from trainer.inference import onnx_graph
 from trainer.networks.wide_resnet import build_model
 from trainer.runs import weights
@@ -107,7 +108,7 @@ def test_a_run_is_evaluated_before_it_is_finished_and_after_its_checkpoint_is_go
 
 def test_a_second_head_is_accepted_and_left_out(tmp_path):
     torch.manual_seed(3)
-    model = build_model("wrn-10-1", 2, rotation=True).eval()
+    model = build_model("wrn-10-1", 2, heads=[Head("rotation", lambda k, d: [4])]).eval()
     weights.export(tmp_path, model, "wrn-10-1", ["a", "b"], (8, 8))
     again = weights.load(tmp_path)
     assert "rotation.weight" not in again.model.state_dict()

@@ -122,7 +122,7 @@ def test_the_legacy_translation_can_be_asked_for(store: Any, name: str) -> None:
     moved = []
     for legacy in (True, False):
         views = dataclasses.asdict(method.views(method.Settings(cta_legacy=legacy, **family)))
-        feed = make_feed(store, **views | {"rotation": False, "teacher": False})
+        feed = make_feed(store, **views | {"heads": (), "teacher": False})
         raw = feed.batch(feed.prepare(0))
         place = views["labeled"].index("probe")
         drawn = dict(raw.views[place])

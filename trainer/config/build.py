@@ -15,15 +15,13 @@ from trainer.config.run import COMPONENTS, FROM_FLAGS, Resolved, RunConfig
 from trainer.config.values import check, parse, types_of
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance as Settings
-
     from stores import SplitStore
-    from trainer.contract import Method
+    from trainer.contract import Method, Options
 
 PAPER_BN_MOMENTUM = 0.001
 PAPER_EMA_DECAY = 0.999
 SHORT_RUN = 20_000
-S = TypeVar("S", bound="Settings")
+S = TypeVar("S", bound="Options")
 
 
 def build(

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trainer.config.values import option
+from trainer.contract import option
 
 Mark = Literal["on_resume", "place", "incidental"]
 FROM_FLAGS = ("store", "method")  # what the other settings mean depends on these, so `--set` does not reach them

@@ -1,7 +1,7 @@
 """Types, limits and texts of settings: the one place where a run's and a method's settings are checked.
 
-Settings are a frozen dataclass; a field's metadata holds `help`, `min` and `max` (inclusive), `above` and `below`
-(exclusive), `size` (a text like "512MiB"), and whatever else its reader wants to know.
+Settings are a frozen dataclass of `trainer.contract.option`s; a field's metadata holds `help`, `min` and `max`
+(inclusive), `above` and `below` (exclusive), `size` (a text like "512MiB"), and what else its reader wants to know.
 """
 
 from __future__ import annotations
@@ -10,44 +10,27 @@ import dataclasses
 import math
 import re
 import types
-from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from stores.errors import UsageError
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance as Settings
+    from trainer.contract import Options
 
 
-def option(
-    default: Any,
-    help: str,
-    *,
-    min: float | None = None,
-    max: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    **metadata: Any,
-) -> Any:
-    """A field of a settings dataclass, with its default, its meaning and its limits."""
-    limits = {"min": min, "max": max, "above": above, "below": below}
-    given = {name: value for name, value in limits.items() if value is not None}
-    return field(default=default, metadata={"help": help, **given, **metadata})
-
-
-def types_of(cls: type[Settings]) -> dict[str, Any]:
+def types_of(cls: type[Options]) -> dict[str, Any]:
     """Field name → type of a dataclass, annotations evaluated."""
     hints = get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
 
-def changed(settings: Settings) -> dict[str, Any]:
+def changed(settings: Options) -> dict[str, Any]:
     """The fields that differ from their defaults, in declaration order."""
     values = {f.name: (getattr(settings, f.name), f.default) for f in dataclasses.fields(settings)}
     return {name: value for name, (value, default) in values.items() if value != default}
 
 
-def check(settings: Settings) -> None:
+def check(settings: Options) -> None:
     """Check types and limits of every field.
 
     Raises:

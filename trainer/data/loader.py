@@ -65,8 +65,8 @@ class Feed:
         self._store, self._method, self._settings, self._run = store, method, settings, run
         self.views = method.views(settings)
         self._rows, self.copies = pool_rows(store, self.views), _num_copies(store, self.views, run.copies)
-        unlabeled = run.batch * self.views.ratio if self.views.unlabeled else 0
-        self.sizes = Sizes(run.batch, unlabeled, store.num_classes, store.dataset.image_size)
+        self.sizes = sizes_of(store, self.views, run)
+        unlabeled = self.sizes.unlabeled
         for count, what in ((run.batch, "labelled images"), (unlabeled, "unlabelled images")):
             distributed.require_divisible(count, what)
         self.num_unlabeled = len(self._rows)
@@ -187,6 +187,13 @@ def draw_policy(
     if policy == "ctaugment":
         return ctaugment.draw(rng, count, size)
     return randaugment.draw(rng, count, size, "uda" if policy == "uda" else "fixmatch")
+
+
+def sizes_of(store: SplitStore, views: Views, run: RunConfig) -> Sizes:
+    """Sizes of a run of a method with these views."""
+    unlabeled = run.batch * views.ratio if views.unlabeled else 0
+    rows, size = pool_rows(store, views), store.dataset.image_size
+    return Sizes(run.batch, unlabeled, store.num_classes, size, len(rows), len(store.valid))
 
 
 def _num_copies(store: SplitStore, views: Views, asked: int | None) -> int | None:

@@ -1,7 +1,7 @@
 """The training loop: a batch, a step; lines, evaluations and checkpoints when they are due.
 
-It waits for the device only where a line, an evaluation, a checkpoint or an estimate is due. Of several processes, the
-first one evaluates and writes; all stop at the same step.
+It waits for the device only where a line, an evaluation, a checkpoint or the method's hook is due. Of several
+processes, the first one evaluates and writes; all stop at the same step.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from stores.errors import Interrupted, RealMixError
 from stores.system import interrupts
 from trainer import distributed
 from trainer.data.prefetch import Prefetch
-from trainer.evaluation.mismatch_share import LARGEST
 from trainer.loop.parts import Parts
 from trainer.loop.recorder import Recorder
 from trainer.loop.train_step import build_step
 from trainer.runs.run_dir import how_to_continue
 
 AGREE_EVERY = 10  # steps between two questions whether any process was told to stop
-ESTIMATES = 20  # of γ in a run, as far as the next line allows
-ESTIMATE_EVERY = (100, 500)  # steps between two of them, at least and at most
 
 
 def train(parts: Parts, recorder: Recorder) -> None:
@@ -62,16 +59,17 @@ def train(parts: Parts, recorder: Recorder) -> None:
 
 
 def _do_what_is_due(parts: Parts, recorder: Recorder, waited: float, stop: bool) -> None:
-    """After a step: the estimate, the line, the evaluation and the checkpoint, in this order."""
+    """After a step: the method's hook, the line, the evaluation and the checkpoint, in this order."""
     spec, run = parts.spec, parts.spec.run
-    estimate = spec.method.views(spec.settings).mismatch and _is_due(parts, estimate_every(run.steps))
+    hook_every = spec.method.hook_every(run.steps, spec.settings)
+    hook = hook_every is not None and _is_due(parts, hook_every)
     log, evaluate = _is_due(parts, run.log_every), _is_due(parts, run.eval_every)
     save = stop or _is_due(parts, run.checkpoint_every)
-    if estimate or log or evaluate or save:
+    if hook or log or evaluate or save:
         recorder.refuse_non_finite()
-    if estimate:
+    if hook:
         with recorder.aside():
-            _estimate(parts)
+            _call_hook(parts)
     if log:
         recorder.log(waited)
     if evaluate:
@@ -84,19 +82,15 @@ def _is_due(parts: Parts, every: int) -> bool:
     return parts.state.step % every == 0 or parts.state.step == parts.spec.run.steps
 
 
-def estimate_every(steps: int) -> int:
-    """Steps between two estimates of γ in a run of so many."""
-    least, most = ESTIMATE_EVERY
-    return max(least, min(most, steps // ESTIMATES))
-
-
-def _estimate(parts: Parts) -> None:
-    """The share of foreign images into the method's state, the same in all processes."""
-    gamma = parts.state.method["gamma"]
-    if parts.sample is not None:
-        parts.state.ema.apply_to(parts.evaluator.model)
-        gamma.fill_(min(parts.sample.share(parts.evaluator), LARGEST))
-    distributed.from_first(gamma)
+def _call_hook(parts: Parts) -> None:
+    """The method's hook, with the averaged network; its state is the same in all processes afterwards."""
+    spec, state = parts.spec, parts.state
+    if parts.predictor is not None:
+        state.ema.apply_to(parts.evaluator.model)
+        parts.predictor.step = state.step
+        spec.method.hook(parts.predictor, state.method, spec.settings)
+    for tensor in state.method.values():
+        distributed.from_first(tensor)
 
 
 def _interrupted(parts: Parts, recorder: Recorder) -> Interrupted:

@@ -8,7 +8,7 @@ import torch
 
 from trainer.data.loader import Feed
 from trainer.evaluation.evaluator import Evaluator
-from trainer.evaluation.mismatch_share import Sample
+from trainer.evaluation.predictor import PoolPredictor
 from trainer.runs.checkpoint import State
 from trainer.runs.record import Spec
 
@@ -23,7 +23,7 @@ class Parts:
         state: networks, optimizer and all else that a step changes; as the checkpoint left it, of a resumed run.
         loader: the batches.
         evaluator: the held-out images.
-        sample: the images that γ is estimated from, in the first process, where the method asks for it.
+        predictor: what the method's hook sees; in the first process, if the method has a hook.
     """
 
     spec: Spec
@@ -31,4 +31,4 @@ class Parts:
     state: State
     loader: Feed
     evaluator: Evaluator
-    sample: Sample | None
+    predictor: PoolPredictor | None

@@ -1,4 +1,4 @@
-"""The step engine: from a step's raw inputs to updated weights, as plain torch calls or compiled, without waiting.
+"""The step engine: from a step's raw inputs to updated weights, in eager mode or compiled, without waiting.
 
     views → method's loss → backward → optimizer → kernel decay → average
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trainer import distributed
 from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
-from trainer.contract import Learner, Losses, Method, Views
+from trainer.contract import Learner, Losses, Method, Options, Views
 from trainer.networks.wide_resnet import WideResNet, kernels
 from trainer.runs.checkpoint import State
 
@@ -27,7 +27,7 @@ Step = Callable[[Raw], Losses]
 WARM_UP = 3  # steps that run as they are before one is recorded: cuDNN and the compiler choose their kernels in them
 
 
-def build_step(state: State, method: Method, settings: Any, run: RunConfig, names: tuple[str, ...]) -> Step:
+def build_step(state: State, method: Method, settings: Options, run: RunConfig, names: tuple[str, ...]) -> Step:
     """The function that makes one update of `state` from a step's inputs.
 
     Args:
@@ -41,7 +41,9 @@ def build_step(state: State, method: Method, settings: Any, run: RunConfig, name
     def loss(raw: Raw) -> Losses:
         batch = make_batch(raw, declared, names, learner.state)  # grey levels are exact: bf16 holds half of them
         with torch.autocast(raw.x.device.type, torch.bfloat16, enabled=run.precision == "bf16"):
-            return method.loss(learner, batch, settings)
+            losses = method.loss(learner, batch, settings)
+        metrics = {name: value.detach() for name, value in losses.metrics.items()}
+        return Losses(losses.total, metrics, losses.keep_u)
 
     if compiled and declared.one_graph and distributed.world() == 1:
         loss = torch.compile(loss, fullgraph=True, dynamic=False)
@@ -168,11 +170,14 @@ def _like(raw: Raw) -> Raw:
         return {name: torch.empty_like(values) for name, values in drawn.items()}
 
     return Raw(
-        x=torch.empty_like(raw.x), y=torch.empty_like(raw.y), u=None if raw.u is None else torch.empty_like(raw.u),
-        views=tuple(empty(drawn) for drawn in raw.views), draws=empty(raw.draws),
+        x=torch.empty_like(raw.x),
+        y=torch.empty_like(raw.y),
+        u=None if raw.u is None else torch.empty_like(raw.u),
+        views=tuple(empty(drawn) for drawn in raw.views),
+        draws=empty(raw.draws),
         schedule=torch.empty_like(raw.schedule),
         ood=None if raw.ood is None else torch.empty_like(raw.ood),
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()

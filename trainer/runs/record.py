@@ -17,11 +17,9 @@ import stores
 from stores import DatasetStore, SplitStore
 from trainer import config, hardware
 from trainer.config import Resolved
-from trainer.contract import Method
+from trainer.contract import Method, Options
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance as Settings
-
     from trainer.runs.transfer import Backbone
 
 
@@ -39,7 +37,7 @@ class Spec:
 
     store: SplitStore
     method: Method
-    settings: Settings
+    settings: Options
     run: Resolved
     deviations: tuple[str, ...] = ()
     backbone: Backbone | None = None

@@ -21,14 +21,13 @@ from torch import Tensor, nn
 
 from stores.errors import IntegrityError, StoreError, UsageError
 from stores.format import manifest
-from trainer.networks.wide_resnet import HEADS, build_model
+from trainer.networks.wide_resnet import BACKBONE, CLASSIFIER, build_model
 from trainer.runs import checkpoint, fields
 from trainer.runs.record import identity
 from trainer.runs.run_dir import Run, damaged, open_run, read_bytes
 
 FILE = "model.safetensors"
 NO_DIGEST = "0" * 64
-ONLY_TRAINED = HEADS[1:]  # what a network has beside its classes' head
 INPUT = "uint8 RGB × 2/255 − 1, NCHW"
 
 
@@ -231,7 +230,7 @@ def _shape(tensors: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the names that torch.compile adds, and without what only training needs."""
     plain = {key.replace("_orig_mod.", ""): value for key, value in tensors.items()}
-    return {key: value for key, value in plain.items() if key.split(".")[0] not in ONLY_TRAINED}
+    return {key: value for key, value in plain.items() if key.split(".")[0] in (*BACKBONE, CLASSIFIER)}
 
 
 def _in_order(data: bytes) -> bytes:
