@@ -27,7 +27,8 @@ from stores.system.text import say
 from trainer import config, distributed, hardware
 from trainer.augment import views
 from trainer.config import RunConfig
-from trainer.data.loader import Feed, settle
+from trainer.data.loader import Loader
+from trainer.data.placement import Placement, place
 from trainer.evaluation import assess
 from trainer.evaluation.evaluator import Evaluator, per_class_error, summary
 from trainer.evaluation.mismatch_share import Sample
@@ -63,7 +64,9 @@ def start(
     run, settings = config.build(method, family(store), assignments, flags)
     run, settings, deviations = config.resolve(run, settings, store)
     run = dataclasses.replace(hardware.resolve(run), store=str(store.path.resolve()))
-    run = settle(store, method.views(settings), run, hardware.device(run))
+    placement = place(store, method.views(settings), run, hardware.device(run))
+    if run.feed == "auto":
+        run = dataclasses.replace(run, feed=placement.feed)
     default = f"{names.derive(store.name)}_{run.method}_s{run.seed}"
     path = runs / (default if name is None else names.require(name, "--name"))
     trackers.require(run)
@@ -83,7 +86,7 @@ def start(
         "versions": versions(),
     }
     with _resumable(path):
-        return path, _execute(path, None, record, store, run, settings, quiet, backbone)
+        return path, _execute(path, None, record, store, run, settings, quiet, backbone, placement)
 
 
 def resume(path: Path, store_path: str | Path | None = None, quiet: bool = False) -> tuple[Path, dict[str, Any]]:
@@ -140,6 +143,7 @@ def _execute(
     settings: Any,
     quiet: bool,
     backbone: transfer.Backbone | None = None,
+    placement: Placement | None = None,
 ) -> dict[str, Any]:
     """Build the parts, make the directory unless it exists, train, write the result."""
     assert run.bn_momentum is not None, "a resolved configuration"
@@ -165,7 +169,7 @@ def _execute(
     if saved is not None:
         checkpoint.restore(path, saved, state, device)
         del saved
-    feed = Feed(store, method, settings, run, device)
+    loader = Loader(store, method, settings, run, device, state.step, placement)
     evaluator = Evaluator(store, model, device, run.precision == "bf16")
     sample = Sample(store) if declared.mismatch and distributed.rank() == 0 else None
 
@@ -180,27 +184,27 @@ def _execute(
 
     held = distributed.by_first(open_folder) or Run(path, record)
     try:
-        return _finish(path, held, record, store, run, settings, quiet, state, feed, evaluator, sample, identity)
+        return _finish(path, held, record, store, run, settings, quiet, state, loader, evaluator, sample, identity)
     finally:
         held.close()
 
 
 def _finish(
     path: Path, folder: Run, record: dict[str, Any], store: SplitStore, run: RunConfig, settings: Any, quiet: bool,
-    state: State, feed: Feed, evaluator: Evaluator, sample: Sample | None, identity: dict[str, Any],
+    state: State, loader: Loader, evaluator: Evaluator, sample: Sample | None, identity: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Train from where the state is to the end and write the result, in a directory that this process holds."""
     method, first = load_method(run.method), distributed.rank() == 0
     curves = Curves(path, state.step, run, record) if first and (run.tensorboard or run.wandb) else None
     again = f"continue with `realmix-train --resume {path}`"
-    with Console(run.steps, state.step, feed.images_per_step, quiet or not first) as console:
-        for line in header(store, run, config.changed(settings), feed, record["deviations"]):
+    with Console(run.steps, state.step, loader.images_per_step, quiet or not first) as console:
+        for line in header(store, run, config.changed(settings), loader, record["deviations"]):
             console.say(line)
         if run.init is not None:
             console.say(f"init    {run.init}")
         console.say(f"run in  {path}" + (f", continued at step {state.step:,}" if state.step else ""))
         try:
-            loop.train(state, method, settings, run, feed, evaluator, folder, identity, console, curves, sample)
+            loop.train(state, method, settings, run, loader, evaluator, folder, identity, console, curves, sample)
         except Interrupted as stopped:
             if not first:  # the first process says it for all
                 raise SystemExit(stopped.exit_code) from None

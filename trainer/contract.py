@@ -28,6 +28,8 @@ class Views:
     Attributes:
         labeled: the views of each labelled sample.
         unlabeled: the views of each unlabelled sample, independent draws on the SAME image or copy; () needs none.
+        second: the views of each sample of a second unlabelled stream, which draws from the images that are True in
+            `state["second"]` (bool [N_u], from `init_state`; a hook may change it); () for none.
         source: what an unlabelled sample is: "base", an image, or "copies", one of its stored copies.
         labeled_in_unlabeled: whether the unlabelled pool also holds the labelled images.
         ratio: unlabelled samples per labelled sample (μ).
@@ -43,6 +45,7 @@ class Views:
 
     labeled: tuple[Kind, ...] = ("weak",)
     unlabeled: tuple[Kind, ...] = ()
+    second: tuple[Kind, ...] = ()
     source: Literal["base", "copies"] = "base"
     labeled_in_unlabeled: bool = False
     ratio: int = 1
@@ -63,6 +66,8 @@ class Sizes:
     unlabeled: int
     num_classes: int
     image_size: tuple[int, int] = (32, 32)
+    num_unlabeled: int = 0
+    num_valid: int = 0
 
 
 @dataclass

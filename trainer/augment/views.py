@@ -23,10 +23,14 @@ class Raw:
     Attributes:
         x, u: uint8 [B, H, W, 3] labelled and [U, H, W, 3] unlabelled images, 0–255; u is None where none are needed.
         y: int64 [B].
-        views: what was drawn for each view, labelled ones first: "weak" int64 [n, 3], and the policy's draws.
+        views: what was drawn for each view: of labelled images, unlabelled ones, the second stream; "weak" int64
+            [n, 3], and the policy's draws.
         draws: the method's.
         schedule: float32 [S + 1], the method's schedule and, last, the step's learning rate.
         ood: bool [U], samples of no training class; None unless the store is a mismatch store.
+        u_id: int64 [U], position of each unlabelled sample's image in the run's unlabelled index array.
+        second: uint8 [U, H, W, 3], images of the second unlabelled stream; None unless the method declares one.
+        second_id: int64 [U], their positions in the run's unlabelled index array.
     """
 
     x: Tensor
@@ -36,6 +40,9 @@ class Raw:
     draws: Mapping[str, Tensor]
     schedule: Tensor
     ood: Tensor | None = None
+    u_id: Tensor | None = None
+    second: Tensor | None = None
+    second_id: Tensor | None = None
 
 
 def check(declared: Views, batch: int, size: tuple[int, int]) -> None:

@@ -17,8 +17,7 @@ from trainer import distributed
 from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
 from trainer.contract import Method
-from trainer.data.loader import Feed
-from trainer.data.prefetch import Prefetch
+from trainer.data.loader import Loader
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.mismatch_share import LARGEST, Sample
 from trainer.functional import schedules
@@ -35,7 +34,7 @@ ESTIMATE_EVERY = (100, 500)  # steps between two of them, at least and at most
 
 
 def train(
-    state: State, method: Method, settings: Any, run: RunConfig, feed: Feed, evaluator: Evaluator, folder: Run,
+    state: State, method: Method, settings: Any, run: RunConfig, loader: Loader, evaluator: Evaluator, folder: Run,
     identity: dict[str, Any], console: Console, curves: Curves | None, sample: Sample | None = None,
 ) -> None:  # fmt: skip
     """Train from `state.step` to the end of the run, with a line, an evaluation and a checkpoint at the last step.
@@ -50,7 +49,7 @@ def train(
     """
     assert run.eval_every is not None, "a resolved configuration"
     assert run.checkpoint_every is not None
-    step = build_step(state, method, settings, run, feed.schedule_names)
+    step = build_step(state, method, settings, run, loader.schedule_names)
     clock = _Clock(state.seconds)
     first, shown = distributed.rank() == 0, (state.step, run.steps - 1)
 
@@ -72,7 +71,7 @@ def train(
         record = {"kind": "train", "step": state.step, "lr": lr, **state.telemetry.flush()}
         seconds, wait = clock.lap(waited)
         record |= {
-            "images_per_s": steps * feed.images_per_step / seconds,
+            "images_per_s": steps * loader.images_per_step / seconds,
             "data_wait": wait / seconds,
             "seconds": clock.total,
         }
@@ -98,7 +97,7 @@ def train(
 
     def show(raw: Raw) -> None:
         with clock.aside():
-            batch = make_batch(raw, method.views(settings), feed.schedule_names, state.method)
+            batch = make_batch(raw, method.views(settings), loader.schedule_names, state.method)
             if curves is not None:
                 curves.batch(batch, state.step + 1)
 
@@ -116,15 +115,16 @@ def train(
 
     again = f"continue with `realmix-train --resume {folder.path}`"
     alone = distributed.world() == 1
+    if loader.views.second:
+        loader.replace_second(state.method["second"], state.step)
     with (
-        feed,
-        Prefetch(feed.prepare, range(state.step, run.steps)) as ahead,
+        loader,
         # several processes stop at the same step, which needs its images
-        interrupts.held(ahead.stop if alone else lambda: None) as stopped,
+        interrupts.held(loader.stop if alone else lambda: None) as stopped,
     ):
         while state.step < run.steps:
             try:
-                raw = feed.batch(ahead.take())
+                raw = next(loader)
             except Exception as error:  # whatever keeps a step's images away, the steps before it are good
                 if not stopped():
                     if first:
@@ -136,7 +136,7 @@ def train(
                 show(raw)
             state.telemetry.add(step(raw), raw.ood)
             state.step += 1
-            console.tick(state.step, ahead.waited)
+            console.tick(state.step, loader.waited)
             # several processes ask one another only now and then: each question is a message to all
             stop = stopped() if alone else due(AGREE_EVERY) and distributed.agree(stopped())
             estimated = estimates and due(estimate_every(run.steps))
@@ -145,7 +145,7 @@ def train(
             if estimated:
                 estimate()
             if due(run.log_every):
-                log(ahead.waited)
+                log(loader.waited)
             if first and due(run.eval_every):
                 evaluate()
             if first and (due(run.checkpoint_every) or stop):

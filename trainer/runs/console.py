@@ -87,10 +87,10 @@ class Console:
         self.say(f"step {record['step']:,}: error {record['test_error']:.2f} %{valid}  {self._losses}")
 
 
-def header(store: Any, run: Any, changed: Mapping[str, Any], feed: Any, deviations: Sequence[str]) -> list[str]:
+def header(store: Any, run: Any, changed: Mapping[str, Any], loader: Any, deviations: Sequence[str]) -> list[str]:
     """What a run is, in a few lines: store, data, method and what differs from its defaults or the papers."""
-    views = feed.views
-    pool = f"{feed.num_unlabeled:,} unlabelled" + (f" × {feed.copies} copies" if feed.copies else "")
+    views = loader.views
+    pool = f"{loader.num_unlabeled:,} unlabelled" + (f" × {loader.copies} copies" if loader.copies else "")
     if not views.unlabeled:
         pool = "no unlabelled images"
     elif views.labeled_in_unlabeled:
@@ -101,7 +101,7 @@ def header(store: Any, run: Any, changed: Mapping[str, Any], feed: Any, deviatio
     lines = [
         f"store   {store.path}  {store.fingerprint[:12]}  protocol {store.protocol}, {store.num_classes} classes",
         f"data    {len(store.labeled):,} labelled, {pool}, {len(store.test):,} test, {len(store.valid):,} validation; "
-        + str(feed.home),
+        + str(loader.placement),
         f"method  {run.method}: {settings}",
         f"run     {run.model}, {run.steps:,} steps of {run.batch}, seed {run.seed}, {run.device} {run.precision}"
         + (f", {run.threads} threads" if run.device == "cpu" else ""),
