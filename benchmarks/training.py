@@ -14,14 +14,12 @@ import torch
 from trainer import api
 from trainer.augment.views import make_batch
 from trainer.config import RunConfig
-from trainer.data.loader import Feed
-from trainer.data.prefetch import Prefetch
+from trainer.data.loader import Loader
 from trainer.loop import train_step
 from trainer.networks.wide_resnet import kernels
 from trainer.runs.checkpoint import State
 
 REPEATS = 20  # of each part
-ENDLESS = 1 << 62
 
 
 @dataclass
@@ -29,7 +27,7 @@ class Parts:
     """What a step is made of. `side`: of the images, in pixels."""
 
     state: State
-    feed: Feed
+    loader: Loader
     step: train_step.Step
     run: RunConfig
     method: Any
@@ -59,10 +57,9 @@ def clock(steps: Iterator[object], warm_up: int, count: int) -> dict[str, float]
 
 def trained(parts: Parts) -> Iterator[None]:
     """A step each time it is asked, as trainer.loop.loop makes them."""
-    state, feed = parts.state, parts.feed
-    with feed, Prefetch(feed.prepare, range(ENDLESS)) as ahead:
-        while True:
-            raw = feed.batch(ahead.take())
+    state = parts.state
+    with parts.loader as loader:
+        for raw in loader:
             state.telemetry.add(parts.step(raw), raw.ood)
             state.step += 1
             if state.telemetry.pending == parts.run.log_every:
@@ -84,14 +81,14 @@ def _median(work: Callable[[int], object]) -> float:
 
 
 def time_prepare(parts: Parts) -> float:
-    """The host's work, which a thread does while the step computes."""
-    return _median(parts.feed.prepare)
+    """A batch, which threads prepare while the step computes."""
+    return _median(parts.loader.batch)
 
 
 def time_views(parts: Parts) -> float:
-    """Batch on the device, augmentation and scaling, uncompiled."""
-    work, declared, own = parts.feed.prepare(0), parts.method.views(parts.settings), parts.state.method
-    return _median(lambda _: make_batch(parts.feed.batch(work), declared, parts.feed.schedule_names, own))
+    """Augmentation and scaling, uncompiled."""
+    raw, declared, own = parts.loader.batch(0), parts.method.views(parts.settings), parts.state.method
+    return _median(lambda _: make_batch(raw, declared, parts.loader.schedule_names, own))
 
 
 def time_update(parts: Parts) -> float:
@@ -102,7 +99,7 @@ def time_update(parts: Parts) -> float:
 
 def time_telemetry(parts: Parts) -> float:
     """A row of metrics, and its share of reading them."""
-    losses, telemetry = parts.step(parts.feed.batch(parts.feed.prepare(0))), parts.state.telemetry
+    losses, telemetry = parts.step(parts.loader.batch(0)), parts.state.telemetry
     telemetry.flush()
 
     def steps(_: int) -> None:
@@ -114,7 +111,7 @@ def time_telemetry(parts: Parts) -> float:
 
 
 PARTS: dict[str, Callable[[Parts], float]] = {
-    "feed (in its thread)": time_prepare,
+    "batch (in its thread)": time_prepare,
     "views": time_views,
     "optimizer, decay, average": time_update,
     "telemetry": time_telemetry,

@@ -10,8 +10,7 @@ from stores import SplitStore
 from trainer import api, hardware
 from trainer.augment.views import make_batch
 from trainer.contract import Batch
-from trainer.data.loader import Feed, sizes_of
-from trainer.data.prefetch import Prefetch
+from trainer.data import loader
 
 
 class Loader:
@@ -52,9 +51,8 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Each time from the first step; a new set of tensors each step, on the training device."""
         spec, device = self._spec, hardware.device(self._spec.run)
-        feed = Feed(spec.store, spec.method, spec.settings, spec.run, device)
-        own = spec.method.init_state(sizes_of(spec.store, feed.views, spec.run), spec.settings)
-        state = {name: tensor.to(device) for name, tensor in own.items()}
-        with feed, Prefetch(feed.prepare, range(self._start, spec.run.steps)) as ahead:
-            for _ in range(len(self)):
-                yield make_batch(feed.batch(ahead.take()), feed.views, feed.schedule_names, state)
+        with loader.Loader(spec.store, spec.method, spec.settings, spec.run, device, self._start) as batches:
+            own = spec.method.init_state(batches.sizes, spec.settings)
+            state = {name: tensor.to(device) for name, tensor in own.items()}
+            for raw in batches:
+                yield make_batch(raw, batches.views, batches.schedule_names, state)

@@ -51,7 +51,8 @@ def test_packages_meet_only_in_stores(package, forbidden):
 # From the bottom up: what stands higher imports what stands lower, never the reverse.
 LAYERS = {
     "stores": [
-        "system", "errors", "storage", "format", "ffcv", "images", "draws", "reader", "identity", "writer", "verify",
+        "system", "errors", "storage", "format", "ffcv", "images", "draws", "copies", "reader", "identity", "writer",
+        "verify",
     ],
     "pipeline": ["recipes", "splits", "sources", "build", "check", "api", "commands", "cli", "__main__"],
     "trainer": [

@@ -28,7 +28,8 @@ from stores.system.text import say
 from trainer import config, distributed, hardware
 from trainer.config import Resolved, RunConfig
 from trainer.contract import Options
-from trainer.data.loader import Feed, pool_rows, settle, sizes_of
+from trainer.data.loader import Loader, sizes_of
+from trainer.data.placement import place, unlabeled_rows
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictor import PoolPredictor
 from trainer.loop import loop, train_step
@@ -119,12 +120,12 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
     asked, own = config.build(method, family(store), assignments, given)
     run, settings, deviations = config.resolve(asked, own, store)
     run = hardware.resolve(run)
-    feed = settle(store, method.views(settings), run, hardware.device(run)).feed
+    placement = place(store, method.views(settings), run, hardware.device(run))
     trackers.require(run)
     backbone = None if run.init is None else transfer.read(run.init, run.model)
     init = None if backbone is None else str(backbone.path)
-    run = dataclasses.replace(run, feed=feed, init=init, store=str(store.path.resolve()))
-    return Spec(store, method, settings, run, tuple(deviations), backbone)
+    run = dataclasses.replace(run, feed=placement.feed, init=init, store=str(store.path.resolve()))
+    return Spec(store, method, settings, run, tuple(deviations), backbone, placement)
 
 
 def _recorded(folder: Run, run: Resolved, store_path: str | Path | None) -> Spec:
@@ -174,11 +175,11 @@ def assemble(spec: Spec, path: Path | None = None) -> Parts:
     if path is not None and saved is not None:
         checkpoint.restore(path, saved, state, device)
         del saved
-    loader = Feed(store, method, spec.settings, run, device)
+    loader = Loader(store, method, spec.settings, run, device, state.step, spec.placement)
     evaluator = Evaluator(store, model, device, run.precision == "bf16")
     predictor = None
     if method.hook_every(run.steps, spec.settings) and distributed.rank() == 0:
-        predictor = PoolPredictor(store, pool_rows(store, declared), evaluator, run.steps)
+        predictor = PoolPredictor(store, unlabeled_rows(store, declared), evaluator, run.steps)
     return Parts(spec, device, state, loader, evaluator, predictor)
 
 

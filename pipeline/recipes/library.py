@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.recipes.boxes import BOX, fill_boxes
+from pipeline.recipes.boxes import fill_boxes
 from pipeline.recipes.cutout import draw_squares
 from pipeline.recipes.recipe import Recipe, number
+from stores.copies import BOX
 from stores.draws import key, philox
 from stores.errors import StoreError, UsageError, suggest
 

@@ -18,8 +18,8 @@ from gpu_runs import losses, run
 from stores import open_store
 from trainer import api, config, hardware
 from trainer.augment.views import make_batch
-from trainer.data.loader import Feed, sizes_of
-from trainer.data.placement import Home, open_images
+from trainer.data.loader import Loader, sizes_of
+from trainer.data.placement import Placement, open_images
 from trainer.functional import mismatch_share
 from trainer.loop import loop
 from trainer.methods import METHODS, load_method, realmix
@@ -81,10 +81,10 @@ def test_a_pool_on_the_gpu_gives_what_one_in_memory_does(split, device, drawn):
     """In the same order, as stored and as drawn there; the stored pixels are the reference."""
     store = open_store(split).dataset
     rows = np.sort(open_store(split).unlabeled)
-    there = open_images(store, rows, 5, Home("device", device, drawn, 0), 16, seed=3)
-    here = open_images(store, rows, 5, Home("host", CPU, False, 0), 16, seed=3)
+    there = open_images(store, rows, 5, Placement("device", device, drawn, 0), 16, seed=3)
+    here = open_images(store, rows, 5, Placement("host", CPU, False, 0), 16, seed=3)
     for step in (*range(60), 7):
-        (samples, images), (expected_samples, expected) = there.take(step), here.take(step)
+        (samples, images), (expected_samples, expected) = there.read(step), here.read(step)
         np.testing.assert_array_equal(samples, expected_samples)
         assert images.device.type == device.type
         assert torch.equal(images.cpu(), expected)
@@ -103,9 +103,9 @@ def test_views_on_the_gpu_are_those_on_the_cpu(split, device, name):
     own = method.init_state(sizes_of(store, method.views(settings), run), settings)
     both = []
     for place in (device, CPU):
-        with Feed(store, method, settings, run, place) as feed:
+        with Loader(store, method, settings, run, place) as loader:
             state = {key: tensor.to(place) for key, tensor in own.items()}
-            batches = [make_batch(feed.batch(feed.prepare(i)), declared, feed.schedule_names, state) for i in range(3)]
+            batches = [make_batch(loader.batch(i), declared, loader.schedule_names, state) for i in range(3)]
             both.append([(batch.x, batch.y, *batch.u) for batch in batches])
     for ours, theirs in zip(*both, strict=True):
         for mine, other in zip(ours, theirs, strict=True):
@@ -119,7 +119,7 @@ def test_views_on_the_gpu_are_those_on_the_cpu(split, device, name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_loop_never_waits_for_the_gpu(split, device, tmp_path, monkeypatch, name):
-    """From the fifth step to the last but one, whatever synchronises is an error: feed, step and telemetry."""
+    """From the fifth step to the last but one, whatever synchronises is an error: loader, step and telemetry."""
     build_step = loop.build_step
 
     def strict(*given):

@@ -147,13 +147,13 @@ def test_a_stream_outlives_connections_that_are_cut_and_ends_with_the_server(tin
     far = Stream(open_store(str(remote)).copies, rows, 5, 8, 1, 2 << 20)
     proxy.cut("down", 20_000, times=2)
     for step in range(100):
-        for expected, found in zip(near.take(step), far.take(step), strict=True):
+        for expected, found in zip(near.read(step), far.read(step), strict=True):
             np.testing.assert_array_equal(found, expected)
     assert proxy.cuts == 2
     far.close()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(StorageError, match=r"tiny/copies/images/c/0.* could not be reached"):
-        [far.take(step) for step in range(100)]
+        [far.read(step) for step in range(100)]
     for each in (near, far):
         each.close()
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("stream")]

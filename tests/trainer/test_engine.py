@@ -21,7 +21,7 @@ from trainer import config, hardware
 from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
 from trainer.contract import Losses
-from trainer.data.loader import Feed, sizes_of
+from trainer.data.loader import Loader, sizes_of
 from trainer.functional import schedules
 from trainer.loop import train_step
 from trainer.loop.train_step import build_optimizer
@@ -85,8 +85,8 @@ def test_a_step_on_a_gpu_reads_nothing_back(make_store: Any, name: str) -> None:
     Autograd's engine wants a real device, so the backward pass is left out; its operations are the forward ones'.
     """
     store = make_store(protocol="mismatch", ood=(2,), gamma=0.25)
-    run, settings, feed = prepared(store, name)
-    works, method, gpu = [feed.batch(feed.prepare(i)) for i in range(3)], load_method(name), torch.device("cuda", 0)
+    run, settings, loader = prepared(store, name)
+    works, method, gpu = [loader.batch(i) for i in range(3)], load_method(name), torch.device("cuda", 0)
     with FakeTensorMode(allow_non_fake_inputs=True):
         with gpu:
             state, other = state_of(store, run, settings), state_of(store, run, settings)
@@ -95,7 +95,7 @@ def test_a_step_on_a_gpu_reads_nothing_back(make_store: Any, name: str) -> None:
         learner = train_step.build_learner(state, declared, compiled=False)
         for work in works:
             raw = on(work, gpu)
-            batch = make_batch(raw, declared, feed.schedule_names, learner.state)
+            batch = make_batch(raw, declared, loader.schedule_names, learner.state)
             losses = forward_only(method, learner, batch, settings)
             for parameter in state.model.parameters():
                 parameter.grad = torch.empty_like(parameter)
@@ -127,15 +127,15 @@ def on(raw: Raw, device: torch.device) -> Raw:
     )  # fmt: skip
 
 
-def prepared(store: Any, name: str) -> tuple[RunConfig, Any, Feed]:
-    """A method's resolved settings, and its feed."""
+def prepared(store: Any, name: str) -> tuple[RunConfig, Any, Loader]:
+    """A method's resolved settings, and its loader."""
     method = load_method(name)
     flags = {"method": name, "model": "wrn-10-1", "steps": 10, "batch": 4}
     flags |= {"device": "cpu", "engine": "eager", "precision": "fp32"}
     run, settings = config.build(method, None, [], flags)
     run, settings, _ = config.resolve(run, settings, store)
     run = hardware.resolve(run)
-    return run, settings, Feed(store, method, settings, run, CPU)
+    return run, settings, Loader(store, method, settings, run, CPU)
 
 
 def state_of(store: Any, run: RunConfig, settings: Any) -> State:
@@ -157,12 +157,12 @@ def test_bf16_is_for_the_network_and_never_for_its_images(
     made = train_step.make_batch
     monkeypatch.setattr(train_step, "make_batch", lambda *given: seen.append(made(*given)) or seen[-1])
     for precision in ("fp32", "bf16"):
-        run, settings, feed = prepared(store, name)
+        run, settings, loader = prepared(store, name)
         torch.manual_seed(0)
         state = state_of(store, run, settings)
         run = dataclasses.replace(run, precision=precision)
-        step = train_step.build_step(state, method, settings, run, feed.schedule_names)
-        losses.append(step(feed.batch(feed.prepare(3))).total.item())
+        step = train_step.build_step(state, method, settings, run, loader.schedule_names)
+        losses.append(step(loader.batch(3)).total.item())
     for ours, theirs in zip((seen[0].x, *seen[0].u), (seen[1].x, *seen[1].u), strict=True):
         assert ours.dtype == theirs.dtype == torch.float32
         assert torch.equal(ours, theirs)

@@ -11,7 +11,6 @@ import contextlib
 from stores.errors import Interrupted, RealMixError
 from stores.system import interrupts
 from trainer import distributed
-from trainer.data.prefetch import Prefetch
 from trainer.loop.parts import Parts
 from trainer.loop.recorder import Recorder
 from trainer.loop.train_step import build_step
@@ -30,16 +29,16 @@ def train(parts: Parts, recorder: Recorder) -> None:
     """
     spec, state, loader = parts.spec, parts.state, parts.loader
     step = build_step(state, spec.method, spec.settings, spec.run, loader.schedule_names)
+    _choose_second(parts)
     alone, shown = distributed.world() == 1, (state.step, spec.run.steps - 1)
     with (
         loader,
-        Prefetch(loader.prepare, range(state.step, spec.run.steps)) as ahead,
         # several processes stop at the same step, which needs its images
-        interrupts.held(ahead.stop if alone else lambda: None) as stopped,
+        interrupts.held(loader.stop if alone else lambda: None) as stopped,
     ):
         while state.step < spec.run.steps:
             try:
-                raw = loader.batch(ahead.take())
+                raw = next(loader)
             except Exception as error:  # whatever keeps a step's images away, the steps before it are good
                 if stopped():
                     _save_last(recorder)
@@ -50,10 +49,10 @@ def train(parts: Parts, recorder: Recorder) -> None:
                 recorder.show(raw)
             state.telemetry.add(step(raw), raw.ood)
             state.step += 1
-            recorder.tick(ahead.waited)
+            recorder.tick(loader.waited)
             # several processes ask one another only now and then: each question is a message to all
             stop = stopped() if alone else _is_due(parts, AGREE_EVERY) and distributed.agree(stopped())
-            _do_what_is_due(parts, recorder, ahead.waited, stop)
+            _do_what_is_due(parts, recorder, loader.waited, stop)
             if stop:
                 raise _interrupted(parts, recorder)
 
@@ -91,6 +90,13 @@ def _call_hook(parts: Parts) -> None:
         spec.method.hook(parts.predictor, state.method, spec.settings)
     for tensor in state.method.values():
         distributed.from_first(tensor)
+    _choose_second(parts)
+
+
+def _choose_second(parts: Parts) -> None:
+    """From here on the second unlabelled stream draws from the images that the method's state names."""
+    if parts.loader.views.second:
+        parts.loader.replace_second(parts.state.method["second"], parts.state.step)
 
 
 def _interrupted(parts: Parts, recorder: Recorder) -> Interrupted:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trainer.data.loader import Feed
+from trainer.data.loader import Loader
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictor import PoolPredictor
 from trainer.runs.checkpoint import State
@@ -29,6 +29,6 @@ class Parts:
     spec: Spec
     device: torch.device
     state: State
-    loader: Feed
+    loader: Loader
     evaluator: Evaluator
     predictor: PoolPredictor | None

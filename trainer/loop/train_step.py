@@ -10,8 +10,7 @@ then the optimizer, then the decay of the kernels, then the average.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from trainer import distributed
 from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
 from trainer.contract import Learner, Losses, Method, Options, Views
+from trainer.data.to_device import each_tensor, tensors_of
 from trainer.networks.wide_resnet import WideResNet, kernels
 from trainer.runs.checkpoint import State
 
@@ -132,7 +132,7 @@ class Recorded:
             self._done += 1
             return self._aside(raw)
         if self._graph is None:
-            self._raw = _like(raw)
+            self._raw = each_tensor(raw, torch.empty_like)
             _copy(self._raw, raw)
             torch.cuda.synchronize()
             self._graph = torch.cuda.CUDAGraph()
@@ -155,33 +155,8 @@ class Recorded:
         return losses
 
 
-def _tensors(raw: Raw) -> Iterator[Tensor]:
-    """Every tensor of a step's inputs, always in the same order."""
-    yield from (raw.x, raw.y, raw.schedule)
-    yield from (tensor for tensor in (raw.u, raw.ood) if tensor is not None)
-    for drawn in (*raw.views, raw.draws):
-        yield from drawn.values()
-
-
-def _like(raw: Raw) -> Raw:
-    """Memory for the inputs of a recorded step."""
-
-    def empty(drawn: Any) -> dict[str, Tensor]:
-        return {name: torch.empty_like(values) for name, values in drawn.items()}
-
-    return Raw(
-        x=torch.empty_like(raw.x),
-        y=torch.empty_like(raw.y),
-        u=None if raw.u is None else torch.empty_like(raw.u),
-        views=tuple(empty(drawn) for drawn in raw.views),
-        draws=empty(raw.draws),
-        schedule=torch.empty_like(raw.schedule),
-        ood=None if raw.ood is None else torch.empty_like(raw.ood),
-    )
-
-
 @torch.no_grad()
 def _copy(to: Raw, source: Raw) -> None:
     """The next step's inputs, into the memory that the recorded step reads."""
-    for place, tensor in zip(_tensors(to), _tensors(source), strict=True):
+    for place, tensor in zip(tensors_of(to), tensors_of(source), strict=True):
         place.copy_(tensor, non_blocking=True)

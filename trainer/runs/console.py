@@ -16,7 +16,7 @@ from stores.system.text import say, visible
 from trainer.config import changed
 
 if TYPE_CHECKING:
-    from trainer.data.loader import Feed
+    from trainer.data.loader import Loader
     from trainer.runs.record import Spec
 
 REDRAW_S = 0.2
@@ -92,10 +92,10 @@ class Console:
         self.say(f"step {record['step']:,}: error {record['test_error']:.2f} %{valid}  {self._losses}")
 
 
-def header(spec: Spec, feed: Feed) -> list[str]:
+def header(spec: Spec, loader: Loader) -> list[str]:
     """What a run is, in a few lines: store, data, method and what differs from its defaults or the papers."""
-    store, run, views = spec.store, spec.run, feed.views
-    pool = f"{feed.num_unlabeled:,} unlabelled" + (f" × {feed.copies} copies" if feed.copies else "")
+    store, run, views = spec.store, spec.run, loader.views
+    pool = f"{loader.num_unlabeled:,} unlabelled" + (f" × {loader.copies} copies" if loader.copies else "")
     if not views.unlabeled:
         pool = "no unlabelled images"
     elif views.labeled_in_unlabeled:
@@ -106,7 +106,7 @@ def header(spec: Spec, feed: Feed) -> list[str]:
     lines = [
         f"store   {store.path}  {store.fingerprint[:12]}  protocol {store.protocol}, {store.num_classes} classes",
         f"data    {len(store.labeled):,} labelled, {pool}, {len(store.test):,} test, {len(store.valid):,} validation; "
-        + str(feed.home),
+        + str(loader.placement),
         f"method  {run.method}: {settings}",
         f"run     {run.model}, {run.steps:,} steps of {run.batch}, seed {run.seed}, {run.device} {run.precision}"
         + (f", {run.threads} threads" if run.device == "cpu" else ""),

@@ -18,6 +18,7 @@ from stores import DatasetStore, SplitStore
 from trainer import config, hardware
 from trainer.config import Resolved
 from trainer.contract import Method, Options
+from trainer.data.placement import Placement
 
 if TYPE_CHECKING:
     from trainer.runs.transfer import Backbone
@@ -33,6 +34,7 @@ class Spec:
         run: the settings that every method has.
         deviations: from the papers' values, for a person to read.
         backbone: the trained network that it starts from; a run that is resumed no longer needs it.
+        placement: where the unlabelled images are held; None: decided when the loader is made.
     """
 
     store: SplitStore
@@ -41,6 +43,7 @@ class Spec:
     run: Resolved
     deviations: tuple[str, ...] = ()
     backbone: Backbone | None = None
+    placement: Placement | None = None
 
     def record(self) -> dict[str, Any]:
         """Content of config.json."""
