@@ -106,13 +106,8 @@ LOOK_INSIDE = {
     "tests/pipeline/test_sources_local.py",
     "tests/stores/test_object_storage.py",
     "tests/stores/test_picture.py",
-    "tests/trainer/test_crew.py",
-    "tests/trainer/test_drawn.py",
-    "tests/trainer/test_mismatch_share.py",
     "tests/trainer/test_report.py",
     "tests/trainer/test_results.py",
-    "tests/trainer/test_stream.py",
-    "tests/trainer/test_to_device.py",
 }
 PRIVATE = re.compile(r"_[a-z]\w*")
 PUBLIC_ALL_THE_SAME = {"_exit", "_replace", "_asdict"}  # os._exit, and named tuples
