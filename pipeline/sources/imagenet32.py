@@ -87,9 +87,6 @@ def _scratch(files: list[Path], stem: Path, report: Callable[[str, int, int], No
     durable.make_folder(stem.parent)
     with aside.turn(stem.parent):  # one process unpacks, others find it done
         if not (pixels.exists() and labels_file.exists()):  # the labels come last: with them, the pixels are whole
-            for old in stem.parent.glob(f"{stem.name}.*"):  # of before: named by process number
-                if old.suffix[1:].isdecimal() and not aside.is_process(int(old.suffix[1:])):
-                    old.unlink()
             need, free = 0, shutil.disk_usage(stem.parent).free
             labels = []
             with aside.file(pixels) as out:

@@ -8,8 +8,7 @@ parameters give frames that any zstd reader decodes, a fifth faster than level 1
 from __future__ import annotations
 
 import threading
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,37 +19,26 @@ MAGIC = b"\x28\xb5\x2f\xfd"
 _THREAD = threading.local()
 
 
-def compress(chunk: np.ndarray, checksum: bool = False) -> bytes:
-    """One frame from a C-contiguous array's bytes; the same bytes for the same version of zstd.
-
-    Args:
-        checksum: of the content, in the frame.
-    """
-    name = f"compressor_{checksum}"
-    if not hasattr(_THREAD, name):  # a compressor must not be shared between threads
+def compress(chunk: np.ndarray) -> bytes:
+    """One frame from a C-contiguous array's bytes; the same version of zstd gives the same frame."""
+    compressor: zstandard.ZstdCompressor | None = getattr(_THREAD, "compressor", None)
+    if compressor is None:  # threads must not share a compressor
         import zstandard
 
-        setattr(_THREAD, name, zstandard.ZstdCompressor(compression_params=_parameters(checksum)))
-    compressor: zstandard.ZstdCompressor = getattr(_THREAD, name)
+        # window 512 kB: three images' worth of 50 copies at 32×32; hash_log 12, min_match 6: see the docstring
+        parameters = zstandard.ZstdCompressionParameters(
+            strategy=zstandard.STRATEGY_FAST,
+            window_log=19,
+            hash_log=12,
+            chain_log=10,
+            search_log=1,
+            min_match=6,
+            target_length=1,
+            write_content_size=True,
+            write_checksum=False,
+        )
+        _THREAD.compressor = compressor = zstandard.ZstdCompressor(compression_params=parameters)
     return compressor.compress(chunk.data)
-
-
-@cache
-def _parameters(checksum: bool) -> Any:
-    import zstandard
-
-    # window 512 kB: three images' worth of 50 copies at 32×32; hash_log 12, min_match 6: see the docstring
-    return zstandard.ZstdCompressionParameters(
-        strategy=zstandard.STRATEGY_FAST,
-        window_log=19,
-        hash_log=12,
-        chain_log=10,
-        search_log=1,
-        min_match=6,
-        target_length=1,
-        write_content_size=True,
-        write_checksum=checksum,
-    )
 
 
 def frame_size(frame: bytes) -> int:
@@ -64,8 +52,3 @@ def frame_size(frame: bytes) -> int:
     if width == 0 or len(frame) < at + width:
         return -1
     return int.from_bytes(frame[at : at + width], "little") + (256 if width == 2 else 0)
-
-
-def has_checksum(frame: bytes) -> bool:
-    """Whether a zstd frame has a checksum of its content."""
-    return frame[:4] == MAGIC and bool(frame[4:5]) and bool(frame[4] & 0b100)

@@ -24,18 +24,17 @@ SEAL = "realmix_sha256"  # beside `realmix` in the attributes: the checksum of t
 
 def write(store: Location, manifest: dict[str, Any]) -> None:
     """Replace the root group's zarr.json atomically; everything it refers to is on disk before it is."""
-    write_atomically(store / "zarr.json", _file(manifest, sealed=True))
+    write_atomically(store / "zarr.json", _file(manifest))
 
 
 def is_as_written(store: Location) -> bool:
     """Whether the root group's zarr.json is, byte for byte, what `write` makes of what it says."""
     data = _read_file(store)
-    found = _parsed(store, data)
-    return data in (_file(found, sealed=True), _file(found, sealed=False))  # unsealed: before there was a seal
+    return data == _file(_parsed(store, data))
 
 
-def _file(manifest: dict[str, Any], *, sealed: bool) -> bytes:
-    attributes = {"realmix": manifest, **({SEAL: fingerprint(manifest)} if sealed else {})}
+def _file(manifest: dict[str, Any]) -> bytes:
+    attributes = {"realmix": manifest, SEAL: fingerprint(manifest)}
     group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return json.dumps(group, indent=1, sort_keys=True).encode()
 
@@ -69,7 +68,7 @@ def _read_file(store: Location) -> bytes:
 
 
 def _parsed(store: Location, data: bytes) -> dict[str, Any]:
-    """The manifest in a zarr.json, of a version that this code knows, and with its checksum if it has one."""
+    """The manifest in a zarr.json, of a version that this code knows and with the right checksum."""
     path = store / "zarr.json"
     try:
         group = json.loads(data)
@@ -88,7 +87,7 @@ def _parsed(store: Location, data: bytes) -> dict[str, Any]:
             "install a newer realmix, or build the store again with this one",
         )
     try:
-        sealed = attributes.get(SEAL, None) in (None, fingerprint(manifest))
+        sealed = attributes.get(SEAL) == fingerprint(manifest)
     except (ValueError, RecursionError):  # NaN and infinity are no JSON
         sealed = False
     if not sealed:

@@ -17,7 +17,7 @@ import numpy as np
 from numcodecs import zstd
 
 from stores.errors import IntegrityError, out_of_memory
-from stores.format.compression import compress, frame_size, has_checksum
+from stores.format.compression import compress, frame_size
 from stores.format.layout import ArrayLayout
 from stores.storage.location import Location
 
@@ -53,9 +53,8 @@ class Encoder:
                 padded = np.zeros(layout.chunk, layout.dtype)
                 padded[tuple(slice(n) for n in chunk.shape)] = chunk
                 chunk = padded
-            frame = compress(np.ascontiguousarray(chunk), layout.checksum == "zstd")
-            if layout.checksum == "crc32c":
-                frame += struct.pack("<I", google_crc32c.value(frame))
+            frame = compress(np.ascontiguousarray(chunk))
+            frame += struct.pack("<I", google_crc32c.value(frame))
             self._frames.append(frame)
             self._entries.append((self._offset, len(frame)))
             self._offset += len(frame)
@@ -120,7 +119,7 @@ def decode_chunk(layout: ArrayLayout, frame: bytes, path: Location, place: Calla
     chunk = place()
     assert chunk.flags.c_contiguous and chunk.nbytes == layout.chunk_bytes
     try:
-        zstd.decompress(memoryview(frame)[:-CRC] if layout.checksum == "crc32c" else frame, chunk)
+        zstd.decompress(memoryview(frame)[:-CRC], chunk)
     except (RuntimeError, ValueError) as error:
         if out_of_memory(error):
             raise
@@ -134,11 +133,7 @@ def check_frame(layout: ArrayLayout, frame: bytes, path: Location) -> None:
     Raises:
         IntegrityError: the frame states another size, is too short for it, has no checksum, or not the right one.
     """
-    if layout.checksum == "crc32c":
-        sound = google_crc32c.value(frame) == WITH_ITS_CRC
-    else:  # zstd compares it
-        sound = has_checksum(frame)
-    if not sound:
+    if google_crc32c.value(frame) != WITH_ITS_CRC:
         raise damaged(path, "the checksum of a chunk does not match")
     # A frame that decodes to fewer bytes would leave the rest of the chunk as it was: compare the size it states first.
     if frame_size(frame) != layout.chunk_bytes:

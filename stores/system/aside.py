@@ -25,7 +25,6 @@ from typing import IO
 from stores.system import durable
 
 _NAME = re.compile(r"\..+\.realmix-[0-9a-f]{12}\.tmp", re.DOTALL)
-_BEFORE = re.compile(r"\..+\.(\d+)\.tmp", re.DOTALL)  # names of before there were locks: by process number
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.EINVAL)
 _LONGEST = 200  # bytes of NAME: with the rest a file's name may have 255
 
@@ -106,24 +105,19 @@ def turn(folder: Path) -> Iterator[None]:
 
 def clear(target: Path) -> None:
     """Remove what dead processes have left in `target`'s folder; never a living one's."""
-    before = f".{target.name}.", f".{target.name}.new"
     try:
         names = [entry.name for entry in os.scandir(target.parent) if entry.name[0] == "."]
     except OSError:  # whoever writes there will say why it cannot be read
         return
-    for name in names:
-        old = _BEFORE.fullmatch(name)
-        ours = old is not None and name == f"{before[0]}{old[1]}.tmp" and not is_process(int(old[1]))
-        if ours or name == before[1] or _NAME.fullmatch(name):
-            _remove_if_dead(target.with_name(name))
+    for name in filter(_NAME.fullmatch, names):
+        _remove_if_dead(target.with_name(name))
 
 
 def left_in(folder: Path) -> list[Path]:
     """Temporary files and folders anywhere below `folder`, whoever made them."""
     found = []
     for inner, folders, files in os.walk(folder):
-        names = [name for name in (*folders, *files) if name.endswith(".tmp")]
-        found += [Path(inner, name) for name in names if _NAME.fullmatch(name) or _BEFORE.fullmatch(name)]
+        found += [Path(inner, name) for name in (*folders, *files) if _NAME.fullmatch(name)]
     return found
 
 
@@ -192,8 +186,3 @@ def _is_at(descriptor: int, path: Path) -> bool:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):  # renamed or removed by now, or another user's: what stays harms nobody
         shutil.rmtree(path) if stat.S_ISDIR(path.lstat().st_mode) else path.unlink()
-
-
-def is_process(number: int) -> bool:
-    """Whether a process of this machine has this number; yes where nobody can tell."""
-    return Path(f"/proc/{number}").exists() or not Path("/proc/self").exists()

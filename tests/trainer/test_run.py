@@ -32,7 +32,7 @@ def checkpoint_of(who: int) -> Callable[[Path], None]:
 AT_ONCE = """
 import os, sys
 from pathlib import Path
-from stores import manifest
+from stores.format import manifest
 from stores.errors import UsageError
 from trainer.runs.run_dir import create
 def first(folder):
@@ -100,7 +100,7 @@ def test_what_is_there_is_not_replaced(tmp_path, there):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from stores import manifest
+from stores.format import manifest
 from trainer.runs.run_dir import create
 def die(folder):
     manifest.write_atomically(folder / "checkpoint.pt", b"1" * 1000)
