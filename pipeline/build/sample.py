@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from pipeline.sources import Source, cache_folder, check, load
+from pipeline.sources import Options, Progress, Source, cache_folder, check, load
 from stores import DatasetStore, open_store
 from stores.draws import generator, order
 from stores.errors import IntegrityError, UsageError
@@ -75,26 +75,34 @@ def of_request(
     sample_from: Location | None,
     *,
     seed: int,
-    from_: Path | None,
     cache: Path,
-    extra: bool,
-    flip: bool | None,
-    **options: Any,
+    flip: bool | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> Subject:
-    """What the options of `build` name, without a download and without a trace on the disk.
+    """What `build` would read, without downloading anything or leaving anything on the disk.
 
     Args:
-        sample_from: a dataset store whose images are the sample.
-        options: size, unlabeled, test, range_, max_pixels, drop_conflicts and progress, as for `pipeline.sources.load`.
+        name: of the source.
+        path: its folder or file, if it has one.
+        sample_from: a dataset store whose images are the sample; None: the source's own.
+        seed: of the images' order.
+        cache: where downloads are kept.
+        flip: overrides whether the weak augmentation flips.
+        progress: called with (what, done, of).
+        options: as for `pipeline.sources.load`.
 
     Raises:
-        UsageError, StoreError, IntegrityError: as `pipeline.sources.load`; a store of images of another size.
+        UsageError: as `pipeline.sources.load`; or the images of `sample_from` have another size.
+        StoreError, IntegrityError: as `pipeline.sources.load`.
     """
-    check(name, path, from_, extra, **{key: value for key, value in options.items() if key != "progress"})
+    check(name, path, **options)
+    from_ = options.get("from_")
 
     def opened(from_: Path | None, cache: Path) -> Subject:
         began = time.monotonic()
-        source = load(name, path, from_=from_, cache=cache, extra=extra, **options)
+        asked: Options = {**options, "from_": from_}
+        source = load(name, path, cache=cache, progress=progress, **asked)
         return of_source(source, seed, time.monotonic() - began)
 
     if name not in KNOWN:
@@ -108,7 +116,7 @@ def of_request(
         try:
             subject = opened(cache_folder(cache) / name, cache)
         except (UsageError, IntegrityError):  # never downloaded, or not whole: a build would fetch it
-            subject = _published(name, extra)
+            subject = _published(name, options.get("extra", False))
     if flip is not None:
         subject = replace(subject, weak=subject.weak | {"flip": flip})
     return subject if sample_from is None else _from_store(subject, sample_from)
