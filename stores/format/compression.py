@@ -1,8 +1,8 @@
-"""One chunk as one zstd frame: compressed with parameters measured for stacks of near-identical images.
+"""Compressing a chunk to a zstd frame, with parameters measured for stacks of nearly identical images.
 
-The frame states its content size. `ZSTD_LEVEL` in the array's metadata is what a generic writer would use; these
-parameters give frames that any zstd reader decodes, a fifth faster than level 1 at 3 % more bytes: a hash table of
-16 kB stays in the first cache, and matches of six bytes or more are all that siblings need.
+The array's metadata names level 1, which other writers may use. These parameters are a fifth faster than level 1 with 3
+% more bytes, and any zstd decoder reads the frames: a hash table of 16 kB stays in the L1 cache, and copies of an image
+need no matches shorter than six bytes. The frame states its content size.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def compress(chunk: np.ndarray) -> bytes:
 
 
 def frame_size(frame: bytes) -> int:
-    """Content size that a zstd frame's header states (RFC 8878 §3.1.1.1), −1 if it states none."""
+    """Content size in the header of a zstd frame (RFC 8878 §3.1.1.1); −1 if there is none."""
     if len(frame) < 6 or frame[:4] != MAGIC:
         return -1
     descriptor = frame[4]
