@@ -1,4 +1,4 @@
-"""A contact sheet: images of a store beside their copies, the erased boxes outlined. It shows what a build made."""
+"""A contact sheet of a store: images beside their copies, with erased boxes outlined."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ if TYPE_CHECKING:
     from stores import DatasetStore
 
 INK, GREY, PAPER, OUTLINE = (24, 24, 27), (113, 113, 122), (255, 255, 255), (234, 88, 12)
-MARGIN, GAP, LABEL = 28, 8, 150  # pixels: around the sheet, between cells, the class names' column
-CELL = 96  # side in pixels that small images are magnified to, by a whole factor
+MARGIN, GAP, LABEL = 28, 8, 150  # pixels around the sheet, between cells, and of the column of class names
+CELL = 96  # side in pixels that small images are enlarged to, by a whole factor
 LARGEST = 160  # side in pixels that large images are reduced to
 
 
 def contact_sheet(store: DatasetStore, path: Path, rows: int = 8, copies: int = 12) -> None:
-    """Write a PNG: a row an image, its class, the image, then its first copies.
+    """Write a PNG with a row for each image: its class, the image, and its first copies.
 
     Args:
         store: a dataset store.
         path: the file to write.
-        rows: number of images, the classes in turn; copies: of each; as many as there are.
+        rows: number of images, of the classes in turn.
+        copies: of each image, if the store has as many.
 
     Raises:
-        UsageError: a folder that does not exist.
+        UsageError: the folder of `path` does not exist.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -73,15 +74,15 @@ def contact_sheet(store: DatasetStore, path: Path, rows: int = 8, copies: int = 
 
 
 def _pick(labels: np.ndarray, count: int) -> np.ndarray:
-    """The first image of each class in turn, then the second of each, and so on: int64 rows [≤ count]."""
-    labels = labels[:10_000].astype(np.uint64)  # any will do, a store's order is random; no label (−1) comes last
+    """Rows, int64 [≤ count]: the first image of each class, then the second of each, and so on."""
+    labels = labels[:10_000].astype(np.uint64)  # a store's order is random; no label (−1) comes last
     by_class = np.argsort(labels, kind="stable")
     turn = np.arange(len(labels)) - np.searchsorted(labels[by_class], labels[by_class])
     return by_class[np.argsort(turn, kind="stable")[:count]]
 
 
 def _rows(store: DatasetStore, shown: np.ndarray, copies: int) -> list[tuple[str, list[np.ndarray], np.ndarray | None]]:
-    """(class name, [image, copy 1, …], boxes int [copies, 4] or None) of each image shown."""
+    """For each image: class name, [image, copy 1, …], and boxes int [copies, 4] or None."""
     names = [store.class_names[label] if label >= 0 else "(no label)" for label in store.train_labels[shown].tolist()]
     cells = [[image] for image in store.train_images.read(shown)]
     columns: Sequence[str] = store.manifest["recipe_columns"]
@@ -96,7 +97,7 @@ def _rows(store: DatasetStore, shown: np.ndarray, copies: int) -> list[tuple[str
 
 
 def _cell(size: tuple[int, int]) -> tuple[int, int, float]:
-    """(width, height) of a cell in pixels and the scale: whole for small images, so that pixels stay square."""
+    """Width and height of a cell in pixels, and the scale, a whole number for small images."""
     longest = max(size)
     scale: float = max(1, round(CELL / longest))
     if longest > LARGEST:
