@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stores import DatasetStore, SplitStore
 
 CACHE = Path("~/.cache/realmix")
+FORMATS = ("zarr", "ffcv")
 Listed = str | int | Iterable[str | int] | None  # as on a command line, "250,4000"; one; or several
 
 
@@ -84,7 +85,7 @@ def build(
     force: bool = False,
     check_space: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
-    notes: Callable[[Sequence[str]], None] | None = None,
+    notes: Callable[[tuple[str, ...]], None] | None = None,
 ) -> Built:
     """Make a dataset store with augmented copies of every training image, and its split stores.
 
@@ -135,7 +136,7 @@ def build(
     """
     require_copies(copies)
     where = target(root, name, source, path, extra)
-    if known_format(format_) == "ffcv":
+    if require_format(format_) == "ffcv":
         from stores.ffcv.beton import require_ffcv
 
         require_ffcv()  # before a download
@@ -235,10 +236,10 @@ def target(root: str | Path, name: str | None, source: str, path: str | Path | N
     return place / ((names.derive(whole.stem if whole.is_file() else whole.name) or source) + "_extra" * extra)
 
 
-def known_format(name: str) -> str:
+def require_format(name: str) -> str:
     """The name of a format of copies; raises UsageError if there is none of this name."""
-    if name not in ("zarr", "ffcv"):
-        raise UsageError(f"--format {name}: there is no such format", hint=suggest(name, ("zarr", "ffcv")))
+    if name not in FORMATS:
+        raise UsageError(f"--format {name}: there is no such format", hint=suggest(name, FORMATS))
     return name
 
 

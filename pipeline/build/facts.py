@@ -1,4 +1,4 @@
-"""What `info` and the end of a build tell of a store, for people and for machines."""
+"""Facts about a store, printed by `info` and at the end of a build."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _shown(field: str, value: Any) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Bytes in words: "131 bytes", "518.0 MB"."""
+    """A number of bytes with its unit: "131 bytes", "518.0 MB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if num_bytes < 1000 or unit == "GB":
             return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:,.1f} {unit}"

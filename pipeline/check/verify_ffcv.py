@@ -20,7 +20,14 @@ from stores.ffcv.beton import COPIES, TRAIN
 
 
 def check_betons(store: DatasetStore, progress: Callable[[str, int, int], None]) -> list[str]:
-    """Returns what differs, naming the rows; empty if nothing does.
+    """Check the FFCV files of a store.
+
+    Args:
+        store: a dataset store.
+        progress: called with (what, images done, total).
+
+    Returns:
+        What differs, with the rows; empty if nothing does.
 
     Raises:
         IntegrityError: a file is damaged.
@@ -45,7 +52,7 @@ def check_betons(store: DatasetStore, progress: Callable[[str, int, int], None])
 
 
 def _expected(path: str, step: int, block: int) -> dict[str, np.ndarray]:
-    """What a block of rows of each beton must hold."""
+    """The pixels that each beton must have in a block of rows."""
     store = open_store(path)
     assert isinstance(store, DatasetStore)
     rows = np.arange(block * step, min((block + 1) * step, store.num_images))

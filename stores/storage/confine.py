@@ -1,7 +1,7 @@
-"""A store is data of whoever made it: what lies in it never makes anybody read or write outside its folder, or wait.
+"""Keeping reads and writes inside a store's folder: stores may come from anywhere and are not trusted.
 
-The folder itself may be reached through a symbolic link; a link inside it that leads elsewhere is refused, and so is
-what is no regular file. A bucket has neither.
+The folder itself may be a symbolic link. Links inside it that lead out of it are refused, and so is everything that is
+not a regular file (reading a pipe would hang). Buckets have neither.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from stores.storage.location import Location, open_file
 
 
 def require_inside(store: Location, path: Location) -> None:
-    """Refuse the path of a store's file if it leaves its folder through a symbolic link, or is no regular file.
+    """Check the path of a file of a store.
 
     Raises:
-        IntegrityError: it does, or is.
+        IntegrityError: it leads out of the store through a symbolic link, or is not a regular file.
     """
     if isinstance(store, BucketPath) or isinstance(path, BucketPath):
         return
@@ -36,11 +36,11 @@ def require_inside(store: Location, path: Location) -> None:
 
 
 def read_inside(store: Location, path: Location) -> bytes:
-    """A whole small file of a store.
+    """Read a small file of a store.
 
     Raises:
-        FileNotFoundError: it is not there.
-        IntegrityError: it is no regular file, or leads out of the store.
+        FileNotFoundError: it does not exist.
+        IntegrityError: it is not a regular file, or leads out of the store.
     """
     require_inside(store, path)
     if isinstance(path, BucketPath):

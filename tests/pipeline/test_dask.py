@@ -51,7 +51,7 @@ def expected(source, small_files, tmp_path_factory) -> dict[str, bytes]:
     return bytes_of(path)
 
 
-SMALL_FILES = "from stores import layout; layout.CHUNKS_PER_FILE = 4; from pipeline.cli import main; main()"
+SMALL_FILES = "from stores.format import layout; layout.CHUNKS_PER_FILE = 4; from pipeline.cli import main; main()"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.commands import preview
+from pipeline.commands import contact_sheet as preview
 from pipeline.recipes import load_recipe
 from stores.errors import UsageError
 

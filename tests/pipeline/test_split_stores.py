@@ -18,7 +18,8 @@ KILLED = """
 import os, signal, sys
 from pipeline.splits.protocols import Request
 from pipeline.splits.split_stores import write_all
-from stores import manifest, open_store
+from stores import open_store
+from stores.format import manifest
 plain, left = manifest.write_atomically, [3]
 def deadly(path, data):
     left[0] -= 1

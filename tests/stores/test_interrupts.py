@@ -75,7 +75,8 @@ LOST = {
 }
 SCRIPT = """
 import contextlib, sys, threading, time
-from stores import errors, interrupts
+from stores import errors
+from stores.system import interrupts
 def wait(seconds=60):
     print("ready", flush=True)
     until = time.monotonic() + seconds
@@ -158,7 +159,8 @@ def test_work_after_a_command_in_the_same_process_is_not_pressed_to_end():
     """A notebook runs a command and then trains twice, each time interrupted: what follows is left alone."""
     program = """if True:
         import os, signal, time
-        from stores import errors, interrupts
+        from stores import errors
+        from stores.system import interrupts
         interrupts.AGAIN_S = 0.05
         errors.run(lambda: None)
         for _ in range(2):

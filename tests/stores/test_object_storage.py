@@ -165,7 +165,7 @@ import numpy as np
 from pipeline.build.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
-from stores import manifest
+from stores.format import manifest
 from stores.storage.location import locate
 url, kill_at, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 plain, count = manifest.write_atomically, 0

@@ -12,7 +12,8 @@ import pytest
 SCRIPT = """
 import pathlib, sys
 from rich.console import Console
-from stores import errors, terminal
+from stores import errors
+from stores.system import terminal
 def main():
     sys.stdin.readline()
     for stream in (sys.stdout, sys.stderr):

@@ -76,8 +76,9 @@ def test_a_changed_byte_around_the_manifest_is_found(tiny_copy):
     assert [p.file for p in verify(tiny_copy)] == ["zarr.json"]
 
 
-def test_a_manifest_from_before_it_had_a_checksum_is_sound(tiny_copy):
+def test_a_manifest_without_its_checksum_is_refused(tiny_copy):
     group = json.loads((tiny_copy / "zarr.json").read_text())
     del group["attributes"]["realmix_sha256"]
     (tiny_copy / "zarr.json").write_text(json.dumps(group, indent=1, sort_keys=True))
-    assert verify(tiny_copy) == []
+    with pytest.raises(StoreError, match="its own checksum"):
+        verify(tiny_copy)
