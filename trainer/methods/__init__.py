@@ -29,6 +29,7 @@ METHODS: dict[str, str] = {
     "remixmatch": "trainer.methods.remixmatch",
     "uda": "trainer.methods.uda",
     "fixmatch": "trainer.methods.fixmatch",
+    "freematch": "trainer.methods.freematch",
 }
 GROUP = "realmix.methods"  # of entry points
 
