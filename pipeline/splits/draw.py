@@ -120,7 +120,7 @@ def class_lists(store: Labelled, seed: int) -> list[np.ndarray]:
         An int64 array of rows of the store for each class.
     """
     if not 0 <= seed < 2**32:
-        raise UsageError(f"{seed} is no seed", "a seed is a whole number from 0 to 4294967295")
+        raise UsageError(f"{seed} is not a seed", "a seed is a whole number from 0 to 4294967295")
     in_source = np.argsort(store.source_index, kind="stable")
     labels = store.train_labels[in_source]
     generator = np.random.RandomState(seed)  # as in the public code: the same images for the same seed

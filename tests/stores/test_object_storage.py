@@ -311,7 +311,7 @@ def test_an_interrupted_split_is_written_again(remote, place):
     write_all(open_store(store), [Request(labels=20)])
     assert objects(split) == whole
     (split / "zarr.json").unlink()  # whose arrays these are, nobody can say any more
-    with pytest.raises(StoreError, match="is no store"):
+    with pytest.raises(StoreError, match="is not a store"):
         write_all(open_store(store), [Request(labels=20)])
 
 

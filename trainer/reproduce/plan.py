@@ -167,7 +167,7 @@ def plan(recipe: Recipe, scale: Scale, root: str, runs: Path) -> dict[tuple[str,
         try:
             opened[store] = open_split(place)
         except StoreError as error:
-            if store in scale.stores or not error.what.endswith("is no store"):
+            if store in scale.stores or not error.what.endswith("is not a store"):
                 raise
             missing.append(store)
     if missing:
@@ -254,7 +254,7 @@ def _require_same(path: Path, store: SplitStore, run: RunConfig, settings: Any) 
         if recorded.get(key) != value:
             raise UsageError(
                 f"'{path}' was trained with {key}={recorded.get(key)}, not {value}",
-                "its error belongs elsewhere",
+                "its error belongs in another table",
                 "choose another --runs",
             )
 

@@ -104,7 +104,7 @@ def load(name: str) -> Recipe:
         with path.open("rb") as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
-            raise UsageError(f"'{name}' is no recipe", f"it is larger than {LARGEST:,} bytes")
+            raise UsageError(f"'{name}' is not a recipe", f"it is larger than {LARGEST:,} bytes")
         name = path.stem
     elif name in known():
         text = _shipped().joinpath(f"{name}.toml").read_bytes()
@@ -113,7 +113,7 @@ def load(name: str) -> Recipe:
     try:
         content = tomllib.loads(text.decode())
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a number that is too long
-        raise UsageError(f"the recipe '{name}' is no TOML", str(error)) from None
+        raise UsageError(f"the recipe '{name}' is not TOML", str(error)) from None
     return _recipe(name, content)
 
 
