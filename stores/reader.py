@@ -119,7 +119,9 @@ class DatasetStore:
     def _labels(self, name: str, count: int) -> np.ndarray:
         labels = self._array(name, count, dtype="int64").read()
         if labels.size and not -1 <= labels.min() <= labels.max() < len(self.class_names):
-            raise IntegrityError(f"array '{name}' of '{self.path}' is damaged", "its labels are no classes of it")
+            raise IntegrityError(
+                f"array '{name}' of '{self.path}' is damaged", "some of its labels are not classes of the store"
+            )
         return labels
 
     def _array(self, name: str, *shape: int | None, dtype: str = "uint8") -> ImageArray:

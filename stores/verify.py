@@ -61,17 +61,6 @@ def verify(store: Location, progress: Callable[[int, int], None] | None = None) 
     return problems or _unlisted(store, content)
 
 
-def require_sound(store: Location) -> None:
-    """Raise an `IntegrityError` that lists the first problems of a store, if there are any."""
-    if problems := verify(store):
-        listed = "\n".join(f"  {p}" for p in problems[:10]) + ("\n  …" if len(problems) > 10 else "")
-        raise IntegrityError(
-            f"'{store}' has {len(problems)} damaged or missing file(s)",
-            listed,
-            "`realmix-data repair` restores what follows from the rest",
-        )
-
-
 def _check(store: Location, key: str, expected: dict[str, object]) -> str:
     try:
         require_inside(store, store / key)

@@ -34,6 +34,7 @@ from stores.system.text import print_table
 MARGIN = 1.05  # required free space, as a multiple of the estimate
 BUDGET_S = 1.0  # seconds to measure for; every worker encodes at least one chunk
 CHECK_S = 0.1  # the same for `require_room`
+TABLES = 3  # train/labels, train/source_index, test/labels
 TABLE_ROWS = 1 << 17  # rows that the size of a table is measured on
 ENTRY_BYTES = 160  # of a file's entry in the manifest
 PROCESS_BYTES = 350 << 20  # memory of a worker process with albumentations
@@ -119,7 +120,7 @@ def make_plan(
     copy_bytes, copies_rate = _measure_copies(subject.images, params, recipe, workers, budget_s)
     file_bytes = file_rows * copies * copy_bytes
 
-    files = sum(array.num_files for array in arrays) + _tables_files() + len(arrays) + 6
+    files = sum(array.num_files for array in arrays) + TABLES + len(arrays) + 6
     base_bytes = (subject.train + subject.test) * base + _tables_bytes(subject, seed) + files * ENTRY_BYTES
     copies_bytes, params_bytes = subject.train * copies * copy_bytes, scale * drawn_bytes
     made = betons(subject.train, copies, subject.size) if copies_format == "ffcv" else []
@@ -265,10 +266,6 @@ def _tables_bytes(subject: Subject, seed: int) -> float:
     labels = rows % 10
     each = len(encode(layout.table("train/labels", labels), 0, labels)) / len(labels)
     return found + each * (subject.train + subject.test)
-
-
-def _tables_files() -> int:
-    return 3  # train/labels, train/source_index, test/labels
 
 
 def _is_built(store: Location, spec: dict[str, Any]) -> bool:

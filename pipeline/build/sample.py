@@ -152,7 +152,7 @@ def _from_store(subject: Subject, place: Location) -> Subject:
     dataset = store if isinstance(store, DatasetStore) else store.dataset
     if dataset.image_size != subject.size:
         sides = " and ".join("×".join(map(str, size)) for size in (dataset.image_size, subject.size))
-        raise UsageError(f"the images of '{place}' are no sample for this build", f"their sizes are {sides}")
+        raise UsageError(f"the images of '{place}' cannot be the sample for this build", f"their sizes are {sides}")
     count = min(_sample_size(dataset.num_images, *subject.size), subject.train)
     images = dataset.train_images.read(np.arange(count))
     return replace(subject, images=images, what=f"{count:,} images of '{place}'")

@@ -74,7 +74,7 @@ def repair(store: Location, *, dry_run: bool = False, progress: _Progress = lamb
 
     Raises:
         IntegrityError: the manifest is lost or damaged, so that nothing says what the files should be.
-        StoreError: there is no store, its build has not finished, or the split is not of the dataset store there.
+        StoreError: there is not a store, its build has not finished, or the split is not of the dataset store there.
     """
     content = _manifest(store)
     if content["kind"] == "dataset":

@@ -39,7 +39,7 @@ def _range(text: str) -> tuple[float, float]:
     except ValueError:
         low, high = math.nan, math.nan
     if not -MOST < low < high < MOST:
-        raise UsageError(f"--range {text} is no range", "two numbers, the one for black first", "--range 0,4095")
+        raise UsageError(f"--range {text} is not a range", "two numbers, the one for black first", "--range 0,4095")
     return low, high
 
 

@@ -100,7 +100,7 @@ def file_spec(path: Path, size: tuple[int, int]) -> dict:
 
     parsed = parse.read(path, _HINT)
     if not isinstance(parsed, dict) or not isinstance(parsed.get("transform"), dict):
-        raise UsageError(f"the recipe '{path}' is no albumentations pipeline", "it has no 'transform'", _HINT)
+        raise UsageError(f"the recipe '{path}' is not an albumentations pipeline", "it has no 'transform'", _HINT)
     return make_spec(path.stem, parsed, size)
 
 
@@ -178,7 +178,7 @@ def _build(name: str, serialised: dict) -> Any:
     _check_values(name, serialised["transform"])
     if (calls := _calls(serialised["transform"])) > _MOST_CALLS:
         why = f"a copy would take up to {calls:.3g} transforms, more than {_MOST_CALLS}"
-        raise UsageError(f"the recipe '{name}' is no pipeline for images", why, _HINT)
+        raise UsageError(f"the recipe '{name}' is not a pipeline for images", why, _HINT)
     added, growth = _growth(serialised["transform"])
     if added > _MOST_PIXELS or growth > _MOST_GROWTH:
         why = f"together its transforms may add {added:.0f} pixels to a side and make it {growth:.3g} times as long"
@@ -197,7 +197,7 @@ def _check_values(name: str, value: Any, depth: int = 0, most: int = _LARGEST, l
     beyond = isinstance(value, int | float) and not (least <= abs(value) <= most or value == 0)
     if beyond or depth > _DEEPEST:
         why = "it is nested too deeply" if depth > _DEEPEST else "a number in it is out of range"
-        raise UsageError(f"the recipe '{name}' is no pipeline for images", why, _HINT)
+        raise UsageError(f"the recipe '{name}' is not a pipeline for images", why, _HINT)
     if isinstance(value, dict):
         for field, inner in value.items():
             bound = min((limit for word, limit in _LARGEST_OF.items() if word in str(field)), default=most)
@@ -237,7 +237,7 @@ def _check_names(name: str, transform: Any, depth: int = 0) -> None:
 
     named = isinstance(transform, dict) and isinstance(transform.get("__class_fullname__"), str)
     if not named or not isinstance(transform.get("transforms", []), list) or depth > _DEEPEST:
-        what = f"the recipe '{name}' is no albumentations pipeline"
+        what = f"the recipe '{name}' is not an albumentations pipeline"
         raise UsageError(what, f"no transform: {repr(transform)[:200] if depth <= _DEEPEST else '…'}", _HINT)
     known = shorten_class_name(transform["__class_fullname__"])
     if known in _OPEN_FILES:

@@ -32,7 +32,7 @@ def read(path: Path, hint: str) -> Any:
     try:
         if not path.is_file():  # reading a pipe would hang
             raise UsageError(
-                f"cannot read the recipe '{path}'", "it is no file" if path.exists() else "it does not exist"
+                f"cannot read the recipe '{path}'", "it is not a file" if path.exists() else "it does not exist"
             )
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
@@ -58,7 +58,7 @@ def _check(path: Path, parsed: Any, hint: str) -> None:
         met += 1
         if met > MOST or depth > DEEPEST:
             why = "it is nested too deeply" if depth > DEEPEST else f"it holds more than {MOST:,} values"
-            raise UsageError(f"the recipe '{path}' is no pipeline", why, hint)
+            raise UsageError(f"the recipe '{path}' is not a pipeline", why, hint)
         if isinstance(value, dict | list):
             inner = value.values() if isinstance(value, dict) else value
             waiting.extend((one, depth + 1) for one in inner)

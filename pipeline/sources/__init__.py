@@ -178,7 +178,7 @@ def _require_text(class_names: list[str]) -> None:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise UsageError(f"the class name {name!a} is no text", "it holds half of a surrogate pair") from None
+            raise UsageError(f"the class name {name!a} is not text", "it holds half of a surrogate pair") from None
 
 
 def _refuse(name: str, given: bool, option: str, takers: tuple[str, ...], hint: str = "") -> None:

@@ -74,7 +74,7 @@ def read(root: Path, test: Path | None, unlabeled: Path | None, report: Callable
 def read_test(root: Path, report: Callable[[int], None]) -> Classes:
     """The classes of a folder of test images; like `read`, but a single class is allowed."""
     if not root.is_dir():
-        raise UsageError(f"'{root}' is no folder", hint="give a folder with a sub-folder for each class")
+        raise UsageError(f"'{root}' is not a folder", hint="give a folder with a sub-folder for each class")
     found = Classes()
     folders, files = walk.entries(str(root), walk.above(root), found.passed)
     if walk.is_ours({name for name, _ in files}, str(root)):
@@ -85,7 +85,7 @@ def read_test(root: Path, report: Callable[[int], None]) -> Classes:
         hint = "put each image into a folder named like its class; images without label go with --unlabeled"
         raise UsageError(what, "the sub-folders are the classes", hint)
     if loose:
-        raise UsageError(f"'{loose[0]}' belongs to no class", "it lies beside the class folders", "move it")
+        raise UsageError(f"'{loose[0]}' belongs to no class", "it is beside the class folders", "move it")
     count = 0
     for folder, path in folders:
         if (Path(path).resolve()) in (root.resolve(), *root.resolve().parents):

@@ -95,7 +95,7 @@ def load(
         if also := int(np.count_nonzero(np.isin(tested.digests, train.digests))):
             notes.append(f"{also:,} of {len(held):,} held-out images are trained on under another class")
     elif not tested.files:
-        raise UsageError(f"no image of the test folder '{test}' is left", "each lies under two of its classes")
+        raise UsageError(f"no image of the test folder '{test}' is left", "each is in two classes")
     unlabelled = int(np.count_nonzero(train.labels < 0))
     origin |= {"train": len(train.files) - unlabelled, "unlabeled": unlabelled, "test": len(tested.files)}
 
@@ -246,7 +246,7 @@ def _require_every_class(path: Path, train: Pictures, names: list[str]) -> None:
     """Raise a UsageError if a class has no image left after duplicates were left out."""
     empty = np.flatnonzero(np.bincount(train.labels[train.labels >= 0], minlength=len(names)) == 0)
     if len(empty):
-        why = "each of them lies under another class or in the test part as well"
+        why = "each of them is also in another class or in the test part"
         raise UsageError(f"no image of the class '{names[empty[0]]}' of '{path}' is left", why)
 
 

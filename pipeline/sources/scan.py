@@ -125,4 +125,4 @@ def broken_images(errors: Sequence[IntegrityError]) -> IntegrityError:
         return errors[0]
     lines = [f"  {error.what}: {error.why}" for error in errors[:LISTED]]
     lines += [f"  … and {len(errors) - LISTED:,} more"] * (len(errors) > LISTED)
-    return IntegrityError(f"{len(errors):,} broken images", "\n".join(lines), "mend or remove them")
+    return IntegrityError(f"{len(errors):,} broken images", "\n".join(lines), "fix or remove them")

@@ -82,13 +82,7 @@ def label_split(store: Labelled, count: int, *, seed: int = 1, valid: int = 0) -
         UsageError: fewer labels than classes, more than there are, or no image left to be unlabelled.
     """
     lists = class_lists(store, seed)
-    sizes = np.array([len(rows) for rows in lists])
-    classes = np.count_nonzero(sizes)
-    if count < classes:
-        raise UsageError(f"{count} labels are too few for {classes} classes", hint=f"ask for at least {classes}")
-    if count > sizes.sum():
-        raise UsageError(f"{count:,} labels asked for, but only {sizes.sum():,} training images have one")
-    taken = allocate(sizes, sizes, count)
+    taken = in_proportion(np.array([len(rows) for rows in lists]), count)
     rest = [rows[n:] for rows, n in zip(lists, taken, strict=True)]
     labeled = np.sort(np.concatenate([rows[:n] for rows, n in zip(lists, taken, strict=True)]))
     held = take_valid(rest, valid)
@@ -126,7 +120,7 @@ def class_lists(store: Labelled, seed: int) -> list[np.ndarray]:
         An int64 array of rows of the store for each class.
     """
     if not 0 <= seed < 2**32:
-        raise UsageError(f"{seed} is no seed", "a seed is a whole number from 0 to 4294967295")
+        raise UsageError(f"{seed} is not a seed", "a seed is a whole number from 0 to 4294967295")
     in_source = np.argsort(store.source_index, kind="stable")
     labels = store.train_labels[in_source]
     generator = np.random.RandomState(seed)  # as in the public code: the same images for the same seed
@@ -137,6 +131,20 @@ def class_lists(store: Labelled, seed: int) -> list[np.ndarray]:
             generator.shuffle(rows)
         lists.append(rows)
     return lists
+
+
+def in_proportion(sizes: np.ndarray, count: int) -> np.ndarray:
+    """Distribute `count` labels over classes in proportion to their sizes, int64 [C], at least one to each class.
+
+    Raises:
+        UsageError: fewer labels than classes, or more than images.
+    """
+    classes = np.count_nonzero(sizes)
+    if count < classes:
+        raise UsageError(f"{count} labels are too few for {classes} classes", hint=f"ask for at least {classes}")
+    if count > sizes.sum():
+        raise UsageError(f"{count:,} labels asked for, but only {sizes.sum():,} images of these classes have one")
+    return allocate(sizes, sizes, count)
 
 
 def allocate(weights: np.ndarray, available: np.ndarray, count: int) -> np.ndarray:

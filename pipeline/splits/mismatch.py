@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from pipeline.splits.draw import Labelled, Split, allocate, class_lists, require_pool, suffix, take_valid
+from pipeline.splits.draw import Labelled, Split, class_lists, in_proportion, require_pool, suffix, take_valid
 from stores.errors import UsageError, suggest
 from stores.system.text import spelled
 
@@ -54,7 +54,7 @@ def mismatch_split(
     others, gamma = LEVELS[percent]
     name = f"mismatch{percent}" + (f"_{per_class * len(ANIMALS)}" if per_class != LABELS_PER_CLASS else "")
     trained, pool = _classes(store, ANIMALS), _classes(store, others)
-    taken = _each(store, trained, per_class)
+    taken = _each(store, trained, _sizes(store, trained), per_class)
     return _split(store, trained, pool, taken, seed, valid, name, gamma, {"mismatch": percent})
 
 
@@ -86,7 +86,8 @@ def class_split(
     if len(trained) < 2:
         raise UsageError("training needs at least two classes", hint="--labeled-classes cat,dog")
     pool = None if unlabeled_classes is None else _classes(store, unlabeled_classes)
-    taken = _each(store, trained, per_class) if labels is None else _shared(store, trained, labels)
+    sizes = _sizes(store, trained)
+    taken = _each(store, trained, sizes, per_class) if labels is None else in_proportion(sizes, labels)
     known = store.train_labels[store.train_labels >= 0]
     in_pool = known if pool is None else known[np.isin(known, pool)]
     percent = 100 * float(np.mean(~np.isin(in_pool, trained))) if len(in_pool) else 0.0
@@ -147,9 +148,8 @@ def _split(
     )
 
 
-def _each(store: Labelled, trained: list[int], per_class: int) -> np.ndarray:
-    """The same number of labels for each class: int64 [K]."""
-    sizes = _sizes(store, trained)
+def _each(store: Labelled, trained: list[int], sizes: np.ndarray, per_class: int) -> np.ndarray:
+    """The same number of labels for each trained class: int64 [K]."""
     if per_class < 1:
         raise UsageError(f"{per_class} labels a class are too few", hint="ask for at least 1")
     if sizes.min() < per_class:
@@ -157,18 +157,6 @@ def _each(store: Labelled, trained: list[int], per_class: int) -> np.ndarray:
         what = f"{per_class} labels a class asked for, but '{poorest}' has only {sizes.min()} images"
         raise UsageError(what, hint="ask for fewer with --labels")
     return np.full(len(trained), per_class)
-
-
-def _shared(store: Labelled, trained: list[int], labels: int) -> np.ndarray:
-    """`labels` labels in proportion to the class sizes: int64 [K]."""
-    sizes = _sizes(store, trained)
-    if labels < len(trained):
-        raise UsageError(
-            f"{labels} labels are too few for {len(trained)} classes", hint=f"ask for at least {len(trained)}"
-        )
-    if labels > sizes.sum():
-        raise UsageError(f"{labels:,} labels asked for, but the classes to train have only {sizes.sum():,} images")
-    return allocate(sizes, sizes, labels)
 
 
 def _sizes(store: Labelled, classes: list[int]) -> np.ndarray:

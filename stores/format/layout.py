@@ -177,7 +177,7 @@ def load(store: Location, name: str, sha256: str | None = None) -> ArrayLayout:
     try:
         layout = _parsed(name, json.loads(data))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"'{path}' is no zarr v3 array metadata", f"{type(error).__name__}: {error}") from None
+        raise StoreError(f"'{path}' is not zarr v3 array metadata", f"{type(error).__name__}: {error}") from None
     if layout is None:
         raise StoreError(
             f"array '{name}' of '{store}' is not laid out as a realmix store",

@@ -47,7 +47,7 @@ def read(store: Location, *, incomplete: bool = False) -> dict[str, Any]:
         incomplete: also accept a store whose build has not finished.
 
     Raises:
-        StoreError: there is no store, its format is newer, its build has not finished, or its manifest is damaged.
+        StoreError: there is not a store, its format is newer, its build has not finished, or its manifest is damaged.
     """
     manifest = _parsed(store, _read_file(store))
     _check_fields(store, manifest)
@@ -65,7 +65,7 @@ def _read_file(store: Location) -> bytes:
     try:
         return read_inside(store, path)
     except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(f"'{store}' is no store", f"there is no '{path}'", _hint_beside(store)) from None
+        raise StoreError(f"'{store}' is not a store", f"there is no '{path}'", _hint_beside(store)) from None
 
 
 def _parsed(store: Location, data: bytes) -> dict[str, Any]:

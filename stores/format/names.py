@@ -46,7 +46,7 @@ def require(name: str, what: str) -> str:
         return name
     why = f"it has more than {LONGEST - ROOM} bytes" if long else "a name is one part of a path, and printable"
     other = derive(name)
-    raise UsageError(f"{what} '{name}' is no name of a store or a run", why, other and f"for example {other}")
+    raise UsageError(f"{what} '{name}' cannot be the name of a store or run", why, other and f"for example {other}")
 
 
 def derive(text: str) -> str:

@@ -65,7 +65,7 @@ def broken(file: str, error: BrokenImage) -> IntegrityError:
     """The error for a user, which names the file."""
     if isinstance(error, TooLargeImage):
         return IntegrityError(f"too large a picture: '{file}'", str(error), "shrink it, or allow it with --max-pixels")
-    return IntegrityError(f"broken image '{file}'", str(error), "mend or remove it")
+    return IntegrityError(f"broken image '{file}'", str(error), "fix or remove it")
 
 
 def size(data: bytes) -> tuple[int, int]:

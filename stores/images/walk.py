@@ -66,7 +66,7 @@ def files_below(root: Path, report: Callable[[int], None] = lambda _: None) -> B
         UsageError: it is not a folder, or cannot be read.
     """
     if not root.is_dir():
-        raise UsageError(f"'{root}' is no folder")
+        raise UsageError(f"'{root}' is not a folder")
     found, seen, todo = Below(), above(root), [str(root)]
     while todo:
         folder = todo.pop()

@@ -241,7 +241,7 @@ def _request(path: BucketPath, *, again: bool = False) -> Iterator[None]:
             raise _CutOff from None
         if "NoSuchBucket" in said:
             raise StorageError(
-                f"there is no bucket '{path.bucket}'", f"at {_endpoint()}", "make it first, or mend the name"
+                f"there is no bucket '{path.bucket}'", f"at {_endpoint()}", "create it first, or fix the name"
             ) from None
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
@@ -323,6 +323,6 @@ def _require_credentials(bucket: str, given: dict[str, str]) -> None:
     except OSError:
         raise StorageError(
             f"no credentials for s3://{bucket}",
-            "AWS_ACCESS_KEY_ID is not set, and this is no machine with a role",
+            "AWS_ACCESS_KEY_ID is not set, and this machine has no role",
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_SKIP_SIGNATURE=true for a public bucket",
         ) from None

@@ -32,7 +32,7 @@ def require_inside(store: Location, path: Location) -> None:
         )
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if not stat.S_ISREG(os.stat(real).st_mode):  # noqa: PTH116
-            raise IntegrityError(f"'{path}' is no regular file", "a store holds nothing but files and folders")
+            raise IntegrityError(f"'{path}' is not a regular file", "a store holds nothing but files and folders")
 
 
 def read_inside(store: Location, path: Location) -> bytes:

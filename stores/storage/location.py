@@ -35,8 +35,8 @@ def locate(place: str | Location) -> Location:
     parts = [part for part in key.split("/") if part]
     if scheme != "s3" or not bucket or query or fragment or {".", ".."} & set(parts):
         raise UsageError(
-            f"'{place}' is no place for a store",
-            "a store lies in a folder, or in s3://bucket/prefix",
+            f"'{place}' cannot be the location of a store",
+            "a store is in a folder, or at s3://bucket/prefix",
             "other object storage: give its S3 endpoint in AWS_ENDPOINT_URL",
         )
     return BucketPath(bucket, "/".join(parts))
@@ -85,7 +85,7 @@ class LocalFile:
         self.size, self.identity = found.st_size, identity(found)
         if not stat.S_ISREG(found.st_mode):
             os.close(self._fd)
-            raise IntegrityError(f"'{path}' is no regular file", "a store holds nothing but files and folders")
+            raise IntegrityError(f"'{path}' is not a regular file", "a store holds nothing but files and folders")
 
     def close(self) -> None:
         os.close(self._fd)

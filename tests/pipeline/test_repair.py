@@ -175,7 +175,7 @@ def test_without_its_manifest_nothing_can_be_told(tiny_copy, damage):
 
 
 def test_what_is_no_store_or_not_complete_is_no_business_of_repair(tmp_path, tiny_copy):
-    with pytest.raises(StoreError, match="no store"):
+    with pytest.raises(StoreError, match="not a store"):
         repair(tmp_path / "nothing")
     manifest.write(tiny_copy, manifest.read(tiny_copy) | {"complete": False})
     with pytest.raises(StoreError, match="not complete"):

@@ -298,7 +298,7 @@ def test_every_shape_of_network_becomes_a_graph(name, size):
         (["export", "runs/nothing"], 3, "is no run"),
         (["export", "runs/first", "-o", "photos"], 2, "holds something else"),
         (["export", "runs/first", "-o", "one.png"], 2, "is no folder"),
-        (["doctor", "--store", "stores/nothing"], 3, "is no store"),
+        (["doctor", "--store", "stores/nothing"], 3, "is not a store"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -1,4 +1,4 @@
-"""Several runs beside each other: mean ± standard deviation over seeds, curves in one chart, error by class."""
+"""The comparison of several runs: mean ± standard deviation over seeds, error curves, error by class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCORES = (  # name in result.json, heading, factor, decimals
 
 
 def compare(groups: Sequence[Group]) -> list[Child]:
-    """The table, the curves, the classes, and a list of all runs."""
+    """The sections of a comparison: table, curves, classes, and a list of all runs."""
     names = labels(groups)
     return [
         el(
@@ -45,9 +45,9 @@ def compare(groups: Sequence[Group]) -> list[Child]:
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
-    """A short name for each: its method, the settings that tell it from its method's others, the store if they differ.
+    """A short name for each group: its method, the settings that differ from the method's other groups, and the store.
 
-    Model and length are named wherever any two groups differ in them.
+    Model and steps are named if any two groups differ in them, the store if there are several.
     """
     everywhere = [name for name in differing(groups) if name in ("model", "steps")]
     stores = {_store(one) for one in groups}
@@ -118,7 +118,7 @@ def _curves(groups: Sequence[Group], names: Sequence[str]) -> list[Markup]:
 
 
 def _over_seeds(groups: Sequence[Group], names: Sequence[str], what: str) -> list[Series]:
-    """A line a group: the mean at each step that all of its runs have."""
+    """A line for each group: the mean over its runs at each step that all of them have."""
     found = []
     for i, (one, name) in enumerate(zip(groups, names, strict=True)):
         at: dict[float, list[float]] = defaultdict(list)
@@ -136,7 +136,7 @@ def _over_seeds(groups: Sequence[Group], names: Sequence[str], what: str) -> lis
 
 
 def _by_class(groups: Sequence[Group], names: Sequence[str]) -> Markup | None:
-    """Mean error of each class, if all groups have the same few classes."""
+    """Mean error of each class, if all groups have the same classes, at most `sections.MANY`."""
     finished = [(one, name) for one, name in zip(groups, names, strict=True) if one.mean("error_last")]
     classes = {tuple(one.first.store["class_names"]) for one, _ in finished}
     if len(classes) != 1 or len(next(iter(classes))) > sections.MANY:
@@ -169,5 +169,5 @@ def _runs(groups: Sequence[Group], names: Sequence[str]) -> Markup:
 
 
 def anchor(record: Record) -> str:
-    """The id of a run's part of the page."""
+    """The id of the element of a run."""
     return "run-" + "".join(c if c.isalnum() else f"-{ord(c):x}" for c in str(record.path.resolve()))
