@@ -6,6 +6,7 @@ A contestant writes what it reads before the clock starts (`prepare`), then `ope
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -116,6 +117,8 @@ def ours(corpus: Corpus, kind: str, drawn: bool = False) -> Epochs:
         return list(zip(pixels.chunk(count), (samples // corpus.copies).reshape(count, -1), strict=True))
 
     batches = Prefetch(prepare, 0, EVERY, images.block, images.threads)
+    for close in (batches.close, images.close, batches.stop):  # in the reverse order
+        atexit.register(close)
 
     def epoch(_: int) -> Batches:
         yield from itertools.islice(batches, steps)

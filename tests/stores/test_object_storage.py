@@ -143,8 +143,9 @@ def test_a_stream_outlives_connections_that_are_cut_and_ends_with_the_server(tin
 
     rows = open_store(tiny.with_name("tiny_20")).unlabeled
     rows.sort()
+    array = open_store(str(remote)).copies
     near = Stream(open_store(tiny).copies, rows, 5, 8, 1, 2 << 20)
-    far = Stream(open_store(str(remote)).copies, rows, 5, 8, 1, 2 << 20)
+    far = Stream(array, rows, 5, 8, 1, 2 << 20)
     proxy.cut("down", 20_000, times=2)
     for step in range(100):
         for expected, found in zip(near.read(step), far.read(step), strict=True):
@@ -152,11 +153,12 @@ def test_a_stream_outlives_connections_that_are_cut_and_ends_with_the_server(tin
     assert proxy.cuts == 2
     far.close()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    gone = Stream(array, rows, 5, 8, 1, 2 << 20)
     with pytest.raises(StorageError, match=r"tiny/copies/images/c/0.* could not be reached"):
-        [far.read(step) for step in range(100)]
-    for each in (near, far):
+        [gone.read(step) for step in range(100)]
+    for each in (near, gone):
         each.close()
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("stream")]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("stream", "loader"))]
 
 
 KILLED = """
