@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -193,18 +194,18 @@ def test_deep_pictures_are_read_with_the_range_of_the_store(command, tmp_path):
     assert said["told"][0] == said["told"][1] == said["untold"][1] != said["untold"][0]
 
 
-def test_a_picture_may_be_too_large_to_predict(command, tmp_path, monkeypatch):
-    from stores.images import decoders
-
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # --max-pixels sets both
-    monkeypatch.setattr(decoders, "_most_pixels", None)
+def test_a_picture_may_be_too_large_to_predict(tmp_path):
+    """In a process of its own: --max-pixels holds for the whole process."""
     weights.export(tmp_path, build_model("wrn-10-1", 2).eval(), "wrn-10-1", ["a", "b"], (8, 8))
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "scan.png")
     said = tmp_path / "said.csv"
-    code, _, err = command("predict", tmp_path, tmp_path / "scan.png", "--max-pixels", "500", "-o", said)
-    assert (code, said.exists()) == (4, False)
-    assert "too large a picture" in err
-    assert "--max-pixels" in err
+    words = ["predict", tmp_path, tmp_path / "scan.png", "--max-pixels", "500", "-o", said]
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, said.exists()) == (4, False)
+    assert "too large" in done.stderr
+    assert "--max-pixels" in done.stderr
 
 
 # ---- export ----
