@@ -28,7 +28,7 @@ from pathlib import Path
 from stores.system import interrupts, process, terminal, text
 
 
-class _Told(BaseException):
+class _Message(BaseException):
     """An exception that ends a command with one message.
 
     Args:
@@ -47,7 +47,7 @@ class _Told(BaseException):
         return "\n".join(part for part in (self.what, self.why, self.hint and f"→ {self.hint}") if part)
 
 
-class RealMixError(_Told, Exception):
+class RealMixError(_Message, Exception):
     """An error that the user can fix."""
 
 
@@ -79,7 +79,7 @@ class ResourceError(RealMixError):
     exit_code = 5
 
 
-class Interrupted(_Told):
+class Interrupted(_Message):
     """Stopped by Ctrl-C, SIGTERM or SIGHUP; finished work is kept. Not an `Exception`, so that nothing catches it."""
 
     exit_code = interrupts.EXIT_CODE
@@ -112,13 +112,13 @@ def run(command: Callable[[], object]) -> None:
         code = end.code
         raise
     except (Exception, Interrupted) as error:
-        told = _told(error)
-        if told is None:
+        message = _message_of(error)
+        if message is None:
             raise
-        code = told.exit_code
-        if isinstance(told, ResourceError):
+        code = message.exit_code
+        if isinstance(message, ResourceError):
             _end_quietly()
-        _fail(told)
+        _fail(message)
     finally:
         interrupts.over(code if isinstance(code, int) else int(code is not None))
 
@@ -127,22 +127,22 @@ def _interrupted() -> Interrupted:
     return Interrupted("interrupted", hint="run the same command again: it continues")
 
 
-def _told(error: BaseException) -> _Told | None:
+def _message_of(error: BaseException) -> _Message | None:
     """The message of a command that ends with this error; None for errors that show their traceback."""
-    told: _Told | None = None
-    if isinstance(error, _Told):
-        told = error
+    message: _Message | None = None
+    if isinstance(error, _Message):
+        message = error
     elif out_of_memory(error):
-        told = _of_memory(error)
+        message = _of_memory(error)
     elif isinstance(error, OSError):
-        told = _of_the_system(error)
-    if interrupts.asked() is None or isinstance(told, Interrupted):
-        return told
+        message = _of_the_system(error)
+    if interrupts.asked() is None or isinstance(message, Interrupted):
+        return message
     # an interruption may surface as another error: a failed import, an abandoned request
     interrupted = _interrupted()
     interrupted.__cause__ = error
-    if told is not None:
-        interrupted.why, interrupted.hint = told.what, told.hint or interrupted.hint
+    if message is not None:
+        interrupted.why, interrupted.hint = message.what, message.hint or interrupted.hint
     return interrupted
 
 
@@ -211,7 +211,7 @@ def _of_the_system(error: OSError) -> RealMixError:
     return RealMixError(f"{where}: {error.strerror or error}", "the system refused it", "--debug shows where")
 
 
-def _fail(error: _Told) -> None:
+def _fail(error: _Message) -> None:
     if os.environ.get("REALMIX_DEBUG"):
         raise error
     shown = RealMixError(text.visible(error.what), text.visible_lines(error.why), text.visible(error.hint))

@@ -173,7 +173,7 @@ def _open(name: str, path: Path, cache: Path, progress: Progress | None, options
 
 
 def _require_text(class_names: list[str]) -> None:
-    """Raises UsageError for a class name that no store can hold."""
+    """Raise a UsageError for a class name that a store cannot hold."""
     for name in class_names:
         try:
             name.encode()

@@ -114,10 +114,10 @@ def check(path: Path, beton: Beton) -> None:
         IntegrityError: it is missing, truncated, or altered so that FFCV would read out of bounds.
     """
     if not path.is_file():
-        raise IntegrityError(f"'{path}' is missing", "the manifest says that it was written", _mend(path))
+        raise IntegrityError(f"'{path}' is missing", "the manifest says that it was written", _hint(path))
     size = path.stat().st_size
     if size != beton.bytes:
-        raise IntegrityError(f"'{path}' is damaged", f"{size} bytes instead of {beton.bytes}", _mend(path))
+        raise IntegrityError(f"'{path}' is damaged", f"{size} bytes instead of {beton.bytes}", _hint(path))
     with path.open("rb") as file:
         head = file.read(HEADER_BYTES + 4 * FIELD_BYTES)
         meta = np.fromfile(file, "<i8", beton.samples * 4).reshape(-1, 4)
@@ -136,7 +136,7 @@ def check(path: Path, beton: Beton) -> None:
     }
     if wrong := [what for what, well in sound.items() if not well]:
         raise IntegrityError(
-            f"'{path}' is damaged", f"wrong: {', '.join(wrong)}; FFCV's writer did not leave it so", _mend(path)
+            f"'{path}' is damaged", f"wrong: {', '.join(wrong)}; FFCV's writer did not leave it so", _hint(path)
         )
 
 
@@ -219,5 +219,5 @@ def _head(beton: Beton) -> bytes:
     return head
 
 
-def _mend(path: Path) -> str:
+def _hint(path: Path) -> str:
     return f"`realmix-data export {path.parent} --format ffcv` writes it again"

@@ -190,4 +190,4 @@ def _process(pid: object) -> dict[str, str]:
 
 
 def _busy(store: Location, why: str = "") -> StoreError:
-    return StoreError(f"another build is at work in '{store}'", why, "wait for it, or choose another --name")
+    return StoreError(f"another build is running in '{store}'", why, "wait for it, or choose another --name")

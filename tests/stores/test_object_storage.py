@@ -335,7 +335,7 @@ def quick_beats(monkeypatch):
 
 def test_two_builds_at_once_one_is_told(place, quick_beats):
     with lock.exclusive(place) as still_held:
-        with pytest.raises(StoreError, match="another build is at work"), lock.exclusive(place):
+        with pytest.raises(StoreError, match="another build is running"), lock.exclusive(place):
             pass
         elsewhere = json.loads((place / lock.NAME).read_bytes()) | {"machine": "another"}
         assert elsewhere["pid"] == os.getpid()
@@ -349,7 +349,7 @@ def test_two_real_builds_at_once(place, source, tiny):
 
     def second(what: str, done: int, _: int) -> None:
         if what == "copies" and not said:
-            with pytest.raises(StoreError, match="another build is at work") as told:
+            with pytest.raises(StoreError, match="another build is running") as told:
                 build_into(place, source)
             said.append(told)
 

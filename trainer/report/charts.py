@@ -64,7 +64,7 @@ def lines(
     low, high = min(values), max(values)
     log = log and low > 0 and high / low > 5
     ticks = log_ticks(low, high) if log else round_ticks(min(0.0, low), top if top is not None else high)
-    bottom, ceiling = (min(low, ticks[0]), max(high, ticks[-1])) if log else (ticks[0], max(ticks[-1], high))
+    bottom, ceiling = min(low, ticks[0]), max(high, ticks[-1])
     x_of = _scale(min(steps, default=0) if len(set(steps)) > 1 else 0, max(steps), LEFT, WIDTH - RIGHT)
     y_of = _scale(bottom, ceiling, HEIGHT - BOTTOM, TOP, log)
     parts = [_grid(ticks, y_of, format_y), _steps_axis(min(steps), max(steps), x_of)]

@@ -49,7 +49,9 @@ def sheet(record: Record) -> Markup:
         where = str(record.store["path"])
         said = f"The store is not at {where} any more, so its images are not shown."
         if "://" in where and not record.remote:  # a run may name any address, so nothing is contacted by default
-            said = f"The store is at {where}, which was not asked; `realmix-train report --remote` asks for its images."
+            said = (
+                f"The store is at {where}, which was not contacted; `realmix-train report --remote` reads its images."
+            )
         return el("p", said, class_="note")
     dataset = store.dataset
     copies = min(COPIES, dataset.num_copies)
