@@ -252,6 +252,9 @@ class Predictor(Protocol):
     def labeled(self, *heads: str, most: int | None = None) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
         """Outputs for the labelled images, a chunk at a time; see `unlabeled`. Positions are into the labelled set."""
 
+    def valid(self, *heads: str) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+        """Outputs for the validation images, a chunk at a time. Positions are into the validation set."""
+
     def unlabeled(
         self, *heads: str, most: int | None = None, without_labeled: bool = False
     ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:

@@ -54,9 +54,12 @@ def test_every_image_once_in_the_order_of_the_index_array(store: Any, monkeypatc
     with torch.no_grad():
         expected = network(seen)(scale(torch.from_numpy(store.dataset.train_images.values[rows])))
     assert_same(ops.concatenate(chunks)["classes"], expected, roundings=64)
-    ((positions, out),) = seen.labeled("classes")
-    assert (positions == np.arange(6)).all()
-    assert out["classes"].shape == (6, 3)
+    for images, rows in ((seen.labeled, store.labeled), (seen.valid, store.valid)):
+        ((positions, out),) = images("classes")
+        assert (positions == np.arange(6)).all()
+        with torch.no_grad():
+            expected = network(seen)(scale(torch.from_numpy(store.dataset.train_images.values[rows])))
+        assert_same(out["classes"], expected, roundings=64)
 
 
 def test_a_sample_is_spread_evenly_and_read_once(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,8 @@ class PoolPredictor:
     """
 
     def __init__(self, store: SplitStore, rows: np.ndarray, evaluator: Evaluator, steps: int) -> None:
-        self._images, self._labeled, self._unlabeled = store.dataset.train_images, store.labeled, rows
+        self._images = store.dataset.train_images
+        self._labeled, self._unlabeled, self._valid = store.labeled, rows, store.valid
         self.evaluator = evaluator
         self._fitting = MEMORY // (3 * math.prod(store.dataset.image_size))
         self._kept: dict[tuple[str, int], tuple[np.ndarray, Tensor]] = {}
@@ -40,6 +41,10 @@ class PoolPredictor:
     def labeled(self, *heads: str, most: int | None = None) -> Chunks:
         """Outputs for the labelled images, each once."""
         return self._outputs("labeled", np.unique(self._labeled, return_index=True)[1], self._labeled, heads, most)
+
+    def valid(self, *heads: str) -> Chunks:
+        """Outputs for the validation images."""
+        return self._outputs("valid", np.arange(len(self._valid)), self._valid, heads, None)
 
     def unlabeled(self, *heads: str, most: int | None = None, without_labeled: bool = False) -> Chunks:
         """Outputs for the unlabelled images."""
