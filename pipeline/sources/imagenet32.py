@@ -49,7 +49,7 @@ def load(path: Path, cache: Path, progress: Callable[[str, int, int], None] | No
         report("check", i + 1, len(files))
     name = hashlib.sha256("".join(digests[stem] for stem in BATCHES).encode()).hexdigest()[:16]
     images, labels = _scratch(files[:-1], cache / "imagenet32" / name, report)
-    test_images, test_labels = _batch(files[-1])
+    test_images, test_labels = read_batch(files[-1])
     return Source(
         name="imagenet32",
         train=Part(images, labels),
@@ -62,7 +62,7 @@ def load(path: Path, cache: Path, progress: Callable[[str, int, int], None] | No
 
 def first_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The first of the ten training batches: images uint8 [n, 32, 32, 3], labels int64 [n]."""
-    return _batch(_find(path, BATCHES[0]))
+    return read_batch(_find(path, BATCHES[0]))
 
 
 def _find(path: Path, stem: str) -> Path:
@@ -90,7 +90,7 @@ def _scratch(files: list[Path], stem: Path, report: Callable[[str, int, int], No
             labels = []
             with aside.file(pixels) as out:
                 for i, file in enumerate(files):
-                    images, batch_labels = _batch(file)
+                    images, batch_labels = read_batch(file)
                     need = need or images.nbytes * len(files)
                     if need > free:
                         what = f"no room for the {need / 1e9:.1f} GB scratch file in '{stem.parent}'"
@@ -106,7 +106,7 @@ def _scratch(files: list[Path], stem: Path, report: Callable[[str, int, int], No
     return np.memmap(pixels, np.uint8, "r", shape=(len(all_labels), 32, 32, 3)), all_labels
 
 
-def _batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [n, 32, 32, 3] (a view of the planar rows) and labels int64 [n] from 0."""
     data, labels = _read(file)
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _IMAGE:
