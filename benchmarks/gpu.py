@@ -25,7 +25,7 @@ import numpy as np
 from training import Parts, assemble
 
 ENGINES = ("eager", "compiled")
-HOMES = ("device", "host", "mapped", "stream")
+FEEDS = ("device", "host", "mapped", "stream")
 
 
 def synthetic_store(root: Path, images: int, copies: int, side: int) -> Path:
@@ -44,7 +44,7 @@ def synthetic_store(root: Path, images: int, copies: int, side: int) -> Path:
 
 
 def build(options: argparse.Namespace) -> Parts:
-    """The parts of a run of the chosen method, engine and home."""
+    """The parts of a run of the chosen method, engine and feed."""
     long = [f"feed={options.feed}", "steps=100000", "log_every=10000"]
     return assemble(Path(options.store), options.model, options.batch, options.engine, "auto", None,
                     name=options.method, assignments=long)  # fmt: skip
@@ -55,21 +55,18 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from trainer.data.prefetch import Prefetch
-
     parts = build(options)
-    run, state, feed, step = parts.run, parts.state, parts.feed, parts.step
+    run, state, loader, step = parts.run, parts.state, parts.loader, parts.step
     cuda, blocks = run.device == "cuda", 5
 
     def wait() -> None:
         if cuda:
             torch.cuda.synchronize()
 
-    total = options.warm + blocks * options.steps + 5
-    with Prefetch(feed.prepare, range(total)) as ahead:
+    with loader:
 
         def one() -> None:
-            raw = feed.batch(ahead.take())
+            raw = next(loader)
             state.telemetry.add(step(raw), raw.ood)
 
         began = time.perf_counter()
@@ -78,7 +75,7 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
         first = time.perf_counter() - began
         for _ in range(options.warm - 1):
             one()
-        seconds, waited = [], ahead.waited
+        seconds, waited = [], loader.waited
         for _ in range(blocks):
             wait()
             began = time.perf_counter()
@@ -86,7 +83,7 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
                 one()
             wait()
             seconds.append((time.perf_counter() - began) / options.steps)
-        waited = (ahead.waited - waited) / (blocks * options.steps)
+        waited = (loader.waited - waited) / (blocks * options.steps)
         memory = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
         with profile(activities=activities) as recorded:
@@ -120,7 +117,7 @@ def measure_bare(parts: Parts, options: argparse.Namespace, wait: Callable[[], N
     from trainer.augment.views import make_batch
     from trainer.loop.train_step import Recorded, build_learner
 
-    method, settings, run, state, feed = parts.method, parts.settings, parts.run, parts.state, parts.feed
+    method, settings, run, state, loader = parts.method, parts.settings, parts.run, parts.state, parts.loader
     declared, calls, device = method.views(settings), [], torch.device(run.device)
     learner = build_learner(state, declared, compiled=False)
     network = learner.model
@@ -130,9 +127,9 @@ def measure_bare(parts: Parts, options: argparse.Namespace, wait: Callable[[], N
         return network(rows, groups, update, **more)
 
     learner.model = noted
-    raw = feed.batch(feed.prepare(0))
+    raw = loader.batch(0)
     compiled = run.engine == "compiled"
-    batch = make_batch(raw, declared, feed.schedule_names, learner.state)
+    batch = make_batch(raw, declared, loader.schedule_names, learner.state)
     with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
         method.loss(learner, batch, settings)
     state.model.joint = compiled or device.type == "cuda"
@@ -169,22 +166,23 @@ def measure_bare(parts: Parts, options: argparse.Namespace, wait: Callable[[], N
 
 
 def measure_feed(options: argparse.Namespace) -> dict[str, Any]:
-    """Images a second that a home delivers to the device by itself, and the seconds to its first batch."""
+    """Images a second that the loader delivers to the device by itself, and the seconds to its first batch."""
     import torch
 
     began = time.perf_counter()
     parts = build(options)
-    feed, cuda = parts.feed, parts.run.device == "cuda"
-    raw = feed.batch(feed.prepare(0))
-    if cuda:
-        torch.cuda.synchronize()
-    ready = time.perf_counter() - began
-    began, steps = time.perf_counter(), 20 * options.steps
-    for step in range(1, steps + 1):
-        raw = feed.batch(feed.prepare(step))
-    if cuda:
-        torch.cuda.synchronize()
-    rate = steps * (len(raw.x) + len(raw.u)) / (time.perf_counter() - began)
+    cuda, steps = parts.run.device == "cuda", 20 * options.steps
+    with parts.loader as loader:
+        raw = next(loader)
+        if cuda:
+            torch.cuda.synchronize()
+        ready = time.perf_counter() - began
+        began = time.perf_counter()
+        for _ in range(steps):
+            raw = next(loader)
+        if cuda:
+            torch.cuda.synchronize()
+        rate = steps * (len(raw.x) + len(raw.u)) / (time.perf_counter() - began)
     return {"images_per_s": rate, "ready_s": ready}
 
 
@@ -244,10 +242,10 @@ def main() -> None:
                   f"| {said['memory_gib']:.2f} GiB | {said['first_s']:.1f} s |", flush=True)  # fmt: skip
             tops[method, engine] = said["top"]
     print("\n| feed | images/s | first batch, everything opened |\n|---|---|---|", flush=True)
-    for home in HOMES if cuda else HOMES[1:]:
-        said = in_a_process("--only", "feed", "--feed", home, *common)
+    for feed in FEEDS if cuda else FEEDS[1:]:
+        said = in_a_process("--only", "feed", "--feed", feed, *common)
         text = said.get("failed") or f"{said['images_per_s']:,.0f} | {said['ready_s']:.2f} s"
-        print(f"| {home} | {text} |", flush=True)
+        print(f"| {feed} | {text} |", flush=True)
     for (method, engine), top in tops.items():
         print(f"\n{method}, {engine}: the ten operations that take most of the {'GPU' if cuda else 'CPU'}\n")
         print("| | ms a step | share |\n|---|---|---|")

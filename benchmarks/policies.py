@@ -33,7 +33,7 @@ RIVAL = "torchvision RandAugment, image by image"
 
 def time_network(parts: Parts, steps: int) -> float:
     """Forward and backward pass of all rows that learn, with gradient; median seconds."""
-    declared, sizes = parts.method.views(parts.settings), parts.feed.sizes
+    declared, sizes = parts.method.views(parts.settings), parts.loader.sizes
     rows = sizes.labeled + sizes.unlabeled * len([kind for kind in declared.unlabeled if kind != "probe"])
     net, device = parts.state.model, next(parts.state.model.parameters()).device
     images = torch.randn(rows, 3, parts.side, parts.side, device=device).to(memory_format=torch.channels_last)

@@ -6,7 +6,9 @@ A contestant writes what it reads before the clock starts (`prepare`), then `ope
 
 from __future__ import annotations
 
+import atexit
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,20 +101,27 @@ def gather(corpus: Corpus, threads: int) -> Epochs:
 
 
 def ours(corpus: Corpus, kind: str, drawn: bool = False) -> Epochs:
-    """What the trainer's feed takes its images from, in its order, by the threads that read ahead for it."""
+    """The unlabelled images as the trainer's Loader reads them: in its order, in blocks of steps, by its threads."""
     from stores import open_store
-    from trainer.data.placement import Home, open_images
+    from trainer.data.placement import Placement, open_images
+    from trainer.data.prefetch import Prefetch
 
     store: Any = open_store(corpus.folder / "store")
     size, scratch = (WINDOW if kind == "stream" else 0), (corpus.folder if kind == "mapped" else None)
-    home = Home(kind, torch.device("cpu"), drawn, size, scratch)  # type: ignore[arg-type]
-    images = open_images(store, np.arange(store.num_images), corpus.copies, home, corpus.batch, seed=1)
+    placement = Placement(kind, torch.device("cpu"), drawn, size, scratch)  # type: ignore[arg-type]
+    images = open_images(store, np.arange(store.num_images), corpus.copies, placement, corpus.batch, seed=1)
     steps = len(images) // corpus.batch
 
-    def epoch(number: int) -> Batches:
-        for step in range(number * steps, (number + 1) * steps):
-            samples, pixels = images.take(step)
-            yield pixels, samples // corpus.copies
+    def prepare(step: int, count: int) -> list[tuple[Any, Any]]:
+        samples, pixels = images.read(step, count)
+        return list(zip(pixels.chunk(count), (samples // corpus.copies).reshape(count, -1), strict=True))
+
+    batches = Prefetch(prepare, 0, EVERY, images.block, images.threads)
+    for close in (batches.close, images.close, batches.stop):  # in the reverse order
+        atexit.register(close)
+
+    def epoch(_: int) -> Batches:
+        yield from itertools.islice(batches, steps)
 
     return epoch
 

@@ -3,7 +3,7 @@
 One step of RealMix, which computes what MixMatch does: 64 labelled and 2 × 64 unlabelled images, two forward passes
 for the guesses and three with gradient. Contestants, each in a process of its own, in rounds, eager and compiled:
 
-    realmix     the engine as a run uses it: feed, views, loss, backward, optimizer, decay, average, telemetry
+    realmix     the engine as a run uses it: loader, views, loss, backward, optimizer, decay, average, telemetry
     the limit   the five forward passes and the backward pass of the same network in the same memory format, no more
     port        the training loop of a checkout of github.com/YU1ut/MixMatch-pytorch that `--port` names, as it is
 
@@ -41,7 +41,7 @@ Steps = Iterator[object]  # one step each time it is asked
 
 def limit(parts: Parts) -> Steps:
     """The network alone, called as the method calls it, on images that are there."""
-    net, run, size = parts.state.model, parts.run, parts.feed.sizes.labeled
+    net, run, size = parts.state.model, parts.run, parts.loader.sizes.labeled
     device = next(net.parameters()).device
     images = torch.randn(3 * size, 3, parts.side, parts.side, device=device).to(memory_format=torch.channels_last)
 

@@ -11,20 +11,15 @@ from typing import Any
 
 import torch
 
-from trainer import api, config, hardware
+from trainer import api
 from trainer.augment.views import make_batch
 from trainer.config import RunConfig
-from trainer.data.loader import Feed, settle
-from trainer.data.prefetch import Prefetch
+from trainer.data.loader import Loader
 from trainer.loop import train_step
-from trainer.methods import load_method
-from trainer.networks.ema import Ema
-from trainer.networks.wide_resnet import build_model, kernels
+from trainer.networks.wide_resnet import kernels
 from trainer.runs.checkpoint import State
-from trainer.runs.telemetry import Telemetry
 
 REPEATS = 20  # of each part
-ENDLESS = 1 << 62
 
 
 @dataclass
@@ -32,7 +27,7 @@ class Parts:
     """What a step is made of. `side`: of the images, in pixels."""
 
     state: State
-    feed: Feed
+    loader: Loader
     step: train_step.Step
     run: RunConfig
     method: Any
@@ -45,25 +40,13 @@ def assemble(
     name: str = "realmix", assignments: Sequence[str] = (),
 ) -> Parts:  # fmt: skip
     """A method from a split store; `how` is the engine's name, `assignments` are settings as "key=value"."""
-    store = api.open_split(str(store_path))
-    method = load_method(name)
-    flags = {"store": str(store_path), "model": model, "batch": batch, "engine": how, "precision": precision,
+    flags = {"method": name, "model": model, "batch": batch, "engine": how, "precision": precision,
              "threads": threads, "copies": copies}  # fmt: skip
-    run, settings = config.build(method, "cifar10", assignments, flags)
-    run, settings, _ = config.resolve(run, settings, store)
-    run = hardware.resolve(run)
-    run = settle(store, method.views(settings), run, hardware.device(run))
-    assert run.bn_momentum is not None and run.ema_decay is not None
-    device = hardware.device(run)
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False
-    torch.manual_seed(run.seed)
-    net = build_model(run.model, store.num_classes, run.bn_momentum, method.views(settings).rotation).to(device)
-    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    own = {key: tensor.to(device) for key, tensor in method.init_state(store.num_classes, settings).items()}
-    state = State(net, train_step.build_optimizer(net, run), Ema(net, run.ema_decay), Telemetry(run.log_every), own)
-    feed = Feed(store, method, settings, run, device)
-    step = train_step.build_step(state, method, settings, run, feed.schedule_names)
-    return Parts(state, feed, step, run, method, settings, store.dataset.image_size[0])
+    spec = api.configure(api.open_split(str(store_path)), assignments, flags)
+    made = api.assemble(spec)
+    step = train_step.build_step(made.state, spec.method, spec.settings, spec.run, made.loader.schedule_names)
+    side = spec.store.dataset.image_size[0]
+    return Parts(made.state, made.loader, step, spec.run, spec.method, spec.settings, side)
 
 
 def clock(steps: Iterator[object], warm_up: int, count: int) -> dict[str, float]:
@@ -74,10 +57,9 @@ def clock(steps: Iterator[object], warm_up: int, count: int) -> dict[str, float]
 
 def trained(parts: Parts) -> Iterator[None]:
     """A step each time it is asked, as trainer.loop.loop makes them."""
-    state, feed = parts.state, parts.feed
-    with feed, Prefetch(feed.prepare, range(ENDLESS)) as ahead:
-        while True:
-            raw = feed.batch(ahead.take())
+    state = parts.state
+    with parts.loader as loader:
+        for raw in loader:
             state.telemetry.add(parts.step(raw), raw.ood)
             state.step += 1
             if state.telemetry.pending == parts.run.log_every:
@@ -99,14 +81,14 @@ def _median(work: Callable[[int], object]) -> float:
 
 
 def time_prepare(parts: Parts) -> float:
-    """The host's work, which a thread does while the step computes."""
-    return _median(parts.feed.prepare)
+    """A batch, which threads prepare while the step computes."""
+    return _median(parts.loader.batch)
 
 
 def time_views(parts: Parts) -> float:
-    """Batch on the device, augmentation and scaling, uncompiled."""
-    work, declared, own = parts.feed.prepare(0), parts.method.views(parts.settings), parts.state.method
-    return _median(lambda _: make_batch(parts.feed.batch(work), declared, parts.feed.schedule_names, own))
+    """Augmentation and scaling, uncompiled."""
+    raw, declared, own = parts.loader.batch(0), parts.method.views(parts.settings), parts.state.method
+    return _median(lambda _: make_batch(raw, declared, parts.loader.schedule_names, own))
 
 
 def time_update(parts: Parts) -> float:
@@ -117,7 +99,7 @@ def time_update(parts: Parts) -> float:
 
 def time_telemetry(parts: Parts) -> float:
     """A row of metrics, and its share of reading them."""
-    losses, telemetry = parts.step(parts.feed.batch(parts.feed.prepare(0))), parts.state.telemetry
+    losses, telemetry = parts.step(parts.loader.batch(0)), parts.state.telemetry
     telemetry.flush()
 
     def steps(_: int) -> None:
@@ -129,7 +111,7 @@ def time_telemetry(parts: Parts) -> float:
 
 
 PARTS: dict[str, Callable[[Parts], float]] = {
-    "feed (in its thread)": time_prepare,
+    "batch (in its thread)": time_prepare,
     "views": time_views,
     "optimizer, decay, average": time_update,
     "telemetry": time_telemetry,

@@ -1,0 +1,1 @@
+"""`realmix-data`: makes stores from images. `pipeline.cli` is the command line."""

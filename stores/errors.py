@@ -1,4 +1,4 @@
-"""One clear error for a user's mistake: what happened, why, what to do next, and a documented exit code.
+"""Errors that a user sees as one message: what happened, why, what to do next, and a documented exit code.
 
 Exit codes of both commands:
 
@@ -10,8 +10,8 @@ Exit codes of both commands:
     5    not enough space or memory
     130  interrupted by Ctrl-C, SIGTERM or SIGHUP; the message says how to continue
 
-A reader that goes away, a closed terminal's too, changes no exit code: what is printed then is dropped.
-Broken invariants of our own are `assert`s and keep their traceback; `--debug` shows the traceback of any error.
+Losing the reader of the output (a closed terminal) changes no exit code; the output is discarded. Bugs are `assert`s
+and show their traceback; `--debug` shows the traceback of any error.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pathlib import Path
 from stores.system import interrupts, process, terminal, text
 
 
-class _Told(BaseException):
-    """What ends a command with one message.
+class _Message(BaseException):
+    """An exception that ends a command with one message.
 
     Args:
-        what: what happened, one sentence, with the path or key quoted.
+        what: what happened, in one sentence, with the path or key quoted.
         why: the reason, if it is not obvious.
         hint: what to do next, ideally a command.
     """
@@ -47,8 +47,8 @@ class _Told(BaseException):
         return "\n".join(part for part in (self.what, self.why, self.hint and f"→ {self.hint}") if part)
 
 
-class RealMixError(_Told, Exception):
-    """A mistake that the user can mend."""
+class RealMixError(_Message, Exception):
+    """An error that the user can fix."""
 
 
 class UsageError(RealMixError):
@@ -58,35 +58,35 @@ class UsageError(RealMixError):
 
 
 class StoreError(RealMixError):
-    """A store or run that is missing, incomplete, of another version, or not the one expected."""
+    """A store or run that is missing, incomplete, of another version, or another one than expected."""
 
     exit_code = 3
 
 
 class StorageError(StoreError):
-    """Object storage that cannot be reached or refuses; what was written before stays."""
+    """Object storage is unreachable or refuses a request; what was written before stays."""
 
 
 class IntegrityError(RealMixError):
-    """Bytes on disk that are not the bytes that were written."""
+    """Bytes that are not the ones that were written."""
 
     exit_code = 4
 
 
 class ResourceError(RealMixError):
-    """Not enough disk or memory."""
+    """Not enough disk space or memory."""
 
     exit_code = 5
 
 
-class Interrupted(_Told):
-    """Stopped by Ctrl-C, SIGTERM or SIGHUP; what was done is kept. No `Exception`: nobody may take it for a failure."""
+class Interrupted(_Message):
+    """Stopped by Ctrl-C, SIGTERM or SIGHUP; finished work is kept. Not an `Exception`, so that nothing catches it."""
 
     exit_code = interrupts.EXIT_CODE
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """'did you mean …?' or the list of what is known.
+    """'did you mean …?', or the list of known words.
 
     >>> suggest("gama", ["gamma", "alpha"])
     'did you mean gamma?'
@@ -99,7 +99,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run a command line: print a `RealMixError` (or a full disk) as one message and exit with its code."""
+    """Run a command line; a `RealMixError`, a full disk or a lack of memory becomes one message and an exit code."""
     process.prepare()
     code: object = 1
     try:
@@ -112,13 +112,13 @@ def run(command: Callable[[], object]) -> None:
         code = end.code
         raise
     except (Exception, Interrupted) as error:
-        told = _told(error)
-        if told is None:
+        message = _message_of(error)
+        if message is None:
             raise
-        code = told.exit_code
-        if isinstance(told, ResourceError):
+        code = message.exit_code
+        if isinstance(message, ResourceError):
             _end_quietly()
-        _fail(told)
+        _fail(message)
     finally:
         interrupts.over(code if isinstance(code, int) else int(code is not None))
 
@@ -127,29 +127,30 @@ def _interrupted() -> Interrupted:
     return Interrupted("interrupted", hint="run the same command again: it continues")
 
 
-def _told(error: BaseException) -> _Told | None:
-    """What a command says that ends with this error; None: it is none of those that have a message."""
-    told: _Told | None = None
-    if isinstance(error, _Told):
-        told = error
+def _message_of(error: BaseException) -> _Message | None:
+    """The message of a command that ends with this error; None for errors that show their traceback."""
+    message: _Message | None = None
+    if isinstance(error, _Message):
+        message = error
     elif out_of_memory(error):
-        told = _of_memory(error)
+        message = _of_memory(error)
     elif isinstance(error, OSError):
-        told = _of_the_system(error)
-    if interrupts.asked() is None or isinstance(told, Interrupted):
-        return told
-    # whatever the interruption became on its way: an import that failed, a request that was given up
+        message = _of_the_system(error)
+    if interrupts.asked() is None or isinstance(message, Interrupted):
+        return message
+    # an interruption may surface as another error: a failed import, an abandoned request
     interrupted = _interrupted()
     interrupted.__cause__ = error
-    if told is not None:
-        interrupted.why, interrupted.hint = told.what, told.hint or interrupted.hint
+    if message is not None:
+        interrupted.why, interrupted.hint = message.what, message.hint or interrupted.hint
     return interrupted
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory, or room for one more thread, is what was lacking: every library has its own class for that.
+    """Whether an error, or one of its causes, is a lack of memory or of threads.
 
-    What failed first may have led to other errors, and some code fails for lack of memory without saying so.
+    Libraries have their own classes for this, and some fail without saying why: an error of a process whose address
+    space is used up counts too.
     """
     cause: BaseException | None = error
     while isinstance(cause, Exception):
@@ -163,7 +164,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _address_space_is_used_up() -> bool:
-    """Whether this process is within 32 MiB of its `ulimit -v`: many a library maps more than that at once."""
+    """Whether this process is within 32 MiB of its `ulimit -v`; libraries map more than that at once."""
     limit, statm = resource.getrlimit(resource.RLIMIT_AS)[0], Path("/proc/self/statm")
     if limit == resource.RLIM_INFINITY or not statm.is_file():
         return False
@@ -171,9 +172,15 @@ def _address_space_is_used_up() -> bool:
 
 
 _NO_MEMORY = (
-    "out of memory", "not enough memory", "insufficient memory", "can't allocate memory", "cannot allocate memory",
-    "can't start new thread", "failed to map segment", "bad_alloc",
-)  # fmt: skip
+    "out of memory",
+    "not enough memory",
+    "insufficient memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "can't start new thread",
+    "failed to map segment",
+    "bad_alloc",
+)
 
 
 def _of_memory(error: BaseException) -> RealMixError:
@@ -183,13 +190,13 @@ def _of_memory(error: BaseException) -> RealMixError:
 
 
 def _end_quietly() -> None:
-    """Drop what libraries print at the interpreter's end about what they could not begin: the message is said."""
+    """Suppress what libraries print while the interpreter ends; the message has been printed."""
     sys.unraisablehook = lambda _: None
     warnings.simplefilter("ignore")
 
 
 def _of_the_system(error: OSError) -> RealMixError:
-    """What the operating system refused, as a message."""
+    """The message for an error of the operating system."""
     where = f"'{os.fsdecode(error.filename)}'" if error.filename else "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(
@@ -204,7 +211,7 @@ def _of_the_system(error: OSError) -> RealMixError:
     return RealMixError(f"{where}: {error.strerror or error}", "the system refused it", "--debug shows where")
 
 
-def _fail(error: _Told) -> None:
+def _fail(error: _Message) -> None:
     if os.environ.get("REALMIX_DEBUG"):
         raise error
     shown = RealMixError(text.visible(error.what), text.visible_lines(error.why), text.visible(error.hint))

@@ -1,8 +1,7 @@
-"""The fingerprint of a dataset store: what it holds, whatever machine, codec, chunk shape or number of workers made it.
+"""The fingerprint of a dataset store: of its content, independent of machine, codec, chunk shape and number of workers.
 
-It covers the specification (source, recipe, seed, number of copies) and the decoded base images, labels and order.
-The copies are a pure function of those, so they are covered without hashing fifty times the pixels; `verify --deep`
-proves it.
+It covers the specification (source, recipe, seed, number of copies) and the decoded base images, labels and order. The
+copies are a pure function of these, so they need not be hashed; `verify --deep` checks them.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import hashlib
 import numpy as np
 
 from stores.format import manifest
-from stores.reader import DatasetStore, ImageArray
+from stores.format.arrays import ImageArray
+from stores.reader import DatasetStore
 
 BLOCK_BYTES = 8 << 20
 
 
 def dataset_fingerprint(store: DatasetStore) -> str:
-    """Fingerprint (hex) of a dataset store whose base arrays are written.
+    """Fingerprint (hex) of a dataset store, which needs its base arrays only.
 
     Raises:
         IntegrityError: a base array is missing or damaged.
@@ -31,7 +31,7 @@ def dataset_fingerprint(store: DatasetStore) -> str:
 
 
 def _digest(images: ImageArray) -> str:
-    """SHA-256 of all pixels in row order, read in blocks."""
+    """SHA-256 (hex) of the shape and all pixels in row order, read in blocks."""
     rows = max(1, BLOCK_BYTES // images.layout.row_bytes)
     digest = hashlib.sha256(str(images.shape).encode())
     block = np.empty((min(rows, len(images)), *images.shape[1:]), images.dtype)

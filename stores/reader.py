@@ -1,6 +1,6 @@
-"""The two kinds of store, opened: pixels once (`DatasetStore`), and which of them are labelled (`SplitStore`).
+"""Opening stores: a `DatasetStore` holds the pixels, a `SplitStore` says which of them are labelled.
 
-Everything is held against the manifest before it is believed. Nothing here writes.
+Everything read is compared with the manifest. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 
 class DatasetStore:
-    """Pixels, once: base images, labels, the test set, and every training image's copies. Open with `open_store`.
+    """Base images, labels, the test set, and the copies of every training image. Open it with `open_store`.
 
     Attributes:
-        path, name: where it is, and its folder's name.
+        path: its location.
+        name: of its folder.
         manifest: see FORMAT.md.
-        fingerprint: hex digest of what it holds, whatever the codec and chunks.
-        num_images, num_copies: N and A (0 copies: base images only).
+        fingerprint: hex digest of its content, independent of codec and chunks.
+        num_images: N, number of training images.
+        num_copies: A, stored copies of each training image; may be 0.
         image_size: (H, W).
         class_names: names of the source's classes.
         weak: {"flip": bool, "shift": pixels}, the dataset's weak augmentation.
@@ -43,17 +45,17 @@ class DatasetStore:
 
     @cached_property
     def train_images(self) -> ImageArray:
-        """uint8 [N, H, W, 3]"""
+        """Training images, uint8 [N, H, W, 3]."""
         return self._array("train/images", self.num_images, *self.image_size, 3)
 
     @cached_property
     def test_images(self) -> ImageArray:
-        """uint8 [M, H, W, 3]"""
+        """Test images, uint8 [M, H, W, 3]."""
         return self._array("test/images", self.manifest["num_test"], *self.image_size, 3)
 
     @cached_property
     def copies(self) -> ImageArray | BetonArray | None:
-        """uint8 [N, A, H, W, 3]; None in a store without copies."""
+        """Stored copies, uint8 [N, A, H, W, 3]; None in a store without copies."""
         if self.num_copies and not self.has_zarr_copies:
             return self.beton()
         shape = (self.num_images, self.num_copies, *self.image_size, 3)
@@ -61,11 +63,14 @@ class DatasetStore:
 
     @property
     def has_zarr_copies(self) -> bool:
-        """Whether the copies are in the zarr array; if not, they are in FFCV's file only."""
+        """Whether the copies are in a zarr array; otherwise they are in FFCV's file only."""
         return self.num_copies > 0 and self.manifest.get("copies_format", "zarr") != "ffcv"
 
     def beton(self, *, base: bool = False) -> BetonArray:
-        """The copies in FFCV's file, or the training images in theirs.
+        """The copies in FFCV's file, uint8 [N, A, H, W, 3].
+
+        Args:
+            base: the training images instead, uint8 [N, H, W, 3].
 
         Raises:
             StoreError: the store has no FFCV files.
@@ -83,22 +88,22 @@ class DatasetStore:
 
     @cached_property
     def train_labels(self) -> np.ndarray:
-        """int64 [N], −1 = no label"""
+        """Labels of the training images, int64 [N]; −1 = no label."""
         return self._labels("train/labels", self.num_images)
 
     @cached_property
     def test_labels(self) -> np.ndarray:
-        """int64 [M]"""
+        """Labels of the test images, int64 [M]."""
         return self._labels("test/labels", self.manifest["num_test"])
 
     @cached_property
     def source_index(self) -> np.ndarray:
-        """int64 [N]: which image of the source each row is (rows are in a fixed random order)."""
+        """Index in the source of each training image, int64 [N]; rows are in a fixed random order."""
         return self._array("train/source_index", self.num_images, dtype="int64").read()
 
     @cached_property
     def folds(self) -> np.ndarray | None:
-        """int64 [F, n] rows of predefined labelled folds (STL-10); None elsewhere."""
+        """Rows of predefined labelled folds (STL-10), int64 [F, n]; None for other datasets."""
         if not (self.path / "folds").is_dir():
             return None
         folds = self._array("folds", None, None, dtype="int64").read()
@@ -107,14 +112,16 @@ class DatasetStore:
         return folds
 
     def read_params(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """What was drawn for each copy: int32 [n, A, P]; `manifest["spec"]["recipe"]` names the columns."""
+        """Parameters drawn for each copy, int32 [n, A, P]; `manifest["recipe_columns"]` names the columns."""
         shape = (self.num_images, self.num_copies, len(self.manifest["recipe_columns"]))
         return self._array("copies/params", *shape, dtype="int32").read(rows)
 
     def _labels(self, name: str, count: int) -> np.ndarray:
         labels = self._array(name, count, dtype="int64").read()
         if labels.size and not -1 <= labels.min() <= labels.max() < len(self.class_names):
-            raise IntegrityError(f"array '{name}' of '{self.path}' is damaged", "its labels are no classes of it")
+            raise IntegrityError(
+                f"array '{name}' of '{self.path}' is damaged", "some of its labels are not classes of the store"
+            )
         return labels
 
     def _array(self, name: str, *shape: int | None, dtype: str = "uint8") -> ImageArray:
@@ -122,15 +129,21 @@ class DatasetStore:
 
 
 class SplitStore:
-    """Which images are labelled, unlabelled, held out and tested on. Open with `open_store`.
+    """Which images are labelled, unlabelled, for validation and for testing. Open it with `open_store`.
 
     Attributes:
-        dataset: the dataset store it points to.
-        protocol: "labels", "mismatch" or "folds"; seed: of the draw; gamma: suggested share for the OOD mask.
-        labeled, unlabeled, valid: int64 rows of the dataset's train part; the labelled ones are not in `unlabeled`.
-        test: int64 rows of its test part.
-        class_names, num_classes: the classes trained on.
-        train_labels, test_labels: int64, labels of all rows as training classes; −1 = another class, or no label.
+        dataset: the dataset store that it points to.
+        protocol: "labels", "mismatch" or "folds".
+        seed: of the draw.
+        gamma: suggested share of the unlabelled rows to mask as out of distribution.
+        labeled: int64 rows of the dataset's training images.
+        unlabeled: int64 rows of the dataset's training images, disjoint from `labeled`.
+        valid: int64 rows of the dataset's training images, disjoint from both.
+        test: int64 rows of the dataset's test images.
+        class_names: names of the classes trained on.
+        num_classes: their number.
+        train_labels: int64 [N], labels of all training images as training classes; −1 = another class, or no label.
+        test_labels: int64 [M], the same for the test images.
     """
 
     def __init__(self, path: Location, content: dict[str, Any]) -> None:
@@ -160,7 +173,7 @@ class SplitStore:
                 f"the dataset store of '{self.path}' is gone",
                 f"'{path}' does not exist; split and dataset lie side by side",
                 f"move '{asked['name']}' back, or make the split again: `realmix-data split DATASET …`",
-            )  # fmt: skip
+            )
         dataset = DatasetStore(path, _content(path, "dataset"))
         if dataset.fingerprint != asked["fingerprint"]:
             raise StoreError(
@@ -183,15 +196,15 @@ class SplitStore:
 
 
 def open_store(path: str | Location, *, incomplete: bool = False) -> DatasetStore | SplitStore:
-    """Open a store: the one way in.
+    """Open a store.
 
     Args:
-        path: folder of a dataset store or of a split store, or `s3://bucket/prefix`.
+        path: folder of a dataset store or split store, or `s3://bucket/prefix`.
         incomplete: also open a dataset store whose build has not finished.
 
     Raises:
-        StoreError: it is missing, unfinished, of another version, or its dataset store moved or changed.
-        IntegrityError: a file it needs is damaged.
+        StoreError: it is missing, unfinished, of another version, or its dataset store was moved or changed.
+        IntegrityError: a file that it needs is damaged.
     """
     path = locate(path)
     content = manifest.read(path, incomplete=incomplete)
@@ -208,12 +221,13 @@ def _content(path: Location, kind: str) -> dict[str, Any]:
 def _array(
     store: Location, content: dict[str, Any], name: str, shape: tuple[int | None, ...], dtype: str
 ) -> ImageArray:
-    """An array of a store, held against what its manifest says: the checksum of its metadata, shape and type."""
+    """An array of a store; its metadata's checksum, shape and dtype are compared with the manifest."""
     array = ImageArray(store, name, content)
     same = len(array.shape) == len(shape) and all(said in (None, n) for said, n in zip(shape, array.shape, strict=True))
     if not same or array.dtype != dtype:
         raise StoreError(
             f"array '{name}' of '{store}' is not what the store's manifest says",
-            f"it has shape {array.shape}, type {array.dtype}", "`realmix-data verify` names what is damaged",
-        )  # fmt: skip
+            f"it has shape {array.shape}, type {array.dtype}",
+            "`realmix-data verify` names what is damaged",
+        )
     return array

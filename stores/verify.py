@@ -1,7 +1,7 @@
-"""Check that the bytes of a store are the bytes that were written: every file there, of its size, with its checksum.
+"""Verifying a store: every file exists, with the size and the checksum in the manifest.
 
-Works on files alone, so it is as fast as reading them. Whether the copies are what the recipe makes of the base
-images is the pipeline's `verify --deep`.
+This only reads the files. Whether the copies are what the recipe makes of the base images is checked by
+`realmix-data verify --deep`, in the pipeline.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from stores.system.threads import thread_pool
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: the file's path inside the store, and what is lost with it."""
+    """A damaged or missing file.
+
+    Attributes:
+        file: path inside the store.
+        what: what is wrong, and which rows are lost with it.
+    """
 
     file: str
     what: str
@@ -34,7 +39,8 @@ def verify(store: Location, progress: Callable[[int, int], None] | None = None) 
     """Compare every file of a complete store with its manifest.
 
     Args:
-        progress: called with (bytes checked so far, bytes in all).
+        store: its location.
+        progress: called with (bytes checked, bytes in total).
 
     Returns:
         What is wrong, in the order of the files; empty if nothing is.
@@ -55,16 +61,6 @@ def verify(store: Location, progress: Callable[[int, int], None] | None = None) 
     return problems or _unlisted(store, content)
 
 
-def require_sound(store: Location) -> None:
-    """Raise an `IntegrityError` naming the first problems of a store, if it has any."""
-    if problems := verify(store):
-        listed = "\n".join(f"  {p}" for p in problems[:10]) + ("\n  …" if len(problems) > 10 else "")
-        raise IntegrityError(
-            f"'{store}' has {len(problems)} damaged or missing file(s)", listed,
-            "`realmix-data repair` mends what follows from the rest",
-        )  # fmt: skip
-
-
 def _check(store: Location, key: str, expected: dict[str, object]) -> str:
     try:
         require_inside(store, store / key)
@@ -81,7 +77,7 @@ def _check(store: Location, key: str, expected: dict[str, object]) -> str:
 
 
 def _rows_of(store: Location, key: str) -> str:
-    """Which rows a damaged file held, as far as the metadata still says."""
+    """The rows that a damaged file held, if the metadata still says so."""
     name, chunk, tail = key.partition("/c/")
     if not chunk:
         return ""
@@ -89,13 +85,13 @@ def _rows_of(store: Location, key: str) -> str:
         start, stop = layout.load(store, name).rows(int(tail.split("/")[0]))
     except StorageError:
         raise
-    except (StoreError, IntegrityError, ValueError):  # the metadata is damaged too, and listed as its own problem
+    except (StoreError, IntegrityError, ValueError):  # the metadata is damaged too, which is listed separately
         return ""
     return f" (rows {start}–{stop - 1} of {name})"
 
 
 def _unlisted(store: Location, content: dict[str, Any]) -> list[Problem]:
-    """Files that an array or FFCV needs but the manifest does not know: a manifest that was cut or edited."""
+    """Files that an array or FFCV needs but the manifest does not list: it was truncated or edited."""
     files = content["files"]
     betons = [TRAIN, *([COPIES] if content.get("num_copies") else [])] if "ffcv" in content else []
     problems = [Problem(key, "needed, but not in the manifest") for key in betons if key not in files]

@@ -1,9 +1,9 @@
-"""Writing stores: every file whole or not at all, a journal of what is done, one writer at a time, nothing overwritten.
+"""Writing stores: files are atomic, finished files are journaled, one writer at a time, nothing else is overwritten.
 
-A dataset store grows in place: its manifest says `complete: false` until the last file is written. The journal lists
-the finished files with their checksums, so an interrupted build continues where it was. A split store is small: in the
-file system it is written beside its place and renamed into it, in a bucket its manifest is written last. In a bucket
-nothing is deleted but objects that a store is made of.
+A dataset store is written in place; its manifest says `complete: false` until the last file is written. The journal
+lists finished files with their checksums, so that an interrupted build continues. A split store is small: in a folder
+it is written to a temporary folder and renamed, in a bucket its manifest is written last. In a bucket only objects that
+belong to a store are deleted.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from stores.errors import IntegrityError, StorageError, StoreError, UsageError
 from stores.format import fields, journal, layout, manifest, shards
 from stores.format.journal import Record
 from stores.storage import lock
+from stores.storage.bucket import BucketPath
 from stores.storage.confine import require_inside
-from stores.storage.location import BucketPath, Location, inside
+from stores.storage.location import Location, inside
 from stores.system import aside, durable
 
-# what a store's folder may hold: metadata, files of arrays, and what a build at work leaves
+# what a store's folder may hold: metadata, files of arrays, lock and journal
 OURS = re.compile(
     r"(?:(?:train|test|copies)(?:/\w+)?/|(?:folds|labeled|unlabeled|valid|test)/)?zarr\.json"
     r"|(?:(?:train|test|copies)/\w+|folds|labeled|unlabeled|valid|test)/c(?:/\d+)+"
@@ -37,7 +38,7 @@ OURS = re.compile(
 
 
 def write_file(store: Location, array: layout.ArrayLayout, index: int, data: bytes) -> Record:
-    """Write one file of an array and say what was written."""
+    """Write one file of an array; returns its record for the journal."""
     path = store / array.key(index)
     require_inside(store, path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,13 +47,13 @@ def write_file(store: Location, array: layout.ArrayLayout, index: int, data: byt
 
 
 def write_table(store: Location, name: str, array: np.ndarray) -> Record:
-    """Write a small array whole: its metadata and its single file."""
+    """Write the metadata and the single file of a small array; returns the file's record."""
     table = layout.table(name, array).create(store)
     return write_file(store, table, 0, encode_table(table, array))
 
 
 def encode_table(table: layout.ArrayLayout, array: np.ndarray) -> bytes:
-    """The single file of a small array. An empty one has no chunk: its file stands for "nothing is missing"."""
+    """The single file of a small array; empty for an array without rows, which has no chunk."""
     return shards.encode(table, 0, array) if array.shape[0] else b""
 
 
@@ -66,20 +67,25 @@ class Target:
         self._still_held = still_held
 
     def record(self, *records: Record) -> None:
-        """Note finished files; after this a killed build will not write them again."""
+        """Record finished files; a continued build will not write them again."""
         self._still_held()
         journal.append(self.path, records)
         self.done |= {record["key"]: record for record in records}
 
     def drop(self, name: str) -> None:
-        """Remove an array that was only needed on the way; killed here, the next run removes the rest."""
+        """Remove a temporary array; if this is interrupted, the continued build removes the rest."""
         assert isinstance(self.path, Path)
         if (self.path / name).exists():
             shutil.rmtree(self.path / name)
         self.done = {key: record for key, record in self.done.items() if not key.startswith(f"{name}/")}
 
     def finish(self, fingerprint: str, **more: Any) -> None:
-        """Write the complete manifest; from here on the store can be opened."""
+        """Write the complete manifest; after this the store can be opened.
+
+        Args:
+            fingerprint: of the store.
+            more: further fields of the manifest.
+        """
         files = {key: {"bytes": r["bytes"], "sha256": r["sha256"]} for key, r in self.done.items()}
         # the arrays' and groups' own metadata is part of the store: a changed shape there would misread every pixel
         metas: list[Location] = [*self.path.rglob("zarr.json")]
@@ -90,7 +96,7 @@ class Target:
                 files[inside(meta, self.path)] = {"bytes": len(data), "sha256": digest}
         if isinstance(self.path, Path):
             aside.sweep(self.path)
-            durable.sync_tree(self.path)  # what the manifest is about to say must hold after a power cut too
+            durable.sync_tree(self.path)  # the files must survive a power cut before the manifest lists them
         self._still_held()
         manifest.write(
             self.path, {**self._content, **more, "complete": True, "fingerprint": fingerprint, "files": files}
@@ -100,16 +106,21 @@ class Target:
 
 @contextlib.contextmanager
 def open_target(path: Location, content: dict[str, Any], *, force: bool = False) -> Iterator[Target | None]:
-    """Open `path` for building; yields None if exactly this store is already complete there.
+    """Open `path` for building.
 
-    A user's mistake met while building (a broken image, say) removes what this call created; an interruption keeps it.
+    If the block raises a user's error (a broken image, say), what this call created is removed; an interruption keeps
+    it.
 
     Args:
-        content: the manifest without `complete`, `fingerprint` and `files`; `content["spec"]` says what is asked for.
+        path: location of the store.
+        content: the manifest without `complete`, `fingerprint` and `files`; `content["spec"]` is the specification.
         force: replace a store of another specification.
 
+    Yields:
+        The target to write to; None if exactly this store is already complete.
+
     Raises:
-        StoreError: something else is there, or another build is at work in it.
+        StoreError: something else is there, or another build is running.
     """
     content = {"format": manifest.FORMAT, "format_version": manifest.FORMAT_VERSION, "kind": "dataset", **content}
     _require_readable(content)
@@ -120,7 +131,7 @@ def open_target(path: Location, content: dict[str, Any], *, force: bool = False)
     if isinstance(path, Path):
         durable.make_folder(path)
     with lock.exclusive(path) as still_held:
-        if _is_complete(path, content, force):  # since it was looked at: another build has come and gone
+        if _is_complete(path, content, force):  # another build has finished it meanwhile
             journal.remove(path)
             yield None
             return
@@ -142,13 +153,13 @@ def open_target(path: Location, content: dict[str, Any], *, force: bool = False)
 
 
 def _require_readable(content: dict[str, Any]) -> None:
-    """What no reader would take is not written."""
+    """Check that readers accept the manifest, before anything is written."""
     wrong = fields.wrong({**content, "complete": False})
     assert not wrong, f"a manifest whose {', '.join(wrong)} no reader accepts"
 
 
 def _is_complete(path: Location, content: dict[str, Any], force: bool) -> bool:
-    """Whether exactly this store lies there complete; False if it can be built or continued there."""
+    """Whether exactly this store is complete at `path`; False if it can be built or continued there."""
     existing = _existing(path)
     if existing is None:
         return False
@@ -164,27 +175,31 @@ def _is_complete(path: Location, content: dict[str, Any], force: bool) -> bool:
 
 
 def _asked(content: dict[str, Any]) -> dict[str, Any]:
-    """What a build must have in common with a store that it continues: what is in it, and how its copies are kept."""
+    """What must be equal for a build to continue a store: the specification, and the format of the copies."""
     return {**content["spec"], "format": content.get("copies_format", "zarr")}
 
 
 def clear_leftovers(path: Location) -> None:
-    """Remove from a complete store what killed processes left: a journal, a lock, what they were writing aside."""
+    """Remove what killed processes left in a complete store: a journal, a lock, temporary files."""
     if any((path / name).exists() for name in (journal.NAME, lock.NAME)) or (
         isinstance(path, Path) and aside.left_in(path)
     ):
-        with contextlib.suppress(StoreError), lock.exclusive(path):  # held: whoever is at work there will do it
+        with contextlib.suppress(StoreError), lock.exclusive(path):  # if it is locked, its holder will do it
             journal.remove(path)
             if isinstance(path, Path):
                 aside.sweep(path)
 
 
 def write_split(path: Location, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """Write a split store; returns its fingerprint. An equal one that is there, or comes meanwhile, is left alone.
+    """Write a split store, unless it is already there.
 
     Args:
+        path: location of the store.
         content: the manifest without `complete`, `fingerprint` and `files`.
         arrays: int64 index arrays by name.
+
+    Returns:
+        Its fingerprint.
 
     Raises:
         StoreError: `path` holds something else.
@@ -209,35 +224,39 @@ def write_split(path: Location, content: dict[str, Any], arrays: dict[str, np.nd
         try:
             made.path.rename(path)
         except OSError:
-            if not _holds_split(path, fingerprint):  # if it does, another process was as quick with the same one
+            if not _holds_split(path, fingerprint):  # otherwise another process has just written the same split
                 raise
     durable.sync_folder(path.parent)
     return fingerprint
 
 
 def _holds_split(path: Location, fingerprint: str) -> bool:
-    """Whether this very split store is there."""
+    """Whether exactly this split store is at `path`."""
     if not path.exists():
         return False
     if isinstance(path, BucketPath):
         if all(_is_ours(child) for child in path.iterdir()):
             return False
         found = manifest.read(path, incomplete=True)
-        if found["kind"] == "split" and not found["complete"]:  # interrupted: nothing there can have been opened
+        if found["kind"] == "split" and not found["complete"]:  # an interrupted write, which no reader has opened
             return False
     found = manifest.read(path)
     if found.get("fingerprint") != fingerprint:
         raise StoreError(
-            f"'{path}' holds another store", "its split or its dataset store differs",
+            f"'{path}' holds another store",
+            "its split or its dataset store differs",
             "choose another --name, or remove it first",
-        )  # fmt: skip
+        )
     return True
 
 
 def _fill_split(
-    path: Location, content: dict[str, Any], arrays: dict[str, np.ndarray], fingerprint: str,
+    path: Location,
+    content: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    fingerprint: str,
     still_held: Callable[[], None],
-) -> None:  # fmt: skip
+) -> None:
     manifest.write(path, {**content, "complete": False})
     target = Target(path, content, still_held)
     target.record(*(write_table(path, name, array.astype("int64")) for name, array in arrays.items()))
@@ -245,7 +264,7 @@ def _fill_split(
 
 
 def _empty(path: Location) -> None:
-    """Remove the store in a locked folder but for its manifest, which says that it is incomplete from here on."""
+    """Mark a locked store as incomplete and remove everything but its manifest."""
     manifest.write(path, {**manifest.read(path, incomplete=True), "complete": False})
     if isinstance(path, BucketPath):
         _delete_objects(path)
@@ -254,27 +273,27 @@ def _empty(path: Location) -> None:
 
 
 def _remove(path: Location) -> None:
-    """Remove an incomplete store that this process has created and locked."""
+    """Remove an incomplete store that this process created and holds the lock of."""
     if isinstance(path, BucketPath):
         _delete_objects(path)
         (path / "zarr.json").unlink()
         return
     _remove_entries(path)
-    for name in ("zarr.json", lock.NAME):  # in this order: whoever finds no lock may begin
+    for name in ("zarr.json", lock.NAME):  # in this order: without a lock another build may begin
         (path / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # and has begun
+    with contextlib.suppress(OSError):  # another build has begun
         path.rmdir()
 
 
 def _remove_entries(path: Path) -> None:
-    """Remove what lies in a store's folder but for its manifest and its lock."""
+    """Remove everything in a store's folder but its manifest and its lock."""
     for child in path.iterdir():
         if child.name not in ("zarr.json", lock.NAME):
             shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
 
 
 def _delete_objects(path: BucketPath) -> None:
-    """Delete what a store in a bucket is made of, and nothing else that lies there, but for manifest and lock."""
+    """Delete the objects of a store in a bucket, but not its manifest, its lock, or objects that are not a store's."""
     for entry in path.rglob("*"):
         key = inside(entry, path)
         if key not in ("zarr.json", lock.NAME) and OURS.fullmatch(key):
@@ -296,7 +315,7 @@ def _existing(path: Location) -> dict[str, Any] | None:
 
 
 def _is_ours(path: Location) -> bool:
-    """What a build killed before its first manifest leaves."""
+    """Whether this is a file left by a build that was killed before its first manifest."""
     return path.name == lock.NAME or (path.name.startswith(".zarr.json.") and path.name.endswith(".tmp"))
 
 

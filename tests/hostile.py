@@ -192,21 +192,20 @@ def hostile_frame(store: Path, rng: random.Random) -> None:
     entries = 16 * math.prod(array.chunk_grid) if array.sharded else 0
     table = np.frombuffer(data[len(data) - entries - 4 : -4], "<u8").reshape(-1, 2).copy() if entries else None
     length = len(data) if table is None else int(table[0, 1])
-    crc = array.checksum == "crc32c"
-    frame = bytearray(data[: length - 4 * crc])
+    frame = bytearray(data[: length - 4])
     if rng.random() < 0.5:
         claimed = rng.choice([0, 1, 2**20, 2**31, 2**40, 2**63])
-        frame[4:5] = bytes([0b11100000 if crc else 0b11100100])  # single segment, content size in eight bytes
+        frame[4:5] = bytes([0b11100000])  # single segment, content size in eight bytes
         frame[5:5] = struct.pack("<Q", claimed)
     else:
         for _ in range(rng.choice([1, 3, 10])):
             frame[rng.randrange(len(frame))] = rng.randrange(256)
-    made = bytes(frame) + (struct.pack("<I", google_crc32c.value(bytes(frame))) if crc else b"")
+    made = bytes(frame) + struct.pack("<I", google_crc32c.value(bytes(frame)))
     if table is not None:
         made += data[length : len(data) - entries - 4]
-        table[0, 1] += len(frame) + 4 * crc - length
+        table[0, 1] += len(frame) + 4 - length
         later = (table[:, 0] > 0) & (table[:, 0] != MISSING)
-        table[later, 0] += len(frame) + 4 * crc - length
+        table[later, 0] += len(frame) + 4 - length
         made += table.tobytes() + struct.pack("<I", google_crc32c.value(table.tobytes()))
     put_file(store, key, made)
 

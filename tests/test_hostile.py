@@ -26,7 +26,7 @@ from pipeline.recipes import from_spec
 from pipeline.sources import Part
 from stores import open_store
 from stores.errors import IntegrityError, RealMixError, StoreError, UsageError
-from stores.format import layout, manifest
+from stores.format import manifest
 from stores.verify import verify
 
 CASES = 60
@@ -40,12 +40,10 @@ def traced():
 
 
 @pytest.fixture
-def victim(tmp_path, source_of_few, request, monkeypatch):
-    monkeypatch.setattr(layout, "CHECKSUM", getattr(request, "param", "crc32c"))
+def victim(tmp_path, source_of_few):
     return build_stores(tmp_path / "stores", source_of_few, copies=3)
 
 
-@pytest.mark.parametrize("victim", ["crc32c", "zstd"], indirect=True)
 def test_mutations_whose_checksums_fit(victim, traced):
     seen = Counter(hostile.attack(victim, victim.with_name("tiny_20"), seed) for seed in range(CASES))
     assert sum(seen.values()) == CASES
@@ -137,7 +135,7 @@ def test_a_store_may_itself_be_reached_through_a_link(victim, tmp_path):
 def test_a_pipe_makes_nobody_wait(victim, key):
     (victim / key).unlink()
     os.mkfifo(victim / key)
-    with pytest.raises(IntegrityError, match="no regular file"):
+    with pytest.raises(IntegrityError, match="not a regular file"):
         open_store(victim).train_labels.sum() + open_store(victim).train_images.read().sum()
     if key != "zarr.json":
         assert [problem.file for problem in verify(victim)] == [key]
@@ -230,7 +228,7 @@ def shown(tmp_path_factory, source):
         faults.edit(place, lambda found: found.update(class_names=NAMES))
     faults.edit(store, lambda found: found["spec"]["recipe"].update(name="[bold]\x1b[2Jcutout"))
     flags = {"store": str(root / "stores/tiny_20"), "model": "wrn-10-1", "steps": 2, "threads": 1, "device": "cpu"}
-    api.start(["batch=4", "tensorboard=false"], {**flags, "method": "supervised"}, root / "runs", "r", quiet=True)
+    api.train(["batch=4", "tensorboard=false"], {**flags, "method": "supervised"}, root / "runs", "r", quiet=True)
     for name in ("=cmd\x1b[2J.png", "[red]\udcff.png"):
         Image.new("RGB", (8, 8)).save(root / name, "PNG")
     (root / "mine.toml").write_text(

@@ -1,10 +1,10 @@
-"""Building a dataset store: base images first, then every file of copies as an independent task.
+"""Building a dataset store: base images first, then each file of copies as an independent task.
 
     source ──▶ train/images, test/images, labels      threads of this process
     train/images ──▶ draw ──▶ apply ──▶ zstd ──▶ copies/images, copies/params      any concurrent.futures.Executor
 
-A task needs only the store's path and a file number, so it runs in a thread, a process or on another machine, and gives
-the same bytes there. Finished files are journaled: an interrupted build continues, bit for bit.
+A task needs only the store's location and a file number, so it gives the same bytes in a thread, a process or on
+another machine. Finished files are journaled; an interrupted build continues and gives the same bytes.
 """
 
 from __future__ import annotations
@@ -27,38 +27,52 @@ from stores.draws import order
 from stores.errors import IntegrityError
 from stores.ffcv.beton import COPIES, betons, require_ffcv, require_local, require_space
 from stores.format import layout
+from stores.format.journal import Record
 from stores.format.shards import encode
 from stores.identity import dataset_fingerprint
 from stores.storage.location import Location
-from stores.writer import Record, Target, open_target, write_file, write_table
+from stores.writer import Target, open_target, write_file, write_table
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
 
 def build(
-    path: Location, source: Source, recipe: Recipe, *, copies: int, seed: int = 1, workers: int | None = None,
-    dask: str | None = None, force: bool = False, copies_format: str = "zarr", check_space: bool = True,
+    path: Location,
+    source: Source,
+    recipe: Recipe,
+    *,
+    copies: int,
+    seed: int = 1,
+    workers: int | None = None,
+    dask: str | None = None,
+    force: bool = False,
+    copies_format: str = "zarr",
+    check_space: bool = True,
     progress: Progress | None = None,
-) -> tuple[DatasetStore, bool]:  # fmt: skip
-    """Build, or continue, or find already built, the dataset store at `path`.
+) -> tuple[DatasetStore, bool]:
+    """Build a dataset store, continue an interrupted build, or find the store already built.
 
     Args:
+        path: location of the store.
+        source: the images.
+        recipe: makes the copies.
         copies: stored copies of every training image, at least 1.
-        seed: of the images' order and of every draw.
-        workers: threads (vectorised recipes) or processes (the others); as many as there are processors by default.
-        dask: address of a Dask scheduler, whose workers make the copies instead of this machine's.
+        seed: of the order of the images and of every draw.
+        workers: threads (vectorised recipes) or processes (others); None: the number of processors.
+        dask: address of a Dask scheduler, whose workers make the copies instead of this machine.
         force: replace a store of another specification.
         copies_format: "zarr", or "ffcv" to keep the copies in FFCV's files instead; the fingerprint is the same.
-        check_space: refuse to begin what will not fit on the disk.
-        progress: called as (what, images or copies done, of how many).
+        check_space: refuse to begin a build that will not fit on the disk.
+        progress: called with (what, images or copies done, total).
 
     Returns:
-        The complete store, and whether anything had to be written.
+        The complete store, and whether anything was written.
 
     Raises:
         ResourceError: it would not fit on the disk; nothing is changed.
-        StoreError: `path` holds something else, or another build is at work there.
-        UsageError: the source turns out to be unusable (a broken image); what this call created is removed.
+        StoreError: `path` holds something else, or another build is running there.
+        IntegrityError: an image of the source is broken; what this call created is removed.
+        UsageError: an option or the source cannot be used; what this call created is removed.
     """
     assert copies >= 1
     workers = workers or len(os.sched_getaffinity(0))
@@ -104,7 +118,7 @@ def _manifest(source: Source, recipe: Recipe, copies: int, seed: int) -> dict[st
 
 
 def _write_base(target: Target, source: Source, rows: np.ndarray, workers: int, report: Progress) -> None:
-    """Base images in their fixed random order (class-sorted sources must not become chunks of one class), labels."""
+    """Write labels and base images in a fixed random order, so that a chunk does not hold images of one class only."""
     row_of = np.empty_like(rows)
     row_of[rows] = np.arange(len(rows))
     tables = {"train/labels": source.train.labels[rows], "train/source_index": rows, "test/labels": source.test.labels}
@@ -117,7 +131,7 @@ def _write_base(target: Target, source: Source, rows: np.ndarray, workers: int, 
 
 
 def _write_images(target: Target, name: str, part: Part, rows: np.ndarray, workers: int, report: Progress) -> None:
-    """Images `rows` of one part of the source, in that order."""
+    """Write the images `rows` of one part of the source, in that order."""
     array = layout.images(name, *part.images.shape[:3]).create(target.path)
 
     def write(index: int) -> list[Record]:
@@ -140,7 +154,7 @@ def _write_copies(target: Target, recipe: Recipe, copies: int, pool: Pool, repor
 
 
 class _CopiesTask:
-    """Picklable task: draw, apply, encode and write one file of copies and its params."""
+    """A picklable task: draw, make, encode and write one file of copies and the file of its params."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -156,10 +170,13 @@ class _CopiesTask:
 
 
 def _run(
-    pool: Pool, target: Target, array: layout.ArrayLayout, task: Callable[[int], list[Record]],
+    pool: Pool,
+    target: Target,
+    array: layout.ArrayLayout,
+    task: Callable[[int], list[Record]],
     report: Callable[[int], None],
-) -> None:  # fmt: skip
-    """Write the files of `array` that the journal does not know; stop at the first failure."""
+) -> None:
+    """Write the files of `array` that are not in the journal; stop at the first failure."""
     sizes = [stop - start for start, stop in map(array.rows, range(array.num_files))]
     missing = [index for index in range(array.num_files) if array.key(index) not in target.done]
     done = array.shape[0] - sum(sizes[index] for index in missing)

@@ -1,8 +1,8 @@
-"""Copies made by a Dask cluster: `realmix-data build … --dask ADDRESS`, through `Client.get_executor()`.
+"""Making copies on a Dask cluster: `realmix-data build … --dask ADDRESS`, through `Client.get_executor()`.
 
-A task is the store's place and a file's number; its worker writes the file and returns a checksum, so no pixel passes
-the scheduler. Every worker must see the store, in a shared folder or in object storage, and that is checked before a
-task is sent. Dask gives a dead worker's tasks to another; the bytes are the same wherever they were made.
+A task is the location of the store and a file number; the worker writes the file and returns its checksum, so no pixels
+pass through the scheduler. Every worker must see the store, in a shared folder or in object storage; this is checked
+first. Dask gives the tasks of a dead worker to others; the bytes do not depend on the worker.
 """
 
 from __future__ import annotations
@@ -27,21 +27,25 @@ if TYPE_CHECKING:
     from distributed import Client
 
 CONNECT_S = 5.0
-WORKERS_S = 10.0  # how long the first worker may take to come
-ANSWER_S = 60.0  # a question to the scheduler, or to all workers: they may have to load realmix first
-GRACE_S = 30.0  # a cluster may be without workers for as long as a nanny or a queue needs to start new ones
+WORKERS_S = 10.0  # timeout for the first worker
+ANSWER_S = 60.0  # timeout of a request to the scheduler or to all workers, which may have to import realmix
+GRACE_S = 30.0  # time without workers, in which a nanny or a queue may start new ones
 _AGAIN = "run the same command again: it continues"
 _SHARE = "use a folder that all machines share, or s3://"
 
 
 @contextlib.contextmanager
 def cluster(address: str, store: Location) -> Iterator[Pool]:
-    """The workers of the scheduler at `address`, all of whom see `store`.
+    """A pool of the workers of a Dask scheduler.
+
+    Args:
+        address: of the scheduler.
+        store: that all workers must see.
 
     Raises:
-        UsageError: Dask is not installed, or `address` is none.
-        StoreError: no scheduler answers there, it has no workers, or one of them does not see the store.
-        RealMixError: later, that the scheduler or all workers are gone, or that one file has killed several workers.
+        UsageError: Dask is not installed, or `address` is not an address.
+        StoreError: no scheduler answers, it has no workers, or one of them does not see the store.
+        RealMixError: (later) the scheduler or all workers are gone, or one file has killed several workers.
     """
     try:
         from distributed import KilledWorker
@@ -49,14 +53,14 @@ def cluster(address: str, store: Location) -> Iterator[Pool]:
         raise UsageError("--dask needs Dask", str(error), "pip install 'realmix[dask]'") from None
     with _connected(address) as client:
         threads = _check_workers(client, address, store)
-        executor = client.get_executor(pure=False)  # pure: a result of an earlier build could be taken for this one's
+        executor = client.get_executor(pure=False)  # pure: results of an earlier build could be reused
         try:
             yield Pool(executor, AHEAD * threads, _Watch(client, address).check, _Remote)
         except KilledWorker as error:
             why = f"one file has killed several: {error}"
             raise RealMixError("workers of the cluster die", why, f"give them more memory, then {_AGAIN}") from None
         except (CancelledError, OSError):
-            if client.status == "running":  # not the connection: a full disk, say
+            if client.status == "running":  # not the connection but, say, a full disk
                 raise
             raise RealMixError(f"the Dask scheduler at '{address}' is gone", hint=_AGAIN) from None
         finally:
@@ -65,7 +69,7 @@ def cluster(address: str, store: Location) -> Iterator[Pool]:
 
 @dataclass(frozen=True)
 class _Remote:
-    """A task on a worker. What a worker cannot do is no reason to remove what others have done: it is told plainly."""
+    """A task on a worker; its errors become plain RealMixErrors, after which finished files are kept."""
 
     task: Callable[[int], Any]
 
@@ -79,7 +83,7 @@ class _Remote:
 
 
 class _Watch:
-    """Remembers when the cluster last had a worker: without one Dask would wait for ever."""
+    """Raises when the cluster has been without workers for `GRACE_S`; Dask would wait forever."""
 
     def __init__(self, client: Client, address: str) -> None:
         self._client, self._address, self._seen = client, address, time.monotonic()
@@ -87,7 +91,7 @@ class _Watch:
     def check(self) -> None:
         try:
             threads = self._client.nthreads(callback_timeout=ANSWER_S)
-        except TimeoutError:  # it is stopped, or its machine is gone: the connection does not tell
+        except TimeoutError:  # it is stopped, or its machine is gone, which the connection does not show
             why = f"it has said nothing in {ANSWER_S:.0f} s"
             raise RealMixError(f"the Dask scheduler at '{self._address}' is gone", why, _AGAIN) from None
         now = time.monotonic()
@@ -102,26 +106,26 @@ class _Watch:
 def _connected(address: str) -> Iterator[Client]:
     from distributed import Client
 
-    for name in ("distributed", "tornado"):  # what they log with a traceback is told by one of our errors
+    for name in ("distributed", "tornado"):  # they log tracebacks of what becomes one of our errors
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         asyncio.run(_greet(address))
         client = Client(address, timeout=CONNECT_S, set_as_default=False, name="realmix")
     except (ValueError, TypeError) as error:
         raise UsageError(f"--dask {address}: no address", str(error), "--dask tcp://HOST:8786") from None
-    except (OSError, MemoryError) as error:  # bytes of another protocol may be read as the length of a message
+    except (OSError, MemoryError) as error:  # bytes of another protocol may be taken for the length of a message
         why = str(error) or "what listens there does not speak Dask's protocol"
         hint = "start one with `dask scheduler`, and workers with `dask worker ADDRESS`"
         raise StoreError(f"no Dask scheduler answers at '{address}'", why, hint) from None
     try:
         yield client
     finally:
-        with contextlib.suppress(TimeoutError):  # a scheduler that is gone takes no leave
+        with contextlib.suppress(TimeoutError):  # the scheduler is gone
             client.close(timeout=CONNECT_S)
 
 
 async def _greet(address: str) -> None:
-    """Shake hands once: a `Client` that cannot would take a minute to say so, and more to close."""
+    """Connect once, because a `Client` takes a minute to report that it cannot connect."""
     from distributed import Security
     from distributed.comm import connect
 
@@ -130,7 +134,7 @@ async def _greet(address: str) -> None:
 
 
 def _check_workers(client: Client, address: str, store: Location) -> int:
-    """Every worker opens the store and leaves a mark in it that must be found from here; returns their threads."""
+    """Check that every worker sees the store: it makes a file there that must exist here. Returns their threads."""
     with contextlib.suppress(TimeoutError):
         client.wait_for_workers(1, timeout=WORKERS_S)
     try:
@@ -160,7 +164,7 @@ def _check_workers(client: Client, address: str, store: Location) -> int:
 
 
 def _mark(store: str) -> tuple[str, str]:
-    """On a worker: its version, and the name of an empty file that it has made in the store, if that is a folder."""
+    """On a worker: the version of realmix, and the name of an empty file made in the store, if that is a folder."""
     opened = open_store(store, incomplete=True)
     if not isinstance(opened.path, Path):
         return __version__, ""

@@ -1,6 +1,6 @@
-"""The bytes of one file of copies and of its params, from the base images, the seed and the recipe alone.
+"""Making one file of copies and the file of its params from the base images, the seed and the recipe.
 
-What a build writes and what a repair puts back come from here, so they are the same. Nothing here writes.
+Build and repair both use it, so they give the same bytes. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def recipe_of(store: DatasetStore) -> Recipe:
     """The recipe of a store's copies.
 
     Raises:
-        StoreError: this code does not know it, or the store's params are not this recipe's.
+        StoreError: it is unknown, or its params are not the columns in the manifest.
     """
     recipe = from_spec(store.manifest["spec"]["recipe"])
     if list(recipe.columns) != store.manifest["recipe_columns"]:
@@ -34,23 +34,24 @@ _THREAD = threading.local()
 
 
 def _scratch(shape: tuple[int, ...]) -> np.ndarray:
-    """This thread's buffer for one raw chunk, kept between files: fresh pages cost as much as filling them."""
+    """This thread's buffer for one raw chunk, kept between files, because new pages cost as much as filling them."""
     if getattr(_THREAD, "chunk", None) is None or _THREAD.chunk.shape != shape:
         _THREAD.chunk = np.empty(shape, np.uint8)
     return _THREAD.chunk
 
 
 def copies_file(store: DatasetStore, recipe: Recipe, index: int) -> tuple[bytes, bytes]:
-    """Draw, make and encode the `index`-th file of copies: the file of `copies/params`, that of `copies/images`.
+    """Draw, make and encode the `index`-th file of copies; one raw chunk is in memory at a time.
 
-    One raw chunk is in memory at a time.
+    Returns:
+        The bytes of the files of `copies/params` and of `copies/images`.
 
     Raises:
         IntegrityError: the base images that it needs are damaged.
     """
     drawn = layout.load(store.path, "copies/params")
     pixels = layout.copies("copies/images", store.num_images, store.num_copies, *store.image_size)
-    if store.has_zarr_copies or not store.manifest["complete"]:  # otherwise they are in FFCV's file, the params are not
+    if store.has_zarr_copies or not store.manifest["complete"]:  # otherwise the copies are in FFCV's file
         pixels = layout.load(store.path, pixels.name)
     start, stop = pixels.rows(index)
     rows = np.arange(start, stop)

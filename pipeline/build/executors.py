@@ -1,7 +1,7 @@
-"""Where tasks run: threads for what NumPy and zstd do without the interpreter lock, processes for the rest.
+"""Running tasks: in threads where NumPy and zstd release the GIL, in processes otherwise.
 
-Everything is written against `concurrent.futures.Executor`, so a task may not know which it is. Only a few tasks a
-worker are handed out at a time: ten million images need no more memory than ten thousand.
+Both are a `concurrent.futures.Executor`. Only a few tasks per worker are submitted at a time, so that memory does not
+grow with the number of images.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from stores.errors import Interrupted, RealMixError
 from stores.system.threads import thread_pool
 
 T = TypeVar("T")
-AHEAD = 4  # tasks handed out for each worker: enough that none waits for the one who hands them out
+AHEAD = 4  # tasks submitted per worker, so that no worker waits for the next one
 POLL_S = 2.0
-STOP_S = 0.5  # until a worker that was told to end is told again
+STOP_S = 0.5  # until a worker is told to end again
 
 
 @dataclass(frozen=True)
 class Pool:
-    """An executor and how it is used.
+    """An executor and how to use it.
 
     Attributes:
-        ahead: tasks handed out and not finished, at most.
-        check: called when nothing has finished for a while; raises if nothing can any more.
-        wrap: makes of a task what the executor is given.
-        cancels: tasks that are not finished are cancelled when `run` ends early; if not, whoever made the pool does it.
+        executor: runs the tasks.
+        ahead: maximum number of submitted, unfinished tasks.
+        check: called when nothing has finished for a while; raises if nothing will finish any more.
+        wrap: turns a task into the callable that is submitted.
+        cancels: whether `run` cancels unfinished tasks when it ends early; otherwise the maker of the pool does.
     """
 
     executor: Executor
@@ -46,9 +47,12 @@ class Pool:
     cancels: bool = True
 
     def run(self, task: Callable[[int], T], indices: Iterable[int], finished: Callable[[int, T], None]) -> None:
-        """Run `task(index)` for each index; `finished(index, result)` is called here, in the order they finish.
+        """Run a task for each index; the first failure is raised, and tasks that have not begun are cancelled.
 
-        The first failure is raised, and what has not begun by then is cancelled.
+        Args:
+            task: called with an index, in a worker.
+            indices: the indices.
+            finished: called in this thread with (index, result), in the order in which tasks finish.
         """
         left, running, wrapped = iter(indices), dict[Future[T], int](), self.wrap(task)
         try:
@@ -77,7 +81,7 @@ def threads(workers: int) -> Iterator[Pool]:
 
 @contextmanager
 def processes(workers: int) -> Iterator[Pool]:
-    """Processes of this machine, spawned, never forked: zarr and torch start threads, whose locks a fork inherits.
+    """Processes of this machine; spawned, because a fork would inherit locks of the threads of zarr and torch.
 
     Raises:
         RealMixError: one of them died.
@@ -86,7 +90,7 @@ def processes(workers: int) -> Iterator[Pool]:
     try:
         with ProcessPoolExecutor(workers, get_context("spawn"), follow_parent) as executor:
             try:
-                # before Python 3.12 the pool's own thread fails when a worker's death meets a future that was cancelled
+                # before Python 3.12 the pool's thread fails if a worker dies while a future is cancelled
                 yield Pool(executor, AHEAD * workers, wrap=_Stoppable, cancels=False)
             except Interrupted:
                 _stop_workers()
@@ -96,21 +100,22 @@ def processes(workers: int) -> Iterator[Pool]:
                 raise
     except BrokenProcessPool:
         raise RealMixError(
-            "a worker process died", "the system may have killed it for lack of memory",
+            "a worker process died",
+            "the system may have killed it for lack of memory",
             "run the same command again: it continues; fewer --workers need less memory",
-        ) from None  # fmt: skip
+        ) from None
 
 
 @contextmanager
 def local(recipe: Recipe, workers: int) -> Iterator[Pool]:
-    """What makes a recipe's copies fastest on this machine."""
+    """The pool that makes a recipe's copies fastest on this machine."""
     with threads(workers) if recipe.vectorised else processes(workers) as pool:
         yield pool
 
 
 @dataclass(frozen=True)
 class _Stoppable:
-    """A task that SIGTERM interrupts, so that it leaves nothing half-written; between two tasks it ends the worker."""
+    """A task that SIGTERM interrupts, so that temporary files are removed; between tasks SIGTERM ends the worker."""
 
     task: Callable[[int], Any]
 
@@ -127,7 +132,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _stop_workers() -> None:
-    """End the pool's workers now, not after the tasks that they have been given."""
+    """End the workers of the pool at once, not after their submitted tasks."""
     while workers := active_children():
         for worker in workers:
             worker.terminate()
@@ -135,9 +140,9 @@ def _stop_workers() -> None:
 
 
 def start_tracker() -> None:
-    """Start the process in which Python notes semaphores and shared memory, so that it outlives a terminal.
+    """Start Python's resource tracker with SIGHUP blocked, so that it survives a closing terminal.
 
-    It heeds neither Ctrl-C nor SIGTERM, but the SIGHUP of a terminal that closes: what it then removes is still in use.
+    It ignores Ctrl-C and SIGTERM, but on SIGHUP it would remove semaphores that are still in use.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # a child begins with it blocked
     try:
@@ -147,7 +152,7 @@ def start_tracker() -> None:
 
 
 def follow_parent() -> None:
-    """In a worker: Ctrl-C and a closed terminal are the parent's business, and its death, even by kill -9, is ours."""
+    """Ignore Ctrl-C and SIGHUP, which the parent handles, and end when the parent dies, also by SIGKILL."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -1,8 +1,8 @@
-"""`.beton` files for a store, written by FFCV's own DatasetWriter, aside and then renamed.
+"""Writing the `.beton` files of a store with FFCV's DatasetWriter.
 
-FFCV's writer hands samples to worker processes, and waits for ever for one that died. Here it does their work itself,
-in one process, which the caller watches: if that dies or stalls, the caller gets one clear error, nothing is left
-behind, and the store stays as it was. One after the other, the same samples also give the same bytes.
+FFCV's writer gives samples to worker processes, and waits forever for one that died. Here one process does their work
+and the caller watches it: if it dies or stalls, the caller raises one clear error and the store stays as it was.
+Written in order by one process, the same samples also give the same bytes.
 """
 
 from __future__ import annotations
@@ -46,21 +46,25 @@ from stores.writer import Target
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 NOT_IMPORTABLE = 2  # exit code of the writing process
-STALL_S = 300.0  # without a byte written: a page takes milliseconds, the slowest disk seconds
-BLOCK_BYTES = 10 << 20  # of raw copies that are read at a time
+STALL_S = 300.0  # without a byte written; a page takes milliseconds
+BLOCK_BYTES = 10 << 20  # raw bytes of copies read at a time
 
 
 def export(store: DatasetStore, progress: Progress) -> bool:
-    """Add FFCV's files to a complete store, or find them already there and sound. The fingerprint stays.
+    """Add FFCV's files to a complete store, unless they are there and intact. The fingerprint does not change.
+
+    Args:
+        store: the store.
+        progress: called with (what, samples written, total).
 
     Returns:
         Whether anything was written.
 
     Raises:
-        UsageError: FFCV is not installed, or the store lies in object storage.
-        ResourceError: the files do not fit.
-        StoreError: another build is at work in the store.
-        RealMixError: FFCV's writer died; the store is as it was.
+        UsageError: FFCV is not installed, or the store is in object storage.
+        ResourceError: the files do not fit on the disk.
+        StoreError: another build is running in the store.
+        RealMixError: FFCV's writer died; the store is unchanged.
     """
     path = require_local(store.path)
     require_ffcv()
@@ -77,10 +81,10 @@ def export(store: DatasetStore, progress: Progress) -> bool:
 
 
 def replace_copies(target: Target, progress: Progress) -> dict[str, Any]:
-    """Within a build whose arrays are written: write FFCV's files and remove the zarr array of copies.
+    """In a build whose arrays are written, write FFCV's files and remove the zarr array of copies.
 
     Returns:
-        What the manifest gains.
+        Further fields of the manifest.
     """
     store = open_store(target.path, incomplete=True)
     assert isinstance(store, DatasetStore)
@@ -92,13 +96,16 @@ def replace_copies(target: Target, progress: Progress) -> dict[str, Any]:
 
 
 def write_betons(store: Path, made: list[Beton], progress: Progress) -> list[Record]:
-    """Write the betons of a store whose images, and copies or params, are written; under the store's lock.
+    """Write the betons of a store whose arrays are written; the caller holds the store's lock.
+
+    Returns:
+        Records of the files.
 
     Raises:
-        RealMixError: the writer died or made no progress; nothing is left of it.
+        RealMixError: the writer died or stalled; its files are removed.
     """
     with contextlib.ExitStack() as claims:
-        # the log: what FFCV and its process say
+        # the log holds the output of FFCV and its process
         *files, log = (claims.enter_context(aside.claim(store / n)).path for n in (*(b.name for b in made), "ffcv.log"))
         child = multiprocessing.get_context("spawn").Process(target=_write, args=(store, made, files, log))
         child.start()
@@ -117,7 +124,7 @@ def write_betons(store: Path, made: list[Beton], progress: Progress) -> list[Rec
 
 
 def copies_of(store: DatasetStore, rows: np.ndarray) -> np.ndarray:
-    """uint8 [n, A, H, W, 3]: the copies of these rows from the zarr array, or made again if the store keeps none."""
+    """The copies of these rows, uint8 [n, A, H, W, 3], from the zarr array or, if the store has none, made again."""
     if store.has_zarr_copies or not store.manifest["complete"]:
         return ImageArray(store.path, "copies/images", store.manifest).read(rows, workers=1)
     out = np.empty((len(rows), store.num_copies, *store.image_size, 3), np.uint8)
@@ -126,12 +133,12 @@ def copies_of(store: DatasetStore, rows: np.ndarray) -> np.ndarray:
 
 
 def block_rows(store: DatasetStore) -> int:
-    """How many rows are worth reading at a time: a chunk of copies at least."""
+    """Rows to read at a time, at least a chunk of copies."""
     return max(64, BLOCK_BYTES // max(1, store.num_copies * store.image_size[0] * store.image_size[1] * 3))
 
 
 class Samples:
-    """What FFCV's writer iterates over: sample i of a beton, read from the store in blocks."""
+    """The samples of a beton, read from the store in blocks; FFCV's writer iterates over them."""
 
     def __init__(self, store: Path, beton: Beton) -> None:
         opened = open_store(store, incomplete=True)
@@ -140,7 +147,7 @@ class Samples:
         self._first, self._block = 0, np.empty(0, np.uint8)
 
     def __getitem__(self, sample: int) -> tuple[np.ndarray, int, int, int]:
-        """(image uint8 [H, W, 3], row, copy, CRC32C)."""
+        """Image uint8 [H, W, 3], row, copy and CRC32C of a sample."""
         row, copy = divmod(int(sample), self._beton.copies or 1)
         if not self._first <= row < self._first + len(self._block):
             self._read(row)
@@ -164,7 +171,7 @@ def _is_sound(store: Path, beton: Beton, files: dict[str, Any]) -> bool:
 
 
 def _watch(child: SpawnProcess, made: list[Beton], files: list[Path], log: Path, progress: Progress) -> None:
-    """Wait for the writing process; raise if it fails or stops writing."""
+    """Wait for the writing process; raise if it fails or stalls."""
     of, size, since = sum(beton.samples for beton in made), -1, time.monotonic()
     total = sum(beton.bytes for beton in made)
     while child.exitcode is None:
@@ -192,13 +199,13 @@ def _watch(child: SpawnProcess, made: list[Beton], files: list[Path], log: Path,
 
 
 def _last_line(log: Path) -> str:
-    """What the writer said last; tracebacks end in the error itself."""
+    """The last line of the writer's output, which is the error of a traceback."""
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     return next((line for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 def _end(child: SpawnProcess) -> None:
-    """End the writing process, which holds nothing but its files."""
+    """Kill the writing process."""
     child.kill()
     child.join()
 
@@ -207,10 +214,10 @@ def _end(child: SpawnProcess) -> None:
 
 
 def _write(store: Path, made: list[Beton], files: list[Path], log: Path) -> None:
-    """Write every beton; what goes wrong is told in `log` and by the exit code."""
+    """Write every beton; errors are reported in `log` and by the exit code."""
     follow_parent()
-    os.environ["NUMBA_DISABLE_JIT"] = "1"  # compiling FFCV's decoders takes most of its import; writing needs none
-    said = log.open("r+", buffering=1)  # it is there, unless the parent died and another export has cleared it away
+    os.environ["NUMBA_DISABLE_JIT"] = "1"  # writing needs no decoders, whose compilation takes most of FFCV's import
+    said = log.open("r+", buffering=1)  # missing if the parent died and another export has removed it
     if sys.stderr is not None:  # None: closed
         os.dup2(said.fileno(), sys.stderr.fileno())
     sys.stderr = said
@@ -224,7 +231,7 @@ def _write(store: Path, made: list[Beton], files: list[Path], log: Path) -> None
 
 
 def _share_nothing() -> None:
-    """Keep in plain memory what FFCV shares with workers: here are none, and its names would outlive a kill."""
+    """Replace FFCV's shared memory by plain memory: there are no workers, and its names would outlive a kill."""
     import ffcv.memory_allocator
     import ffcv.writer
 
@@ -233,7 +240,7 @@ def _share_nothing() -> None:
 
 
 def _write_one(samples: Samples, beton: Beton, path: Path) -> None:
-    """What FFCV's `DatasetWriter.from_indexed_dataset` and its one worker do, without processes, queues and waiting."""
+    """Do the work of FFCV's `DatasetWriter.from_indexed_dataset` and its worker without processes and queues."""
     from ffcv.memory_allocator import MemoryAllocator
     from ffcv.writer import DatasetWriter, handle_sample
 

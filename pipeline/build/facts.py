@@ -1,4 +1,4 @@
-"""What `info` and the end of a build tell of a store, for people and for machines."""
+"""Facts about a store, printed by `info` and at the end of a build."""
 
 from __future__ import annotations
 
@@ -12,33 +12,52 @@ from stores.system.text import print_table, spelled
 
 
 def dataset_facts(store: DatasetStore) -> dict[str, Any]:
+    """What `info` says of a dataset store."""
     files = store.manifest["files"]
     kept = "copies/" if store.has_zarr_copies else ("copies/", "copies.beton")
     formats = ["zarr"] * store.has_zarr_copies + ["ffcv"] * ("ffcv" in store.manifest)
     copies = sum(f["bytes"] for key, f in files.items() if key.startswith(kept))
     return {
-        "store": str(store.path), "kind": "dataset", "images": store.num_images, "test_images": len(store.test_labels),
-        "size": "×".join(map(str, store.image_size)), "copies": store.num_copies,
+        "store": str(store.path),
+        "kind": "dataset",
+        "images": store.num_images,
+        "test_images": len(store.test_labels),
+        "size": "×".join(map(str, store.image_size)),
+        "copies": store.num_copies,
         "copies_kept_as": formats,
-        "recipe": store.manifest["spec"]["recipe"]["name"], "seed": store.manifest["spec"]["seed"],
-        "classes": store.class_names, "weak": store.weak, "bytes": sum(f["bytes"] for f in files.values()),
-        "bytes_per_copy": round(copies / max(1, store.num_images * store.num_copies), 1), "files": len(files),
+        "recipe": store.manifest["spec"]["recipe"]["name"],
+        "seed": store.manifest["spec"]["seed"],
+        "classes": store.class_names,
+        "weak": store.weak,
+        "bytes": sum(f["bytes"] for f in files.values()),
+        "bytes_per_copy": round(copies / max(1, store.num_images * store.num_copies), 1),
+        "files": len(files),
         "fingerprint": store.fingerprint,
-    }  # fmt: skip
+    }
 
 
 def split_facts(store: SplitStore) -> dict[str, Any]:
+    """What `info` says of a split store."""
     of_pool = store.train_labels[store.unlabeled]
     return {
-        "store": str(store.path), "kind": "split", "dataset": store.dataset.name, "protocol": store.protocol,
-        "seed": store.seed, "classes": store.class_names, "labeled": len(store.labeled),
+        "store": str(store.path),
+        "kind": "split",
+        "dataset": store.dataset.name,
+        "protocol": store.protocol,
+        "seed": store.seed,
+        "classes": store.class_names,
+        "labeled": len(store.labeled),
         "labeled_per_class": np.bincount(store.train_labels[store.labeled], minlength=store.num_classes).tolist(),
-        "unlabeled": len(store.unlabeled), "copies": store.dataset.num_copies,
+        "unlabeled": len(store.unlabeled),
+        "copies": store.dataset.num_copies,
         "unlabeled_of_other_classes_or_unknown": int((of_pool < 0).sum()),
-        "valid": len(store.valid), "test": len(store.test),
-        "gamma": store.gamma, "labeled_in_unlabeled": store.manifest["labeled_in_unlabeled"],
-        "fingerprint": store.fingerprint, "dataset_fingerprint": store.dataset.fingerprint,
-    }  # fmt: skip
+        "valid": len(store.valid),
+        "test": len(store.test),
+        "gamma": store.gamma,
+        "labeled_in_unlabeled": store.manifest["labeled_in_unlabeled"],
+        "fingerprint": store.fingerprint,
+        "dataset_fingerprint": store.dataset.fingerprint,
+    }
 
 
 def show(facts: dict[str, Any]) -> None:
@@ -55,7 +74,7 @@ def _shown(field: str, value: Any) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Bytes in words: "131 bytes", "518.0 MB"."""
+    """A number of bytes with its unit: "131 bytes", "518.0 MB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if num_bytes < 1000 or unit == "GB":
             return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:,.1f} {unit}"

@@ -1,7 +1,7 @@
-"""What a build will cost, known before it begins: bytes, files, seconds and memory, from a measured sample.
+"""Estimating a build before it begins: bytes, files, seconds and memory.
 
-The sample's images are drawn, copied and encoded in memory as a build does it, and the figures scaled to the whole data
-set. Nothing is written. A build that cannot fit on the disk is refused on the strength of the same estimate.
+Copies of a sample are drawn, made and encoded in memory as in a build, and the figures scaled to the whole data set.
+Nothing is written. The same estimate refuses a build that will not fit on the disk.
 """
 
 from __future__ import annotations
@@ -31,24 +31,28 @@ from stores.format.shards import encode
 from stores.storage.location import Location
 from stores.system.text import print_table
 
-MARGIN = 1.05  # of the estimate must be free
-BUDGET_S = 1.0  # that the measurement may take, once every worker has encoded one chunk
-CHECK_S = 0.1
-TABLE_ROWS = 1 << 17  # that a table's bytes are measured on
-ENTRY_BYTES = 160  # of the manifest for each file
-PROCESS_BYTES = 350 << 20  # of a worker process with albumentations imported
+MARGIN = 1.05  # required free space, as a multiple of the estimate
+BUDGET_S = 1.0  # seconds to measure for; every worker encodes at least one chunk
+CHECK_S = 0.1  # the same for `require_room`
+TABLES = 3  # train/labels, train/source_index, test/labels
+TABLE_ROWS = 1 << 17  # rows that the size of a table is measured on
+ENTRY_BYTES = 160  # of a file's entry in the manifest
+PROCESS_BYTES = 350 << 20  # memory of a worker process with albumentations
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates for one build; bytes on the disk.
+    """Estimates for one build.
 
     Attributes:
-        base_bytes: images, labels, metadata and manifest. ffcv_bytes: FFCV's files, 0 without.
-        seconds: on `workers` of this machine's processors, with a disk that keeps up.
+        base_bytes: images, labels, metadata and manifest on disk.
+        ffcv_bytes: FFCV's files on disk, 0 if there are none.
+        seconds: with `workers` of this machine's processors, and a disk that keeps up.
         memory_bytes: peak of all processes together.
-        free_bytes: now, where the store would lie; None in object storage. needed_bytes: `MARGIN` × the total.
-        sample: what was measured.
+        needed_bytes: `MARGIN` × the total.
+        free_bytes: free space now; None in object storage.
+        fits: whether it fits on the disk; None in object storage.
+        sample: description of the sample.
     """
 
     images: int
@@ -76,14 +80,27 @@ class Plan:
 
 
 def make_plan(
-    subject: Subject, recipe: Recipe, store: Location, *, copies: int, seed: int = 1, workers: int | None = None,
-    copies_format: str = "zarr", budget_s: float = BUDGET_S,
-) -> Plan:  # fmt: skip
-    """Measure and scale.
+    subject: Subject,
+    recipe: Recipe,
+    store: Location,
+    *,
+    copies: int,
+    seed: int = 1,
+    workers: int | None = None,
+    copies_format: str = "zarr",
+    budget_s: float = BUDGET_S,
+) -> Plan:
+    """Measure on a sample and scale to the whole data set.
 
     Args:
-        store: where the dataset store would lie; need not exist.
-        budget_s: seconds to measure for; at least one chunk of copies is.
+        subject: the data set and its sample.
+        recipe: makes the copies.
+        store: location of the dataset store; need not exist.
+        copies: of each training image.
+        seed: of the build.
+        workers: parallel workers; None: the number of processors.
+        copies_format: "zarr" or "ffcv".
+        budget_s: seconds to measure for; at least one chunk of copies is measured.
     """
     workers = workers or len(os.sched_getaffinity(0))
     images, height, width = len(subject.images), *subject.size
@@ -95,7 +112,7 @@ def make_plan(
     base = len(encode(layout.images("train/images", images, height, width), 0, subject.images)) / images
     base_s = time.monotonic() - began
     hashlib.sha256(subject.images.data).digest()
-    hash_s = time.monotonic() - began - base_s  # the fingerprint's part, which one thread does
+    hash_s = time.monotonic() - began - base_s  # for the fingerprint, in one thread
 
     params = recipe.draw(seed, np.arange(images), copies, subject.size)
     drawn = layout.params("params", layout.copies("copies", images, copies, height, width), params.shape[-1])
@@ -103,7 +120,7 @@ def make_plan(
     copy_bytes, copies_rate = _measure_copies(subject.images, params, recipe, workers, budget_s)
     file_bytes = file_rows * copies * copy_bytes
 
-    files = sum(array.num_files for array in arrays) + _tables_files() + len(arrays) + 6
+    files = sum(array.num_files for array in arrays) + TABLES + len(arrays) + 6
     base_bytes = (subject.train + subject.test) * base + _tables_bytes(subject, seed) + files * ENTRY_BYTES
     copies_bytes, params_bytes = subject.train * copies * copy_bytes, scale * drawn_bytes
     made = betons(subject.train, copies, subject.size) if copies_format == "ffcv" else []
@@ -119,18 +136,32 @@ def make_plan(
     memory += 0 if recipe.vectorised else workers * PROCESS_BYTES
     free, needed = _free(store), int(MARGIN * total)
     return Plan(
-        images=subject.train, test_images=subject.test, size=list(subject.size), copies=copies, recipe=recipe.name,
-        workers=workers, base_bytes=int(base_bytes), copies_bytes=int(copies_bytes), params_bytes=int(params_bytes),
-        ffcv_bytes=ffcv_bytes, total_bytes=total, bytes_per_copy=round(copies_bytes / (subject.train * copies), 1),
-        files=files + len(made), seconds=round(seconds, 2), memory_bytes=int(memory), needed_bytes=needed,
-        free_bytes=free, fits=None if free is None else free + _already(store) >= needed, sample=subject.what,
-    )  # fmt: skip
+        images=subject.train,
+        test_images=subject.test,
+        size=list(subject.size),
+        copies=copies,
+        recipe=recipe.name,
+        workers=workers,
+        base_bytes=int(base_bytes),
+        copies_bytes=int(copies_bytes),
+        params_bytes=int(params_bytes),
+        ffcv_bytes=ffcv_bytes,
+        total_bytes=total,
+        bytes_per_copy=round(copies_bytes / (subject.train * copies), 1),
+        files=files + len(made),
+        seconds=round(seconds, 2),
+        memory_bytes=int(memory),
+        needed_bytes=needed,
+        free_bytes=free,
+        fits=None if free is None else free + _already(store) >= needed,
+        sample=subject.what,
+    )
 
 
 def require_room(store: Location, source: Source, recipe: Recipe, spec: dict[str, Any]) -> None:
-    """Refuse a build that cannot fit; what an earlier run, or a store to be replaced, has written there counts as free.
+    """Refuse a build that will not fit; files of an earlier run or of a store to be replaced count as free.
 
-    Where even uncompressed copies would fit, nothing is measured.
+    If even uncompressed copies would fit, nothing is measured.
 
     Raises:
         ResourceError: less is free than `MARGIN` × the estimate.
@@ -151,7 +182,7 @@ def require_room(store: Location, source: Source, recipe: Recipe, spec: dict[str
             f"the store would not fit: it takes about {size(plan.total_bytes)}, to be safe {size(plan.needed_bytes)}",
             f"{size(free)} are free in '{store.parent}'" + (f", {size(there)} are already written" if there else ""),
             "free some space, choose another --root or fewer --copies; --no-space-check builds anyway",
-        )  # fmt: skip
+        )
 
 
 def show(plan: Plan) -> None:
@@ -180,7 +211,7 @@ def show(plan: Plan) -> None:
 
 
 def _arrays(subject: Subject, recipe: Recipe, copies: int) -> list[layout.ArrayLayout]:
-    """The arrays of many files."""
+    """The arrays that may have many files."""
     pixels = layout.copies("copies/images", subject.train, copies, *subject.size)
     return [
         layout.images("train/images", subject.train, *subject.size),
@@ -193,10 +224,10 @@ def _arrays(subject: Subject, recipe: Recipe, copies: int) -> list[layout.ArrayL
 def _measure_copies(
     images: np.ndarray, params: np.ndarray, recipe: Recipe, workers: int, budget_s: float
 ) -> tuple[float, float]:
-    """Make and encode copies of the sample, chunk by chunk, again and again until the time is up.
+    """Make and encode copies of the sample, chunk by chunk, until the time is up.
 
     Returns:
-        Bytes a copy, and copies a second of all workers together.
+        Bytes per copy, and copies per second of all workers together.
     """
     count, copies = params.shape[:2]
     rows = layout.copies("copies", count, copies, *images.shape[1:3]).chunk[0]
@@ -205,7 +236,7 @@ def _measure_copies(
 
     def work(worker: int) -> float:
         scratch = np.empty((rows, copies, *images.shape[1:]), np.uint8)
-        recipe.apply(images[:1], params[:1], scratch[:1])  # what is imported or cached by the first call
+        recipe.apply(images[:1], params[:1], scratch[:1])  # imports and caches of the first call
         scratch.fill(0)
         made = 0
         began = time.monotonic()
@@ -218,7 +249,7 @@ def _measure_copies(
                 break
         return made / (time.monotonic() - began)
 
-    # what holds the interpreter lock would measure the lock: one thread then stands for every process
+    # recipes that hold the GIL are measured in one thread, which stands for every process
     threads = workers if recipe.vectorised else 1
     with ThreadPoolExecutor(threads) as pool:
         rate = sum(pool.map(work, range(threads)))
@@ -229,16 +260,12 @@ def _measure_copies(
 
 
 def _tables_bytes(subject: Subject, seed: int) -> float:
-    """Source order as it will be, and labels as if ten classes came in any order."""
+    """Bytes of the source order as it will be, and of labels of ten classes in random order."""
     rows = order(seed, "order", subject.train)[:TABLE_ROWS]
     found = len(encode(layout.table("train/source_index", rows), 0, rows)) * subject.train / len(rows)
     labels = rows % 10
     each = len(encode(layout.table("train/labels", labels), 0, labels)) / len(labels)
     return found + each * (subject.train + subject.test)
-
-
-def _tables_files() -> int:
-    return 3  # train/labels, train/source_index, test/labels
 
 
 def _is_built(store: Location, spec: dict[str, Any]) -> bool:
@@ -250,14 +277,14 @@ def _is_built(store: Location, spec: dict[str, Any]) -> bool:
 
 
 def _already(store: Location) -> int:
-    """Bytes of the files that lie there."""
+    """Bytes of the files that are already there."""
     if not isinstance(store, Path) or not store.is_dir():
         return 0
     return sum(file.lstat().st_size for file in store.rglob("*") if file.is_file())
 
 
 def _free(store: Location) -> int | None:
-    """Bytes free where the store would lie; None in object storage."""
+    """Free bytes at the location of the store; None in object storage."""
     if not isinstance(store, Path):
         return None
     folder = next(place for place in store.absolute().parents if place.is_dir())

@@ -1,7 +1,7 @@
-"""What a plan measures on: the source's own images where they are at hand, a store's, or drawn ones.
+"""The sample of images that a plan is measured on: the source's if it is on this machine, a store's, or synthetic ones.
 
-Nothing is downloaded, and nothing stays behind: an archive is unpacked into a temporary folder, of ImageNet-32 one
-batch is read. The sample says in words what it is, because a plan is as good as its sample.
+Nothing is downloaded, and nothing is left on the disk: archives are unpacked to a temporary folder, and only one batch
+of ImageNet-32 is read. The sample describes itself, because a plan is only as good as its sample.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from pipeline.sources import Source, cache_folder, check, load
+from pipeline.sources import Options, Progress, Source, cache_folder, check, load
 from stores import DatasetStore, open_store
 from stores.draws import generator, order
 from stores.errors import IntegrityError, UsageError
 from stores.storage.location import Location
 from stores.system import aside
 
-SAMPLE_BYTES = 512 * 32 * 32 * 3  # raw: 512 images of CIFAR's size
+SAMPLE_BYTES = 512 * 32 * 32 * 3  # raw bytes: 512 images of CIFAR's size
 FEWEST = 64
-# training images, test images, side: of the published files
+# training images, test images and side of the published data sets
 KNOWN = {
     "cifar10": (50_000, 10_000, 32),
     "cifar100": (50_000, 10_000, 32),
@@ -36,13 +36,16 @@ WEAK = {"svhn": {"flip": False, "shift": 4}, "stl10": {"flip": True, "shift": 12
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be built.
+    """The data set to be built, and a sample of it.
 
     Attributes:
-        train, test: numbers of images; size: (H, W); weak: as `Source.weak`.
-        images: uint8 [n, H, W, 3], the sample, n ≤ train.
-        what: the sample in words.
-        read_s: seconds that the source takes to open, and for each image to be read by one thread.
+        train: number of training images.
+        test: number of test images.
+        size: (H, W).
+        weak: as `Source.weak`.
+        images: the sample, uint8 [n, H, W, 3], n ≤ train.
+        what: description of the sample.
+        read_s: seconds to open the source, and to read an image in one thread.
         notes: as `Source.notes`.
     """
 
@@ -57,7 +60,7 @@ class Subject:
 
 
 def of_source(source: Source, seed: int, opened_s: float = 0.0) -> Subject:
-    """The images that a build with this seed writes first."""
+    """The sample of a source: the images that a build with this seed writes first."""
     train, height, width, _ = source.train.images.shape
     count = _sample_size(train, height, width)
     began = time.monotonic()
@@ -70,44 +73,60 @@ def of_source(source: Source, seed: int, opened_s: float = 0.0) -> Subject:
 
 
 def of_request(
-    name: str, path: Path | None, sample_from: Location | None, *, seed: int, from_: Path | None, cache: Path,
-    extra: bool, flip: bool | None, **options: Any,
-) -> Subject:  # fmt: skip
-    """What the options of `build` name, without a download and without a trace on the disk.
+    name: str,
+    path: Path | None,
+    sample_from: Location | None,
+    *,
+    seed: int,
+    cache: Path,
+    flip: bool | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Subject:
+    """What `build` would read, without downloading anything or leaving anything on the disk.
 
     Args:
-        sample_from: a dataset store whose images are the sample.
-        options: size, unlabeled, test, range_, max_pixels, drop_conflicts and progress, as for `pipeline.sources.load`.
+        name: of the source.
+        path: its folder or file, if it has one.
+        sample_from: a dataset store whose images are the sample; None: the source's own.
+        seed: of the images' order.
+        cache: where downloads are kept.
+        flip: overrides whether the weak augmentation flips.
+        progress: called with (what, done, of).
+        options: as for `pipeline.sources.load`.
 
     Raises:
-        UsageError, StoreError, IntegrityError: as `pipeline.sources.load`; a store of images of another size.
+        UsageError: as `pipeline.sources.load`; or the images of `sample_from` have another size.
+        StoreError, IntegrityError: as `pipeline.sources.load`.
     """
-    check(name, path, from_, extra, **{key: value for key, value in options.items() if key != "progress"})
+    check(name, path, **options)
+    from_ = options.get("from_")
 
     def opened(from_: Path | None, cache: Path) -> Subject:
         began = time.monotonic()
-        source = load(name, path, from_=from_, cache=cache, extra=extra, **options)
+        asked: Options = {**options, "from_": from_}
+        source = load(name, path, cache=cache, progress=progress, **asked)
         return of_source(source, seed, time.monotonic() - began)
 
     if name not in KNOWN:
         subject = opened(None, cache)
     elif from_ is not None:
-        with aside.scratch() as scratch:  # an archive is unpacked there
+        with aside.scratch() as scratch:  # for unpacking an archive
             subject = opened(from_, scratch)
     elif name == "imagenet32":
         subject = _imagenet32(path)
     else:
         try:
             subject = opened(cache_folder(cache) / name, cache)
-        except (UsageError, IntegrityError):  # never downloaded, or not whole: a build would fetch it
-            subject = _published(name, extra)
+        except (UsageError, IntegrityError):  # not downloaded, or incomplete
+            subject = _published(name, options.get("extra", False))
     if flip is not None:
         subject = replace(subject, weak=subject.weak | {"flip": flip})
     return subject if sample_from is None else _from_store(subject, sample_from)
 
 
 def _published(name: str, extra: bool = False) -> Subject:
-    """A data set whose numbers are known, with drawn images."""
+    """A published data set, with synthetic images."""
     train, test, side = KNOWN[name]
     images = drawn(_sample_size(train, side, side), side)
     what = f"{len(images):,} drawn images with the spectrum of photographs, as the data set is not here"
@@ -116,7 +135,7 @@ def _published(name: str, extra: bool = False) -> Subject:
 
 
 def _imagenet32(path: Path | None) -> Subject:
-    """With one of its ten batches read; the others are taken to be like it."""
+    """ImageNet-32, with one of its ten batches as the sample."""
     from pipeline.sources import imagenet32
 
     published = _published("imagenet32")
@@ -133,14 +152,14 @@ def _from_store(subject: Subject, place: Location) -> Subject:
     dataset = store if isinstance(store, DatasetStore) else store.dataset
     if dataset.image_size != subject.size:
         sides = " and ".join("×".join(map(str, size)) for size in (dataset.image_size, subject.size))
-        raise UsageError(f"the images of '{place}' are no sample for this build", f"their sizes are {sides}")
+        raise UsageError(f"the images of '{place}' cannot be the sample for this build", f"their sizes are {sides}")
     count = min(_sample_size(dataset.num_images, *subject.size), subject.train)
     images = dataset.train_images.read(np.arange(count))
     return replace(subject, images=images, what=f"{count:,} images of '{place}'")
 
 
 def drawn(count: int, side: int) -> np.ndarray:
-    """Images that zstd finds about as hard as photographs: random phases, amplitude 1/f (Field 1987), almost grey.
+    """Synthetic images that zstd compresses about as well as photographs: random phases, amplitude 1/f (Field 1987).
 
     Returns:
         uint8 [count, side, side, 3].

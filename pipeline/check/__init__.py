@@ -1,6 +1,6 @@
-"""Checking and repairing a store from what it was made of.
+"""Checking and repairing a store.
 
 deep_verify  every copy made again and compared
-verify_ffcv  FFCV's files against the store
-repair       damaged files made again
+verify_ffcv  FFCV's files compared with the store
+repair       damaged files restored
 """

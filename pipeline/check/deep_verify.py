@@ -1,7 +1,7 @@
-"""`verify --deep`: draw every copy's parameters again, make every copy again, and compare with what is stored.
+"""`verify --deep`: draw the parameters of every copy again, make every copy again, and compare with the stored ones.
 
-Proves that a store is what its manifest says: base images and labels by the fingerprint, params by the seed, copies by
-the params.
+This proves that a store is what its manifest says: base images and labels by the fingerprint, parameters by the seed,
+copies by their parameters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from stores.identity import dataset_fingerprint
 
 
 def check_copies(store: DatasetStore, progress: Callable[[str, int, int], None]) -> list[str]:
-    """Returns what differs, naming the rows; empty if nothing does.
+    """Check all copies of a store.
+
+    Args:
+        store: a dataset store.
+        progress: called with (what, images done, total).
+
+    Returns:
+        What differs, with the rows; empty if nothing does.
 
     Raises:
         IntegrityError: a file is damaged, so that nothing can be compared.
@@ -44,7 +51,7 @@ def check_copies(store: DatasetStore, progress: Callable[[str, int, int], None])
 
 
 def check_file(path: str, index: int) -> list[str]:
-    """What differs in the `index`-th file of copies and its params; the task of `check_copies`."""
+    """What differs in the `index`-th file of copies and of params; a task of `check_copies`."""
     store = open_store(path)
     assert isinstance(store, DatasetStore)
     recipe = recipe_of(store)

@@ -1,5 +1,7 @@
-"""`verify --deep` of a store's FFCV files: every image and every copy in them, read with FFCV's own Loader, is compared
-with the zarr array it was written from, or with the copy made again from image and params where no array is kept.
+"""`verify --deep` of a store's FFCV files.
+
+Every image and copy in them, read with FFCV's own Loader, is compared with the zarr array it was written from, or,
+where the store keeps no array of copies, with the copy derived again from its image and params.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from stores.ffcv.beton import COPIES, TRAIN
 
 
 def check_betons(store: DatasetStore, progress: Callable[[str, int, int], None]) -> list[str]:
-    """Returns what differs, naming the rows; empty if nothing does.
+    """Check the FFCV files of a store.
+
+    Args:
+        store: a dataset store.
+        progress: called with (what, images done, total).
+
+    Returns:
+        What differs, with the rows; empty if nothing does.
 
     Raises:
         IntegrityError: a file is damaged.
@@ -43,7 +52,7 @@ def check_betons(store: DatasetStore, progress: Callable[[str, int, int], None])
 
 
 def _expected(path: str, step: int, block: int) -> dict[str, np.ndarray]:
-    """What a block of rows of each beton must hold."""
+    """The pixels that each beton must have in a block of rows."""
     store = open_store(path)
     assert isinstance(store, DatasetStore)
     rows = np.arange(block * step, min((block + 1) * step, store.num_images))

@@ -1,6 +1,6 @@
-"""The parts of `realmix-data` that face its user.
+"""The commands of `realmix-data`, one module each, and what they share.
 
-options   types and help texts that commands share
-progress  progress bars
-preview   contact sheets of a store's copies
+options        groups of options
+progress       progress bars
+contact_sheet  the picture that `preview` draws
 """

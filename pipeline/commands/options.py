@@ -1,15 +1,31 @@
-"""Options and arguments that commands of `realmix-data` share: types, help texts, defaults. Imports nothing heavy."""
+"""Options that several commands share, in groups: each group is a dataclass, and `grouped` turns it into options.
+
+Imports nothing heavy, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from pipeline.api import require_copies, require_format, target
 from stores.errors import UsageError
-from stores.storage.location import locate
+from stores.storage.location import Location, locate
+from stores.system.text import say
+
+if TYPE_CHECKING:
+    from pipeline.sources import Options
+    from stores import DatasetStore
+
+MOST = 1e30  # a float32 holds it
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -23,7 +39,7 @@ def _range(text: str) -> tuple[float, float]:
     except ValueError:
         low, high = math.nan, math.nan
     if not -MOST < low < high < MOST:
-        raise UsageError(f"--range {text} is no range", "two numbers, the one for black first", "--range 0,4095")
+        raise UsageError(f"--range {text} is not a range", "two numbers, the one for black first", "--range 0,4095")
     return low, high
 
 
@@ -31,48 +47,155 @@ StorePath = Annotated[
     Any, typer.Argument(metavar="STORE", parser=locate, help="Folder of a store, or s3://bucket/….", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Name = Annotated[str | None, typer.Option(help="Name of the store.", show_default="made from the source or the split")]
-SplitSeed = Annotated[int, typer.Option(min=0, help="Seed of the labelled draw; STL-10: its predefined fold.")]
-Valid = Annotated[int, typer.Option(min=0, help="Images held out for validation, taken from the unlabelled pool.")]
-Labels = Annotated[
-    str | None, typer.Option(help="Numbers of labelled images: `250,4000`, or `all`.", show_default="the usual ones")
-]
-Mismatch = Annotated[
-    str | None,
-    typer.Option(help="CIFAR-10 class mismatch, % of the unlabelled classes: `0,75`.", show_default="all five"),
-]
-LabeledClasses = Annotated[
-    str | None, typer.Option(help='Train on these classes only, by name: `cat,dog`; with a comma: `"cat, tabby",dog`.')
-]
-UnlabeledClasses = Annotated[str | None, typer.Option(help="Classes of the unlabelled pool, by name: `dog,truck`.")]
-SourceName = Annotated[
-    str, typer.Argument(help="digits, cifar10, cifar100, svhn, stl10, folder, arrays or imagenet32.")
-]
-SourcePath = Annotated[Path | None, typer.Argument(help="The folder or file, for folder, arrays and imagenet32.")]
-Copies = Annotated[int, typer.Option(help="Augmented copies of every training image.")]
-RecipeName = Annotated[str, typer.Option(help="cutout, erase, simple, color, strong, or an albumentations file.")]
-Root = Annotated[str, typer.Option(help="Folder that holds the stores, or s3://bucket/prefix (extra `cloud`).")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the copies and of the images' order.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Parallel workers.", show_default="processors")]
-From = Annotated[Path | None, typer.Option("--from", help="Local archive of the dataset, instead of a download.")]
-Extra = Annotated[bool, typer.Option("--extra", help="SVHN: add its extra images.")]
-Unlabeled = Annotated[Path | None, typer.Option(help="Folder of images without labels (folder).")]
-Test = Annotated[Path | None, typer.Option(help="Folder of test images (folder).", show_default="a sixth, held out")]
-Size = Annotated[int | None, typer.Option(min=4, help="Side in pixels that images are resized to (folder).")]
-Range = Annotated[
-    Any,
-    typer.Option("--range", metavar="LOW,HIGH", parser=_range,
-                 help="Numbers that are black and white in pictures of more than 8 bits (folder).",
-                 show_default="the range of their type"),
-]  # fmt: skip
-MaxPixels = Annotated[
-    int | None, typer.Option(min=1, help="Largest picture that is decoded (folder).", show_default="178956970")
-]
-DropConflicts = Annotated[
-    bool, typer.Option("--drop-conflicts", help="Leave out pictures of two classes, or trained and tested on (folder).")
-]
-Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirroring keeps the class.")]
-Cache = Annotated[Path, typer.Option(help="Where downloads are kept.")]
-Format = Annotated[str, typer.Option("--format", help="How copies are kept: zarr, or ffcv (an extra; uncompressed).")]
-MOST = 1e30  # a float32 holds it
-CACHE = Path("~/.cache/realmix")
+
+
+@dataclass
+class SourceOptions:
+    """Which images."""
+
+    source: Annotated[str, typer.Argument(help="digits, cifar10, cifar100, svhn, stl10, folder, arrays or imagenet32.")]
+    path: Annotated[Path | None, typer.Argument(help="The folder or file, for folder, arrays and imagenet32.")] = None
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Local archive of the dataset, instead of a download.")
+    ] = None
+    extra: Annotated[bool, typer.Option("--extra", help="SVHN: add its extra images.")] = False
+    unlabeled: Annotated[Path | None, typer.Option(help="Folder of images without labels (folder).")] = None
+    test: Annotated[
+        Path | None, typer.Option(help="Folder of test images (folder).", show_default="a sixth, held out")
+    ] = None
+    size: Annotated[int | None, typer.Option(min=4, help="Side in pixels that images are resized to (folder).")] = None
+    range_: Annotated[
+        Any,
+        typer.Option(
+            "--range",
+            metavar="LOW,HIGH",
+            parser=_range,
+            help="Values that are black and white in images of more than 8 bits (folder).",
+            show_default="the range of their type",
+        ),
+    ] = None
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Largest image that is decoded (folder).", show_default="178956970")
+    ] = None
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirroring keeps the class.")] = None
+    drop_conflicts: Annotated[
+        bool,
+        typer.Option("--drop-conflicts", help="Leave out images of two classes, or trained and tested on (folder)."),
+    ] = False
+    cache: Annotated[Path, typer.Option(help="Where downloads are kept.")] = Path("~/.cache/realmix")
+
+    def for_source(self) -> Options:
+        """The options of `pipeline.sources.load` that are for some families of sources only."""
+        return {
+            "from_": self.from_,
+            "extra": self.extra,
+            "size": self.size,
+            "unlabeled": self.unlabeled,
+            "test": self.test,
+            "range_": self.range_,
+            "max_pixels": self.max_pixels,
+            "drop_conflicts": self.drop_conflicts,
+        }
+
+
+@dataclass
+class StoreOptions:
+    """Which copies, and where the store goes."""
+
+    copies: Annotated[int, typer.Option(help="Augmented copies of every training image.")] = 50
+    recipe: Annotated[str, typer.Option(help="cutout, erase, simple, color, strong, or an albumentations file.")] = (
+        "cutout"
+    )
+    root: Annotated[str, typer.Option(help="Folder that holds the stores, or s3://bucket/prefix (extra `cloud`).")] = (
+        "stores"
+    )
+    name: Name = None
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the copies and of the images' order.")] = 1
+    workers: Workers = None
+    format_: Annotated[
+        str, typer.Option("--format", help="How copies are kept: zarr, or ffcv (an extra; uncompressed).")
+    ] = "zarr"
+
+    def target(self, images: SourceOptions) -> Location:
+        """Where the store goes: under its name, or one made from the source.
+
+        Raises:
+            UsageError: the number of copies, the format or the name cannot be.
+        """
+        require_copies(self.copies)
+        require_format(self.format_)
+        return target(self.root, self.name, images.source, images.path, images.extra)
+
+
+@dataclass
+class SplitOptions:
+    """Which images are labelled."""
+
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Numbers of labelled images: `250,4000`, or `all`.", show_default="the usual ones"),
+    ] = None
+    mismatch: Annotated[
+        str | None,
+        typer.Option(help="CIFAR-10 class mismatch, % of the unlabelled classes: `0,75`.", show_default="all five"),
+    ] = None
+    labeled_classes: Annotated[
+        str | None,
+        typer.Option(help='Train on these classes only, by name: `cat,dog`; with a comma: `"cat, tabby",dog`.'),
+    ] = None
+    unlabeled_classes: Annotated[
+        str | None, typer.Option(help="Classes of the unlabelled pool, by name: `dog,truck`.")
+    ] = None
+    split_seed: Annotated[int, typer.Option(min=0, help="Seed of the labelled draw; STL-10: its predefined fold.")] = 1
+    valid: Annotated[
+        int, typer.Option(min=0, help="Images held out for validation, taken from the unlabelled pool.")
+    ] = 0
+
+
+def grouped(command: Callable[..., object]) -> Callable[..., object]:
+    """The same command with a parameter for each field of those of its parameters that are groups of options."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+
+    def flat() -> Iterator[inspect.Parameter]:
+        for name, parameter in inspect.signature(command).parameters.items():
+            if name not in groups:
+                yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+                continue
+            types = get_type_hints(groups[name], include_extras=True)
+            for field in dataclasses.fields(groups[name]):
+                default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+                yield inspect.Parameter(
+                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[field.name]
+                )
+
+    @functools.wraps(command)
+    def called(**given: Any) -> object:
+        made = {
+            name: kind(**{field.name: given.pop(field.name) for field in dataclasses.fields(kind)})
+            for name, kind in groups.items()
+        }
+        return command(**made, **given)
+
+    parameters = list(flat())
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del called.__wrapped__
+    return called
+
+
+def open_dataset(path: Location) -> DatasetStore:
+    """The dataset store at `path`, or the one that the split store there points to."""
+    from stores import DatasetStore, open_store
+
+    opened = open_store(path)
+    return opened if isinstance(opened, DatasetStore) else opened.dataset
+
+
+def print_notes(notes: tuple[str, ...]) -> None:
+    """Print on standard error what happened to the images; --quiet and --json do not hide it."""
+    for note in notes:
+        say(f"note: {note}", error=True)

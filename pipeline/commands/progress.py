@@ -1,4 +1,4 @@
-"""Progress of long jobs: one rich bar a stage with rate and time left; on a pipe, one line every ten seconds."""
+"""Progress of long jobs: a rich bar for each stage with rate and time left; on a pipe, a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ class Bars:
         )
         self._bars = Progress(*columns, console=console, disable=quiet or not self._terminal)
         self._tasks: dict[str, TaskID] = {}
-        self._began: dict[str, tuple[float, int]] = {}  # when a stage's first items were there, and how many
-        self._said = time.monotonic()
+        self._began: dict[str, tuple[float, int]] = {}  # when a stage's first items were done, and how many
+        self._said = self._started = time.monotonic()
+
+    def seconds(self) -> float:
+        """Time since this was made, in seconds."""
+        return round(time.monotonic() - self._started, 2)
 
     def __enter__(self) -> Bars:
         self._bars.start()
@@ -43,12 +47,12 @@ class Bars:
         self._bars.stop()
 
     def update(self, what: str, done: int, of: int) -> None:
-        """`done` of `of` items of the stage `what` are ready; 0 = nobody knows how many there are."""
+        """Report that `done` of `of` items of a stage are done; `of` is 0 if the total is unknown."""
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=of or None, completed=done)
         self._bars.update(self._tasks[what], completed=done, total=of or None)
         now = time.monotonic()
-        if done:  # neither what an earlier build made nor what precedes the first item says how fast items are made
+        if done:  # the rate counts neither items of an earlier build nor the time before the first item
             self._began.setdefault(what, (now, done))
         if not self._quiet and not self._terminal and now - self._said > LINE_EVERY_S:
             self._said = now

@@ -1,4 +1,4 @@
-"""Recipes: how copies are made. By name, from an albumentations file, or again from the spec that a store keeps."""
+"""Recipes, which make the copies of images: by name, from an albumentations file, or from the spec in a manifest."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ NAMES = {
 
 
 def load_recipe(name: str, weak: dict, size: tuple[int, int]) -> Recipe:
-    """The recipe of a name or of an albumentations file (.yaml, .yml, .json).
+    """The recipe of a name, or of an albumentations file (.yaml, .yml, .json).
 
     Args:
         name: one of `NAMES`, or a path.
         weak: the dataset's weak augmentation, {"flip": bool, "shift": pixels}.
-        size: (H, W) of the images that it will see.
+        size: (H, W) of the images.
 
     Raises:
-        UsageError: an unknown name, a file that is missing or broken, or a recipe that cannot make copies of this size.
+        UsageError: an unknown name, a missing or broken file, or a recipe that cannot make copies of this size.
     """
     if name in NAMES:
         return from_spec(_named_spec(name, weak, size))
@@ -39,11 +39,11 @@ def load_recipe(name: str, weak: dict, size: tuple[int, int]) -> Recipe:
 
 
 def from_spec(spec: dict) -> Recipe:
-    """The recipe that a store's manifest describes.
+    """The recipe that a store's manifest describes. Nothing in the spec is run, and every number is checked.
 
     Raises:
-        StoreError: a kind or version that this code does not know, made with another version of albumentations, or
-            junk: a spec is data of whoever made the store; nothing in it is run, and every number has its range.
+        StoreError: its kind or version is unknown, it was made with another version of albumentations, or it is
+            damaged.
     """
     if not isinstance(spec, dict) or not all(isinstance(spec.get(field), str) for field in ("kind", "name")):
         raise StoreError("the store's recipe is not described as realmix does", "its spec lacks a kind or a name")

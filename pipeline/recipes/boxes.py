@@ -1,9 +1,9 @@
-"""Fills one rectangle in each of many images, at millions of images a second and without a Python step per image.
+"""Makes copies that are their image with one box filled, millions a second and without a Python step per image.
 
-A row of a rectangle is a run of bytes, so all rectangles of one width are filled by a single scatter: the output is
-seen as overlapping items of that many bytes, one starting at every byte, and an index array says which items to
-overwrite. NumPy does that without the interpreter lock; a loop of slice assignments is over twice as slow in one thread
-and slower still in two.
+A row of a box is a run of bytes, so all boxes of one width are filled by a single scatter: the output is seen as
+overlapping items of that many bytes, one starting at every byte, and an index array says which items to overwrite.
+NumPy does that without the interpreter lock; a loop of slice assignments is over twice as slow in one thread and slower
+still in two.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from itertools import pairwise
 
 import numpy as np
 
-BOX = ("top", "bottom", "left", "right")  # half-open: rows top … bottom−1, columns left … right−1
+from stores.copies import boxes_of
+
+
+def apply_boxes(recipe: dict, images: np.ndarray, params: np.ndarray, out: np.ndarray) -> None:
+    """Make copies of a recipe of `stores.copies`: the last three arguments are those of `Recipe.apply`."""
+    out[...] = images[:, None]
+    fill_boxes(out, *boxes_of(recipe, params))
 
 
 def fill_boxes(out: np.ndarray, boxes: np.ndarray, value: int | np.ndarray) -> None:
@@ -20,7 +26,8 @@ def fill_boxes(out: np.ndarray, boxes: np.ndarray, value: int | np.ndarray) -> N
 
     Args:
         out: uint8 [..., H, W, C], C-contiguous.
-        boxes: int [..., 4] as `BOX`, inside the image; an empty box (no rows or no columns) leaves its image alone.
+        boxes: int [..., 4] as `stores.copies.BOX`, inside the image; an empty box (no rows or no columns) leaves its
+            image alone.
         value: 0 … 255, one for all or int [...], one per image.
     """
     assert out.flags.c_contiguous, "boxes are filled in place, in C order"

@@ -7,10 +7,13 @@ script drew once for the whole data set; here every copy of every image is drawn
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
-from pipeline.recipes.boxes import BOX, fill_boxes
+from pipeline.recipes.boxes import apply_boxes
 from pipeline.recipes.recipe import Recipe, number, pair
+from stores.copies import COLUMNS, VERSION
 from stores.draws import below, key, philox, unit
 from stores.errors import StoreError, UsageError
 
@@ -19,7 +22,14 @@ ATTEMPTS = 10_000  # a rectangle of the published ranges fits after a few
 
 def make_spec() -> dict:
     """Probability, range of the area (share of the image) and of the ratio height : width."""
-    return {"kind": "erase", "name": "erase", "version": 1, "p": 0.3, "area": [0.02, 0.4], "ratio": [0.3, 1 / 0.3]}
+    return {
+        "kind": "erase",
+        "name": "erase",
+        "version": VERSION,
+        "p": 0.3,
+        "area": [0.02, 0.4],
+        "ratio": [0.3, 1 / 0.3],
+    }
 
 
 def make_recipe(spec: dict) -> Recipe:
@@ -29,11 +39,7 @@ def make_recipe(spec: dict) -> Recipe:
     def draw(seed: int, rows: np.ndarray, copies: int, size: tuple[int, int]) -> np.ndarray:
         return _draw(key(seed, spec["name"]), rows, copies, size, spec)
 
-    def apply(images: np.ndarray, params: np.ndarray, out: np.ndarray) -> None:
-        out[...] = images[:, None]
-        fill_boxes(out, params[..., :4], params[..., 4])
-
-    return Recipe(spec["name"], spec, (*BOX, "fill"), True, draw, apply)
+    return Recipe(spec["name"], spec, COLUMNS["erase"], True, draw, partial(apply_boxes, spec))
 
 
 def box_size(area: np.ndarray | float, ratio: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
-"""Copies made by albumentations: `color`, `strong`, and any pipeline from a file.
+"""Copies made with albumentations: `color`, `strong`, and any pipeline from a file.
 
-A copy's parameter is a seed, drawn per (image, copy): the pipeline's generators are set from it before each call, so a
-copy depends on nothing that ran before it. A file is data: parsed as plain YAML or JSON, its transforms looked up by
-name among albumentations' own; nothing in it is ever imported or run, and no transform that opens files is taken.
+The parameter of a copy is a seed, drawn for each (image, copy). The pipeline's generators are seeded with it before
+each call, so a copy does not depend on previous calls. A file is plain YAML or JSON, and its transforms must be
+albumentations' own: nothing in it is imported or run, and transforms that open files are refused.
 """
 
 from __future__ import annotations
@@ -18,28 +18,47 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.recipes.boxes import BOX, fill_boxes
+from pipeline.recipes.boxes import fill_boxes
 from pipeline.recipes.cutout import draw_squares
 from pipeline.recipes.recipe import Recipe, number
+from stores.copies import BOX
 from stores.draws import key, philox
 from stores.errors import StoreError, UsageError, suggest
 
 SUFFIXES = (".yaml", ".yml", ".json")
-# They open files that the recipe names: copies would depend on more than their image, and could show any file.
+# they open files that the recipe names: copies would depend on more than their image, and could show any file
 _OPEN_FILES = frozenset({"HistogramMatching", "FDA", "PixelDistributionAdaptation", "TextImage"})
-_DEEPEST, _LARGEST = 16, 65536  # of a pipeline's nesting, of its numbers: far above what any of them needs
-# of fields by a word of theirs: what a transform makes, or repeats, of each costs memory or time by the number
+_DEEPEST, _LARGEST = 16, 65536  # limits of nesting and of numbers, far above what pipelines need
+# limits of fields whose name contains a word, because they set how much memory or time a transform takes
 _LARGEST_OF = {
-    "height": 2048, "width": 2048, "size": 2048, "shape": 2048, "pad": 2048, "px": 2048, "scale": 64, "blur": 127,
-    "radius": 127, "kernel": 127, "sigma": 128, "grid": 64, "nb_": 16, "num_": 256, "number": 256, "iterations": 16,
-    "delta": 32, "segments": 256, "steps": 64, "dimension": 256, "factor": 64,
+    "height": 2048,
+    "width": 2048,
+    "size": 2048,
+    "shape": 2048,
+    "pad": 2048,
+    "px": 2048,
+    "scale": 64,
+    "blur": 127,
+    "radius": 127,
+    "kernel": 127,
+    "sigma": 128,
+    "grid": 64,
+    "nb_": 16,
+    "num_": 256,
+    "number": 256,
+    "iterations": 16,
+    "delta": 32,
+    "segments": 256,
+    "steps": 64,
+    "dimension": 256,
+    "factor": 64,
     "max_factor": 4,
-}  # fmt: skip
-_LEAST_STEP = 1e-3  # of fields called "step…": how finely a transform divides its way
+}
+_LEAST_STEP = 1e-3  # least value of fields called "step…"
 _MOST_CALLS = 256  # of transforms for one copy
 _SIDES = ("height", "width", "size", "shape", "pad", "px")  # fields in pixels
-_FACTORS = ("scale", "percent", "zoom")  # fields in shares of the image
-_MOST_PIXELS, _MOST_GROWTH = 2048, 4.0  # of all transforms of a pipeline together: what one adds, the next may multiply
+_FACTORS = ("scale", "percent", "zoom")  # fields relative to the image's size
+_MOST_PIXELS, _MOST_GROWTH = 2048, 4.0  # pixels added to a side, and factor, by all transforms of a pipeline together
 _HINT = "write it with albumentations.save(pipeline, 'my.yaml', data_format='yaml')"
 
 
@@ -81,7 +100,7 @@ def file_spec(path: Path, size: tuple[int, int]) -> dict:
 
     parsed = parse.read(path, _HINT)
     if not isinstance(parsed, dict) or not isinstance(parsed.get("transform"), dict):
-        raise UsageError(f"the recipe '{path}' is no albumentations pipeline", "it has no 'transform'", _HINT)
+        raise UsageError(f"the recipe '{path}' is not an albumentations pipeline", "it has no 'transform'", _HINT)
     return make_spec(path.stem, parsed, size)
 
 
@@ -153,13 +172,13 @@ def _albumentations() -> Any:
 
 
 def _build(name: str, serialised: dict) -> Any:
-    """The pipeline of its dictionary; what albumentations does not know or would only warn about is a `UsageError`."""
+    """The pipeline of a dictionary; what albumentations does not know, or warns about, is a UsageError."""
     A = _albumentations()
     _check_names(name, serialised.get("transform"))
     _check_values(name, serialised["transform"])
     if (calls := _calls(serialised["transform"])) > _MOST_CALLS:
         why = f"a copy would take up to {calls:.3g} transforms, more than {_MOST_CALLS}"
-        raise UsageError(f"the recipe '{name}' is no pipeline for images", why, _HINT)
+        raise UsageError(f"the recipe '{name}' is not a pipeline for images", why, _HINT)
     added, growth = _growth(serialised["transform"])
     if added > _MOST_PIXELS or growth > _MOST_GROWTH:
         why = f"together its transforms may add {added:.0f} pixels to a side and make it {growth:.3g} times as long"
@@ -174,11 +193,11 @@ def _build(name: str, serialised: dict) -> Any:
 
 
 def _check_values(name: str, value: Any, depth: int = 0, most: int = _LARGEST, least: float = 0) -> None:
-    """Refuse numbers that would make gigabytes of a small image, or take for ever, and nesting that no pipeline has."""
+    """Refuse numbers that would take too much memory or time, and excessive nesting."""
     beyond = isinstance(value, int | float) and not (least <= abs(value) <= most or value == 0)
     if beyond or depth > _DEEPEST:
         why = "it is nested too deeply" if depth > _DEEPEST else "a number in it is out of range"
-        raise UsageError(f"the recipe '{name}' is no pipeline for images", why, _HINT)
+        raise UsageError(f"the recipe '{name}' is not a pipeline for images", why, _HINT)
     if isinstance(value, dict):
         for field, inner in value.items():
             bound = min((limit for word, limit in _LARGEST_OF.items() if word in str(field)), default=most)
@@ -188,7 +207,7 @@ def _check_values(name: str, value: Any, depth: int = 0, most: int = _LARGEST, l
 
 
 def _calls(transform: dict) -> int:
-    """How many transforms at most a copy goes through: those that are picked from some may be picked again."""
+    """Upper limit of the transforms applied to a copy; a transform may be chosen repeatedly."""
     inner = [_calls(one) for one in transform.get("transforms") or ()]
     picked = transform.get("n")
     if not inner:
@@ -197,22 +216,18 @@ def _calls(transform: dict) -> int:
 
 
 def _growth(value: Any, field: str = "") -> tuple[float, float]:
-    """At most so many pixels added to a side, and so many times as long, by all the transforms of a pipeline."""
+    """Upper limits of the pixels that a pipeline adds to a side, and of the factor by which it enlarges it."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if any(word in field for word in _FACTORS):
-            offset = "limit" in field or "percent" in field  # 0 leaves the image as it is, on both of its sides
+            offset = "limit" in field or "percent" in field  # relative to 0, and applied on both sides
             return 0.0, 1 + 2 * abs(value) if offset else max(1.0, abs(value))
         return (abs(value) if any(word in field for word in _SIDES) else 0.0), 1.0
     if isinstance(value, list) and not any(isinstance(inner, dict | list) for inner in value):
-        grown = [_growth(inner, field) for inner in value]  # a range, or height and width: the larger one counts
+        grown = [_growth(inner, field) for inner in value]  # a range, or height and width: the larger value counts
         return max((a for a, _ in grown), default=0.0), max((g for _, g in grown), default=1.0)
-    inners = (
-        value.items()
-        if isinstance(value, dict)
-        else ((field, inner) for inner in value)
-        if isinstance(value, list)
-        else ()
-    )
+    inners = value.items() if isinstance(value, dict) else []
+    if isinstance(value, list):
+        inners = [(field, inner) for inner in value]
     grown = [_growth(inner, name) for name, inner in inners]
     return sum(a for a, _ in grown), math.prod(g for _, g in grown)
 
@@ -222,7 +237,7 @@ def _check_names(name: str, transform: Any, depth: int = 0) -> None:
 
     named = isinstance(transform, dict) and isinstance(transform.get("__class_fullname__"), str)
     if not named or not isinstance(transform.get("transforms", []), list) or depth > _DEEPEST:
-        what = f"the recipe '{name}' is no albumentations pipeline"
+        what = f"the recipe '{name}' is not an albumentations pipeline"
         raise UsageError(what, f"no transform: {repr(transform)[:200] if depth <= _DEEPEST else '…'}", _HINT)
     known = shorten_class_name(transform["__class_fullname__"])
     if known in _OPEN_FILES:
@@ -237,7 +252,7 @@ def _check_names(name: str, transform: Any, depth: int = 0) -> None:
 
 
 def _try(name: str, pipeline: Any, size: tuple[int, int]) -> None:
-    """A few copies of a gradient: same size and type, and the same bytes from the same seed whatever came before."""
+    """Make a few copies of a gradient: they must keep its size and dtype, and depend on the seed only."""
     image = np.linspace(0, 255, size[0] * size[1] * 3).reshape(*size, 3).astype(np.uint8)
     seeds = range(8)
     first = [_call(name, pipeline, image, seed).tobytes() for seed in seeds]
@@ -249,7 +264,7 @@ def _try(name: str, pipeline: Any, size: tuple[int, int]) -> None:
 
 
 def _call(name: str, pipeline: Any, image: np.ndarray, seed: int) -> np.ndarray:
-    """One copy. All transforms share the two generators: with a seed each they would all draw the same numbers."""
+    """Make one copy. All transforms share the two generators; seeded separately, they would draw the same numbers."""
     import cv2
     from albumentations.augmentations.crops.transforms import CropSizeError
 

@@ -1,4 +1,4 @@
-"""A recipe's file as plain data, within bounds: so many bytes, so many values, so deep; nothing in it is run."""
+"""Reading the file of a recipe as plain data, with limits on bytes, values and nesting; nothing in it is run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import yaml
 from stores.errors import UsageError
 
 LARGEST = 1 << 17  # bytes
-MOST, DEEPEST = 20_000, 32  # values, aliases followed; nesting: far above what any pipeline has
+MOST, DEEPEST = 20_000, 32  # values (with aliases followed) and nesting, far above what pipelines have
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without merge keys: a few of them can double a mapping a thousand times while it is read."""
+    """YAML without merge keys, a few of which can make a mapping grow exponentially while it is read."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
@@ -26,13 +26,13 @@ def read(path: Path, hint: str) -> Any:
     """The values of a .json, .yaml or .yml file.
 
     Raises:
-        UsageError: it cannot be read, is neither, or is beyond the bounds.
+        UsageError: it cannot be read, is neither, or exceeds a limit.
     """
     kind = "json" if path.suffix.lower() == ".json" else "yaml"
     try:
-        if not path.is_file():  # a pipe would make us wait
+        if not path.is_file():  # reading a pipe would hang
             raise UsageError(
-                f"cannot read the recipe '{path}'", "it is no file" if path.exists() else "it does not exist"
+                f"cannot read the recipe '{path}'", "it is not a file" if path.exists() else "it does not exist"
             )
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
@@ -51,14 +51,14 @@ def read(path: Path, hint: str) -> Any:
 
 
 def _check(path: Path, parsed: Any, hint: str) -> None:
-    """Count what a walk through the values would meet: an alias of an alias of an alias is small only in the file."""
+    """Check number and nesting of the values; aliases of aliases are small only in the file."""
     waiting, met = [(parsed, 0)], 0
     while waiting:
         value, depth = waiting.pop()
         met += 1
         if met > MOST or depth > DEEPEST:
             why = "it is nested too deeply" if depth > DEEPEST else f"it holds more than {MOST:,} values"
-            raise UsageError(f"the recipe '{path}' is no pipeline", why, hint)
+            raise UsageError(f"the recipe '{path}' is not a pipeline", why, hint)
         if isinstance(value, dict | list):
             inner = value.values() if isinstance(value, dict) else value
             waiting.extend((one, depth + 1) for one in inner)

@@ -1,7 +1,7 @@
-"""What a recipe is: how the copies of an image are drawn, and how a drawn copy is made.
+"""A recipe: how the parameters of copies are drawn, and how copies are made from them.
 
-Drawing and making are apart: `draw` says what every copy will be (a few integers, stored beside the pixels), `apply`
-makes the pixels from the base image and those integers alone. So any copy can be derived again, shown and checked.
+`draw` draws the parameters of every copy (a few integers, stored beside the pixels), `apply` makes the pixels from the
+base image and these parameters only. So any copy can be made again, shown and checked.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Apply = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way of making copies.
+    """A way of making copies.
 
     Args:
-        name: "cutout", "erase", …, or the stem of the file that it was read from.
-        spec: JSON-able and complete; `from_spec(spec)` makes the same recipe in another process or year.
-        columns: what the P parameters of a copy mean, e.g. ("top", "bottom", "left", "right").
-        vectorised: NumPy only, mostly without the interpreter lock: run it in threads. Otherwise in worker processes.
-        draw: (seed, rows int64 [n], copies A, (H, W)) → int32 [n, A, P]. Counter-based on (seed, recipe, row of the
-            store, copy): the first copies of many are the copies of few.
-        apply: (images uint8 [n, H, W, 3], params int [n, A, P], out uint8 [n, A, H, W, 3], C-contiguous) → fills `out`;
-            a pure function of images and params.
+        name: "cutout", "erase", …, or the stem of the file it was read from.
+        spec: complete description as JSON; `from_spec(spec)` makes the same recipe in another process or year.
+        columns: names of the P parameters of a copy, such as ("top", "bottom", "left", "right").
+        vectorised: it is NumPy that mostly releases the GIL, so run it in threads; otherwise run it in processes.
+        draw: (seed, rows int64 [n], copies A, (H, W)) → int32 [n, A, P]. A function of (seed, recipe, row of the store,
+            copy) for each copy, so that more copies do not change the first ones.
+        apply: (images uint8 [n, H, W, 3], params int [n, A, P], out uint8 [n, A, H, W, 3], C-contiguous) fills `out`, a
+            pure function of images and params.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Recipe:
 
 
 def number(spec: dict, field: str, low: float, high: float) -> float:
-    """A number of a spec that lies in [low, high]; a spec comes from a manifest, so it may hold anything.
+    """A number of a spec, which must be in [low, high]; a spec comes from a manifest and may hold anything.
 
     >>> number({"fill": 127}, "fill", 0, 255)
     127
@@ -59,7 +59,7 @@ def pair(spec: dict, field: str, low: float, high: float) -> tuple[float, float]
 
 
 def checked(field: str, value: object, low: float, high: float) -> float:
-    """`value`, if it is a number in [low, high]; otherwise a `StoreError` that names the field."""
+    """Return `value` if it is a number in [low, high]; otherwise raise a StoreError that names the field."""
     if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
         return value
     raise StoreError(

@@ -1,6 +1,6 @@
 """The dataset's weak augmentation as stored copies: horizontal flip, then a shift with reflected borders.
 
-The ablation of the RealMix paper's extension: copies that differ from their image by flip and translation only.
+An ablation: copies that differ from their image by flip and translation only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from stores.errors import StoreError
 
 
 def make_spec(weak: dict) -> dict:
-    """Args: weak: the dataset's {"flip": bool, "shift": pixels}."""
+    """The spec for a dataset's weak augmentation, {"flip": bool, "shift": pixels}."""
     return {
         "kind": "simple",
         "name": "simple",
@@ -24,7 +24,7 @@ def make_spec(weak: dict) -> dict:
 
 
 def make_recipe(spec: dict) -> Recipe:
-    """The recipe of a spec; dy, dx in ±shift: output pixel (y, x) is pixel (y+dy, x+dx) of the flipped image."""
+    """The recipe of a spec: output pixel (y, x) is pixel (y+dy, x+dx) of the flipped image, dy and dx in ±shift."""
     shift, share = int(number(spec, "shift", 0, 2**16)), number(spec, "flip", 0, 1)
 
     def draw(seed: int, rows: np.ndarray, copies: int, size: tuple[int, int]) -> np.ndarray:
@@ -40,7 +40,7 @@ def make_recipe(spec: dict) -> Recipe:
 
 
 def _apply(images: np.ndarray, params: np.ndarray, out: np.ndarray) -> None:
-    """Gather whole rows: a row of a shifted image is a run of bytes of the padded image."""
+    """Copy whole rows: a row of a shifted image is consecutive bytes of the padded image."""
     assert out.flags.c_contiguous, "copies are made in C order"
     n, height, width, channels = images.shape
     flip, dy, dx = np.moveaxis(params.astype(np.int64), -1, 0)

@@ -1,8 +1,8 @@
-"""Images and labels that already are arrays: one .npz file, read without pickle.
+"""Images and labels as arrays in one .npz file, read without pickle.
 
-Keys: images, labels (one sixth of each class is then held out as test set), or x_train, y_train, x_test, y_test; and,
-if wanted, class_names: text, UTF-8 bytes or integers. Images are uint8, NHWC or grey NHW; labels are integers 0 … C−1,
-and −1 for none in training.
+Keys: `images` and `labels` (one sixth of each class is held out as the test set), or `x_train`, `y_train`, `x_test` and
+`y_test`; optionally `class_names`: text, UTF-8 bytes or integers. Images are uint8, NHWC or grey NHW. Labels are
+integers 0 … C−1, or −1 for no label in training.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ _PARTS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def load(path: Path) -> Source:
-    """The arrays of `path` as they are; held in memory.
+    """Open an .npz file, whose arrays are held in memory.
 
     Raises:
-        UsageError: not an .npz, a missing key, a wrong shape or dtype, a class without image.
+        UsageError: not an .npz, a missing key, a wrong shape or dtype, or a class without images.
         IntegrityError: a truncated or damaged file.
+        ResourceError: the arrays do not fit in memory.
     """
     arrays = _read(path)
     if all(key in arrays for key in _PARTS):
@@ -98,7 +99,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _part(
     path: Path, arrays: dict[str, np.ndarray], x: str, y: str, most: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Checked images uint8 [N, H, W, 3] and labels int64 [N], below `most`: the number of training images, here N."""
+    """Check a part and return its images uint8 [N, H, W, 3] and labels int64 [N] (below `most`, by default N)."""
     images, labels = arrays[x], arrays[y]
     if images.dtype != np.uint8:
         raise UsageError(f"'{x}' of '{path}' is {images.dtype}", "pixels must be uint8, 0–255")

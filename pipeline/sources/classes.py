@@ -1,7 +1,7 @@
-"""A folder with a sub-folder for each class: which these are, and what is none.
+"""The classes of a folder with one sub-folder per class.
 
-A folder of parts (train/, test/, …, each with the classes in it) looks the same from outside. It is told apart by what
-all of it looks like, so that a class may well be called `train`: it is one if the other folders are vehicles too.
+A folder of parts (train/, test/, …, each with class folders) looks similar and is refused with a command that works.
+The decision depends on all sub-folders, so that a class may be called `train` if the others are, say, vehicles.
 """
 
 from __future__ import annotations
@@ -17,9 +17,17 @@ from stores.errors import UsageError
 from stores.images import walk
 
 _PARTS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test", "val": "valid", "valid": "valid",
-    "validation": "valid", "dev": "valid", "unlabeled": "unlabeled", "unlabelled": "unlabeled",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "valid",
+    "valid": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "unlabeled": "unlabeled",
+    "unlabelled": "unlabeled",
+}
 
 
 @dataclass
@@ -27,8 +35,9 @@ class Classes:
     """The classes of a folder.
 
     Attributes:
-        files: of each class, sorted; classes in alphabetical order.
-        passed, ours: as `walk.Below`.
+        files: sorted files of each class; classes in alphabetical order.
+        passed: as in `walk.Below`.
+        ours: as in `walk.Below`.
     """
 
     files: dict[str, list[str]] = field(default_factory=dict)
@@ -44,11 +53,13 @@ def read(root: Path, test: Path | None, unlabeled: Path | None, report: Callable
     """The classes of a folder to train from.
 
     Args:
-        test, unlabeled: what the user gave beside it.
-        report: called with the number of files so far.
+        root: the folder.
+        test: folder of test images, if the user gave one.
+        unlabeled: folder of unlabelled images, if the user gave one.
+        report: called with the number of files found so far.
 
     Raises:
-        UsageError: no class folders, a single one, an empty one, a file that belongs to no class, or a folder of parts.
+        UsageError: no class folder, only one, an empty one, a file that belongs to no class, or a folder of parts.
     """
     _require_no_parts(root, test, unlabeled)
     found = read_test(root, report)
@@ -61,9 +72,9 @@ def read(root: Path, test: Path | None, unlabeled: Path | None, report: Callable
 
 
 def read_test(root: Path, report: Callable[[int], None]) -> Classes:
-    """The classes of a folder to test with, which may be a single one; otherwise as `read`."""
+    """The classes of a folder of test images; like `read`, but a single class is allowed."""
     if not root.is_dir():
-        raise UsageError(f"'{root}' is no folder", hint="give a folder with a sub-folder for each class")
+        raise UsageError(f"'{root}' is not a folder", hint="give a folder with a sub-folder for each class")
     found = Classes()
     folders, files = walk.entries(str(root), walk.above(root), found.passed)
     if walk.is_ours({name for name, _ in files}, str(root)):
@@ -74,7 +85,7 @@ def read_test(root: Path, report: Callable[[int], None]) -> Classes:
         hint = "put each image into a folder named like its class; images without label go with --unlabeled"
         raise UsageError(what, "the sub-folders are the classes", hint)
     if loose:
-        raise UsageError(f"'{loose[0]}' belongs to no class", "it lies beside the class folders", "move it")
+        raise UsageError(f"'{loose[0]}' belongs to no class", "it is beside the class folders", "move it")
     count = 0
     for folder, path in folders:
         if (Path(path).resolve()) in (root.resolve(), *root.resolve().parents):
@@ -85,13 +96,13 @@ def read_test(root: Path, report: Callable[[int], None]) -> Classes:
         found.passed += below.passed
         found.ours += below.ours
         if below.ours and not below.files:
-            continue  # stores/ or runs/, where the command was started in the folder of pictures
+            continue  # stores/ or runs/ of a command that was started in the folder of images
         if below.ours:
             why = f"'{below.ours[0]}' is a store or a run of realmix"
             raise UsageError(f"'{path}' holds more than pictures", why, "move it out of the folder of pictures")
         if not below.files:
             raise UsageError(f"the class folder '{path}' has no image", hint="fill it or remove it")
-        name = os.fsencode(folder).decode(errors="backslashreplace")  # a name that is no UTF-8 as it is shown
+        name = os.fsencode(folder).decode(errors="backslashreplace")  # names that are not UTF-8, with escapes
         if name in found.files:
             raise UsageError(f"two class folders of '{root}' are called '{name}'", hint="rename one")
         found.files[name] = below.files
@@ -101,7 +112,7 @@ def read_test(root: Path, report: Callable[[int], None]) -> Classes:
 
 
 def _require_no_parts(root: Path, test: Path | None, unlabeled: Path | None) -> None:
-    """Refuse train/, test/, …: if no other folder lies beside them, or if the classes of train/ lie in another, too."""
+    """Refuse folders train/, test/, …: if there are no others, or if they share their class folders."""
     if not root.is_dir():
         return
     folders = _inside(str(root))[0]
@@ -133,7 +144,7 @@ def _require_no_parts(root: Path, test: Path | None, unlabeled: Path | None) -> 
 
 
 def _inside(folder: str) -> tuple[list[str], list[str]]:
-    """Names of the folders right in a folder, and of the files that must be pictures."""
+    """Names of the folders directly in a folder, and of its files that must be images."""
     passed: Counter[str] = Counter()
     folders, files = walk.entries(folder, set(), passed)
     return [name for name, _ in folders], [name for name, _ in files if not walk.is_note(name, passed)]

@@ -1,4 +1,7 @@
-"""A set of deep pictures that uses a small part of its numbers, like 12 bits in files of 16, would be nearly black."""
+"""A note about images whose values use a small part of their range, such as 12 bits in 16-bit files.
+
+Converted to 8 bits they would be nearly black.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,12 @@ import numpy as np
 
 from stores.images import picture
 
-FAR_BELOW = 1 / 8  # of the type's largest number: at most 32 of 256 grey levels
-SAMPLE = 64  # files looked at
+FAR_BELOW = 1 / 8  # of the largest value of the type: at most 32 of 256 grey levels
+SAMPLE = 64  # files checked
 
 
 def note(files: Sequence[str]) -> str:
-    """What to tell the user of such a set, and what to do; empty if it is none.
-
-    A broken file is passed over here: decoding will name it.
-    """
+    """The note for the user, with a remedy; empty if there is nothing to say. Broken files are skipped here."""
     found = []
     for row in np.unique(np.linspace(0, len(files) - 1, SAMPLE, dtype=np.int64)):
         try:

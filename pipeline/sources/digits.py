@@ -1,6 +1,6 @@
-"""The embedded default: 1,797 handwritten digits of 8×8 pixels that come with scikit-learn, no download.
+"""The default data set: 1,797 handwritten digits of 8×8 pixels that come with scikit-learn, without a download.
 
-36 images of each class (360) are the test set, always the same. Grey is repeated in three channels without a copy.
+36 images of each class (360 in all) are the test set, always the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pipeline.sources.source import Part, Source, hold_out
 
 
 def load() -> Source:
-    """Values 0 … 16 become round(255 v / 16), uint8 [N, 8, 8, 3]."""
+    """Open the data set; values v in 0 … 16 become round(255 v / 16), uint8 [N, 8, 8, 3]."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -33,5 +33,5 @@ def load() -> Source:
 
 
 def in_colour(grey: np.ndarray) -> np.ndarray:
-    """[N, H, W] seen as [N, H, W, 3]: a view, no copy."""
+    """A view of [N, H, W] as [N, H, W, 3]."""
     return np.broadcast_to(grey[..., None], (*grey.shape, 3))

@@ -1,8 +1,7 @@
-"""CIFAR-10, CIFAR-100, SVHN and STL-10 through torchvision's own data sets, which download, unpack and check them.
+"""CIFAR-10, CIFAR-100, SVHN and STL-10, downloaded, unpacked and checked by torchvision.
 
-Every file is compared with torchvision's MD5 before it is read, whether downloaded, cached or given with `--from`.
-With `--from` nothing ever touches the network. Labels and pixels are torchvision's; STL-10's 100,000 unlabelled images
-stay on disk, mapped.
+Every file is compared with torchvision's MD5 before it is read, whether downloaded, cached or given with `--from`,
+which never uses the network. STL-10's 100,000 unlabelled images stay on disk, memory-mapped.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from pipeline.sources.source import Joined, Part, Source
 from stores.errors import IntegrityError, RealMixError, StoreError, UsageError
 from stores.system import aside
 
-_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # the disk's fault, not the network's
+_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # errors of the disk, not of the network
 
 
 def load(name: str, from_: Path | None, cache: Path, extra: bool) -> Source:
-    """One of the four, see `pipeline.sources.load`."""
+    """Open one of the four data sets; see `pipeline.sources.load`."""
     from torchvision import datasets
 
     with _turn(cache / name) if from_ is None else nullcontext():
@@ -88,7 +87,7 @@ def _stl10(kind: Any, from_: Path | None, cache: Path) -> Source:
     expected = {folder / file: md5 for file, md5 in files.items()}
     archive = _Archive(root / kind.filename, kind.url, kind.tgz_md5)
     train, test = _sets("stl10", kind, expected, archive, from_ is None, [{"split": "train"}, {"split": "test"}])
-    # The files hold columns before rows: [n, channel, x, y].
+    # the files are column-major: [n, channel, x, y]
     unlabeled = np.memmap(folder / kind.train_list[2][0], np.uint8, "r").reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
     labels = np.concatenate([train.labels.astype(np.int64), np.full(len(unlabeled), -1)])
     return Source(
@@ -108,7 +107,7 @@ def _origin(name: str, files: dict[str, str], train: Any, test: Any) -> dict[str
 
 
 class _Archive(NamedTuple):
-    """What torchvision downloads: where it puts it, from where, and its MD5."""
+    """An archive that torchvision downloads: its path, URL and MD5."""
 
     path: Path
     url: str
@@ -118,29 +117,29 @@ class _Archive(NamedTuple):
 def _sets(
     name: str, kind: Any, expected: dict[Path, str], archive: _Archive, download: bool, splits: list[dict[str, Any]]
 ) -> list[Any]:
-    """torchvision's data set of each of `splits`, its files checked, with every failure told as one of ours."""
+    """torchvision's data set of each of `splits`, with its files checked; its errors become ours."""
     from torchvision.datasets.utils import check_integrity
 
     hint = f"try again, or fetch it yourself and give it with --from: {archive.url}"
     try:
         with _old_formats():
             return [kind(str(archive.path.parent), download=download, **split) for split in splits]
-    except (OSError, http.client.HTTPException, RecursionError) as error:  # RecursionError: redirected for ever
+    except (OSError, http.client.HTTPException, RecursionError) as error:  # RecursionError: endless redirects
         if isinstance(error, urllib.error.HTTPError):
             error.close()
         if not download or getattr(error, "errno", None) in _OURS:
             raise
         raise StoreError(f"cannot download {name} from {archive.url}", str(error), hint) from error
-    except RuntimeError as error:  # torchvision's word for a wrong checksum
+    except RuntimeError as error:  # torchvision's error for a wrong checksum
         if not download or check_integrity(archive.path, archive.md5):
             raise _damaged(name, expected) from error
-        archive.path.unlink(missing_ok=True)  # or it would be taken for a download one day
+        archive.path.unlink(missing_ok=True)  # so that it is not taken for a download later
         why = "the transfer broke off, or the server holds another file"
         raise IntegrityError(f"wrong checksum of the downloaded '{archive.path}'", why, hint) from error
 
 
 def _damaged(name: str, expected: dict[Path, str]) -> RealMixError:
-    """The error that names the first file that is missing or is not what it should be."""
+    """The error that names the first missing or damaged file."""
     from torchvision.datasets.utils import check_integrity
 
     missing = [file for file in expected if not file.exists()]
@@ -155,7 +154,7 @@ def _wrong(file: Path, md5: str) -> IntegrityError:
 
 
 def _unpacked(name: str, kind: Any, files: dict[str, str], from_: Path | None, cache: Path) -> Path:
-    """The folder in which torchvision finds its `base_folder`: in the cache, or where `--from` says."""
+    """The folder with torchvision's `base_folder`: in the cache, or given with `--from`."""
     from torchvision.datasets.utils import check_integrity, extract_archive
 
     root = cache / name
@@ -174,7 +173,7 @@ def _unpacked(name: str, kind: Any, files: dict[str, str], from_: Path | None, c
     with _turn(root):
         if not all(check_integrity(root / kind.base_folder / file, md5) for file, md5 in files.items()):
             with aside.scratch() as scratch, _old_formats():
-                link = scratch / kind.filename  # torchvision tells the format by the name
+                link = scratch / kind.filename  # torchvision derives the format from the name
                 link.symlink_to(archive.resolve())
                 extract_archive(str(link), str(root))
     return root
@@ -182,7 +181,7 @@ def _unpacked(name: str, kind: Any, files: dict[str, str], from_: Path | None, c
 
 @contextmanager
 def _turn(root: Path) -> Iterator[None]:
-    """Alone in a folder of the cache: of two processes that need the same files one fetches, the other finds them."""
+    """Lock a folder of the cache, so that of two processes that need the same files only one downloads them."""
     root.mkdir(parents=True, exist_ok=True)
     with aside.turn(root):
         yield
@@ -196,7 +195,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _folds(file: Path, num_labeled: int) -> np.ndarray:
-    """STL-10's predefined folds: one line each, indices of its labelled images. int64 [10, 1000]."""
+    """STL-10's predefined folds, int64 [10, 1000]: indices of the labelled images, one line per fold in the file."""
     _lines(file)
     rows = [np.array(line.split(), np.int64) for line in file.read_text().splitlines() if line.strip()]
     if len({len(row) for row in rows}) != 1 or np.max(rows) >= num_labeled or np.min(rows) < 0:
@@ -207,7 +206,7 @@ def _folds(file: Path, num_labeled: int) -> np.ndarray:
 
 @contextmanager
 def _old_formats() -> Iterator[None]:
-    """The archives are older than today's NumPy and tarfile, which warn about how torchvision reads them."""
+    """Ignore warnings of NumPy and tarfile about the formats of these old archives."""
     with warnings.catch_warnings():
         old_pickle = np.exceptions.VisibleDeprecationWarning  # CIFAR was pickled by Python 2: align=0
         warnings.filterwarnings("ignore", r"dtype\(\): align should be passed", old_pickle)

@@ -1,9 +1,8 @@
-"""Your own images: a folder with a sub-folder for each class, images of any size, mode and format at any depth in it.
+"""Your own images: a folder with one sub-folder per class, with images of any size, mode and format at any depth.
 
-Classes are the sub-folders in alphabetical order. What `stores.images.walk` passes over does not belong to the set;
-everything else must be an image. The scan reads every file once, for its header and its SHA-256; pixels are decoded
-when asked for, or at once if they fit in 512 MiB. A broken image is an error that names the file, never a black
-square.
+Classes are the sub-folders in alphabetical order. Files that `stores.images.walk` skips are ignored; all others must be
+images. The scan reads every file once, for its header and SHA-256. Pixels are decoded when they are needed, or at once
+if they fit in 512 MiB. A broken image is an error that names the file.
 """
 
 from __future__ import annotations
@@ -30,26 +29,35 @@ from stores.images import picture, walk
 from stores.system.threads import thread_pool
 
 IN_MEMORY = 512 << 20  # bytes of pixels up to which a part is decoded at once
-_LARGE_FILE = 16 << 10  # mean bytes from which decoding outweighs Python: then threads pay
-_EVERY = 2048  # images between two reports of progress
+_LARGE_FILE = 16 << 10  # mean bytes of a file from which threads pay off
+_EVERY = 2048  # images between reports of progress
 _Report = Callable[[str, int, int], None]
 
 
 def load(
-    path: Path, test: Path | None, unlabeled: Path | None, size: int | None, progress: _Report | None,
-    range_: picture.Range | None = None, drop_conflicts: bool = False,
-) -> Source:  # fmt: skip
-    """Images resized to size × size; without `size` to the size that nine of ten have at least, else to 32×32.
-
-    Without a test folder one sixth of each class (CIFAR's share) is held out, always the same images.
+    path: Path,
+    test: Path | None,
+    unlabeled: Path | None,
+    size: int | None,
+    progress: _Report | None,
+    range_: picture.Range | None = None,
+    drop_conflicts: bool = False,
+) -> Source:
+    """Open a folder of images.
 
     Args:
-        drop_conflicts: leave out what lies under two classes, and of the training part what is also in the test folder.
+        path: folder with one sub-folder per class.
+        test: folder of test images; None: one sixth of each class is held out, always the same images.
+        unlabeled: folder of images without labels.
+        size: side in pixels of the square that images are resized to; None: the size that 90 % of them have, else 32.
+        progress: called with (what, done, total).
+        range_: the values that are black and white in images of more than 8 bits.
+        drop_conflicts: leave out images in two classes, and training images that are also test images.
 
     Raises:
-        UsageError: no class folders, one class only, an empty class, a file that belongs to no class, a test class that
-            is not trained, a picture that is trained on and tested on.
-        IntegrityError: files that are no images, at once; images that do not decode, when they are decoded. All are
+        UsageError: no class folder, only one, an empty one, a file that belongs to no class, a test class that is not
+            trained, or an image that is both trained and tested on.
+        IntegrityError: files are not images, which is found at once, or do not decode, which is found later; all are
             named.
     """
     report = progress or (lambda *_: None)
@@ -61,8 +69,9 @@ def load(
     scanned, count = scan(groups, report), len(files) + len(extra)
     settled = twins.settle(
         Pictures(files + extra, np.append(found.labels, np.full(len(extra), -1)), scanned.digests[:count]),
-        Pictures(found.test_files, found.test_labels, scanned.digests[count:]), drop_conflicts,
-    )  # fmt: skip
+        Pictures(found.test_files, found.test_labels, scanned.digests[count:]),
+        drop_conflicts,
+    )
     train, tested = settled.train, settled.test
     shape = (size, size) if size else common_size(scanned.sizes, notes)
     origin: dict[str, Any] = {"kind": "folder", "sha256": scanned.digest, "size": list(shape)}
@@ -77,7 +86,7 @@ def load(
         origin["kept"] = settled.kept
     _require_every_class(path, train, names)
     if test is None:
-        once = twins.alone(train.digests)  # one that is under another class as well is tested on if no other is there
+        once = twins.alone(train.digests)  # images in several classes are tested on only if there are no others
         rows, held = hold_out(train.labels, one_in(train.labels, len(names), 6), "folder test", once)
         if not len(held):
             raise UsageError(f"'{path}' has no image to spare for a test set", hint="two images a class, or --test")
@@ -86,7 +95,7 @@ def load(
         if also := int(np.count_nonzero(np.isin(tested.digests, train.digests))):
             notes.append(f"{also:,} of {len(held):,} held-out images are trained on under another class")
     elif not tested.files:
-        raise UsageError(f"no image of the test folder '{test}' is left", "each lies under two of its classes")
+        raise UsageError(f"no image of the test folder '{test}' is left", "each is in two classes")
     unlabelled = int(np.count_nonzero(train.labels < 0))
     origin |= {"train": len(train.files) - unlabelled, "unlabeled": unlabelled, "test": len(tested.files)}
 
@@ -116,7 +125,7 @@ def load(
 
 @dataclass
 class _Found:
-    """What lies in the folders: class names; files and labels of each part; notes of what was passed over."""
+    """The files found: class names, files and labels of each part, and notes about skipped files."""
 
     names: list[str]
     files: list[str]
@@ -146,11 +155,11 @@ def _look(path: Path, test: Path | None, unlabeled: Path | None, report: Callabl
 
 
 class ImageFiles:
-    """Image files as uint8 [N, H, W, 3], decoded when `images[rows]` asks for them, by several threads if large.
+    """Image files as uint8 [N, H, W, 3], decoded by `images[rows]`, in several threads if they are large.
 
     Attributes:
-        broken: row → what is wrong with the file, of those that were asked for.
-        seen: bool [N], which those are.
+        broken: errors of the files decoded so far, by row.
+        seen: bool [N], which files have been decoded.
     """
 
     def __init__(
@@ -162,7 +171,7 @@ class ImageFiles:
         self.seen = np.zeros(len(files), bool)
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        """Raises IntegrityError: some are broken; names them."""
+        """Decode rows, uint8 [n, H, W, 3]; raises an IntegrityError that names the broken ones."""
         rows = np.asarray(rows, np.int64)
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         if self.threads == 1 or len(rows) < 2:
@@ -200,10 +209,10 @@ def _images(lazy: ImageFiles, what: str, report: _Report) -> Images:
 
 
 def _examine(parts: Sequence[ImageFiles], report: _Report) -> None:
-    """If an image turned out to be broken, decode what nobody asked for yet, to name every broken one at once.
+    """If an image is broken, decode all others too, so that one error names every broken one.
 
     Raises:
-        IntegrityError: there are some.
+        IntegrityError: an image is broken.
     """
     if not any(images.broken for images in parts):
         return
@@ -219,7 +228,7 @@ def _examine(parts: Sequence[ImageFiles], report: _Report) -> None:
 
 
 def _require_apart(path: Path, test: Path | None, unlabeled: Path | None) -> None:
-    """Raises UsageError if one of the folders lies in another, or is the same."""
+    """Raise a UsageError if one of the folders is in another, or the same."""
     given = [("the labelled images", path), ("--unlabeled", unlabeled), ("--test", test)]
     there = [(what, folder, folder.resolve()) for what, folder in given if folder is not None]
     for (what, folder, real), (other, holder, real_holder) in itertools.permutations(there, 2):
@@ -234,10 +243,10 @@ def _require_apart(path: Path, test: Path | None, unlabeled: Path | None) -> Non
 
 
 def _require_every_class(path: Path, train: Pictures, names: list[str]) -> None:
-    """Raises UsageError if leaving twins out left a class without an image."""
+    """Raise a UsageError if a class has no image left after duplicates were left out."""
     empty = np.flatnonzero(np.bincount(train.labels[train.labels >= 0], minlength=len(names)) == 0)
     if len(empty):
-        why = "each of them lies under another class or in the test part as well"
+        why = "each of them is also in another class or in the test part"
         raise UsageError(f"no image of the class '{names[empty[0]]}' of '{path}' is left", why)
 
 

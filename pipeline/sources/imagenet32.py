@@ -1,8 +1,7 @@
 """Downsampled ImageNet, 32×32 (Chrabaszcz, Loshchilov & Hutter 2017): a folder with ten training batches and val_data.
 
-Both published forms are read, .npz and pickle; the pickles through an unpickler that can only make arrays. The training
-images are written once, as plain bytes, to a scratch file in the cache and mapped from there: 3.9 GB that need not fit
-in memory, readable in any order.
+Both published formats are read, .npz and pickle; pickles with an unpickler that can only make arrays. The training
+images (3.9 GB) are written once to a file in the cache and memory-mapped, so that they need not fit in memory.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pipeline.sources.source import Part, Source
 from stores.errors import IntegrityError, ResourceError, UsageError
 from stores.system import aside, durable
 
-# What reading a damaged file can raise, a length of terabytes (MemoryError) included.
+# errors of reading a damaged file; MemoryError for a length of terabytes
 _BROKEN = (
     *(zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError, AttributeError, IndexError),
     *(OverflowError, MemoryError, RuntimeError),
@@ -35,7 +34,7 @@ _LABELS = frozenset(range(1, 1001))
 
 
 def load(path: Path, cache: Path, progress: Callable[[str, int, int], None] | None) -> Source:
-    """Labels 1 … 1000 of the files are 0 … 999 here; the class names are the files' numbers.
+    """Open the data set; labels 1 … 1000 of the files become 0 … 999, and class names are the numbers of the files.
 
     Raises:
         UsageError: a batch is missing, is of another size, or is not this data set.
@@ -50,7 +49,7 @@ def load(path: Path, cache: Path, progress: Callable[[str, int, int], None] | No
         report("check", i + 1, len(files))
     name = hashlib.sha256("".join(digests[stem] for stem in BATCHES).encode()).hexdigest()[:16]
     images, labels = _scratch(files[:-1], cache / "imagenet32" / name, report)
-    test_images, test_labels = _batch(files[-1])
+    test_images, test_labels = read_batch(files[-1])
     return Source(
         name="imagenet32",
         train=Part(images, labels),
@@ -62,8 +61,8 @@ def load(path: Path, cache: Path, progress: Callable[[str, int, int], None] | No
 
 
 def first_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """One of the ten training batches: images uint8 [n, 32, 32, 3], labels int64 [n]. Reads no other file."""
-    return _batch(_find(path, BATCHES[0]))
+    """The first of the ten training batches: images uint8 [n, 32, 32, 3], labels int64 [n]."""
+    return read_batch(_find(path, BATCHES[0]))
 
 
 def _find(path: Path, stem: str) -> Path:
@@ -82,19 +81,16 @@ def _sha256(file: Path) -> str:
 
 
 def _scratch(files: list[Path], stem: Path, report: Callable[[str, int, int], None]) -> tuple[np.ndarray, np.ndarray]:
-    """All training images, mapped uint8 [N, 32, 32, 3], and labels int64 [N]; made once for these files' content."""
+    """All training images, memory-mapped uint8 [N, 32, 32, 3], and labels int64 [N]; unpacked once for these files."""
     pixels, labels_file = stem.with_suffix(".u8"), stem.with_suffix(".npy")
     durable.make_folder(stem.parent)
-    with aside.turn(stem.parent):  # one process unpacks, others find it done
-        if not (pixels.exists() and labels_file.exists()):  # the labels come last: with them, the pixels are whole
-            for old in stem.parent.glob(f"{stem.name}.*"):  # of before: named by process number
-                if old.suffix[1:].isdecimal() and not aside.is_process(int(old.suffix[1:])):
-                    old.unlink()
+    with aside.turn(stem.parent):  # one process unpacks, others wait
+        if not (pixels.exists() and labels_file.exists()):  # the labels are written last
             need, free = 0, shutil.disk_usage(stem.parent).free
             labels = []
             with aside.file(pixels) as out:
                 for i, file in enumerate(files):
-                    images, batch_labels = _batch(file)
+                    images, batch_labels = read_batch(file)
                     need = need or images.nbytes * len(files)
                     if need > free:
                         what = f"no room for the {need / 1e9:.1f} GB scratch file in '{stem.parent}'"
@@ -110,8 +106,8 @@ def _scratch(files: list[Path], stem: Path, report: Callable[[str, int, int], No
     return np.memmap(pixels, np.uint8, "r", shape=(len(all_labels), 32, 32, 3)), all_labels
 
 
-def _batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [n, 32, 32, 3] (a view of the planar rows) and int64 [n] labels from 0."""
+def read_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n, 32, 32, 3] (a view of the planar rows) and labels int64 [n] from 0."""
     data, labels = _read(file)
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _IMAGE:
         raise UsageError(f"'{file}' holds {data.dtype} {list(data.shape)}", f"32×32 images are uint8 [n, {_IMAGE}]")
@@ -139,7 +135,7 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise IntegrityError(f"'{file}' is damaged", str(error), damaged) from error
 
 
-# The functions that NumPy's own pickles call, found without naming its private modules.
+# the functions that NumPy's pickles call, found without naming its private modules
 _MAKERS = {
     "_reconstruct": np.empty(0).__reduce__()[0],
     "scalar": np.int64(0).__reduce__()[0],
@@ -148,13 +144,13 @@ _MAKERS = {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Makes numbers, strings, lists, dicts and NumPy arrays; refuses every other name: no pickle can run code."""
+    """Makes numbers, strings, lists, dicts and NumPy arrays, and refuses every other name, so that no code runs."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
         if module.startswith(("numpy.core.", "numpy._core.")) and name in _MAKERS:
             return _MAKERS[name]
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes in the older protocols
+        if (module, name) == ("_codecs", "encode"):  # used for bytes in older pickle protocols
             return codecs.encode
         raise pickle.UnpicklingError(f"it refers to {module}.{name}")

@@ -1,4 +1,4 @@
-"""Reading every file of a set once: which sizes occur, what each file holds, and which files are no images."""
+"""Reading every file of a data set once: image sizes, digests, and files that are not images."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from stores.format.fields import LARGEST_SIDE, SMALLEST_SIDE
 from stores.images import picture
 
 MIXED_SIZES = (32, 32)  # (H, W) for images of different sizes, unless --size says otherwise
-NEARLY_ALL = 0.9  # share of the images whose common size the others are brought to
-LARGEST_FILE = 1 << 30  # bytes; a picture that a network learns from has less
+NEARLY_ALL = 0.9  # share of images of one size from which the others are resized to it
+LARGEST_FILE = 1 << 30  # bytes
 LISTED = 8  # broken files in one error
-_EVERY_S = 0.1  # seconds between two reports
+_EVERY_S = 0.1  # seconds between reports of progress
 
 
 @dataclass
 class Scan:
-    """What the files are.
+    """What was found in the files.
 
     Attributes:
-        sizes: how often each (height, width) occurs.
-        mean_bytes: of a file.
+        sizes: number of images of each (height, width).
+        mean_bytes: mean size of a file.
         digests: S32 [n], SHA-256 of each file.
-        digest: SHA-256 (hex) over each file's part, path below its root, and content: the same wherever the folders
-            lie.
+        digest: SHA-256 (hex) of the part, relative path and content of each file; independent of where the folders are.
     """
 
     sizes: Counter[tuple[int, int]]
@@ -43,10 +42,14 @@ class Scan:
 
 
 def scan(groups: list[tuple[str, Path, list[str]]], report: Callable[[str, int, int], None]) -> Scan:
-    """Read every file of every (part, root, files) once.
+    """Read every file once.
+
+    Args:
+        groups: (part, root folder, files) of each part.
+        report: called with (what, files read, total).
 
     Raises:
-        IntegrityError: some cannot be read or are no images; names them all.
+        IntegrityError: files cannot be read or are not images; all are named.
     """
     sizes: Counter[tuple[int, int]] = Counter()
     total, read, broken = hashlib.sha256(), 0, []
@@ -79,8 +82,8 @@ def scan(groups: list[tuple[str, Path, list[str]]], report: Callable[[str, int, 
 
 
 def _contents(file: str) -> bytes:
-    """A file's bytes; of a film or a disk image among the pictures not even that."""
-    with contextlib.suppress(OSError):  # `picture.contents` says what is wrong
+    """The content of a file; huge files, such as videos or disk images, are refused unread."""
+    with contextlib.suppress(OSError):  # `picture.contents` reports what is wrong
         size = os.stat(file).st_size  # noqa: PTH116
         if size > LARGEST_FILE:
             raise picture.BrokenImage(f"it has {size / 2**30:,.1f} GiB")
@@ -88,10 +91,14 @@ def _contents(file: str) -> bytes:
 
 
 def common_size(sizes: Counter[tuple[int, int]], notes: list[str]) -> tuple[int, int]:
-    """(H, W) that the images are brought to; if some have another size, a note says so.
+    """The (H, W) to resize all images to.
+
+    Args:
+        sizes: number of images of each size.
+        notes: gets a note if some images have another size.
 
     Raises:
-        UsageError: their common size is too small or too large for a store.
+        UsageError: the common size is too small or too large for a store.
     """
     (most, count), total = sizes.most_common(1)[0], sizes.total()
     if count < NEARLY_ALL * total:
@@ -106,8 +113,9 @@ def common_size(sizes: Counter[tuple[int, int]], notes: list[str]) -> tuple[int,
         raise UsageError(f"the images have {width}×{height} pixels", limits, "--size 32 resizes them")
     if count < total:
         what = "1 image of another size is" if total - count == 1 else f"{total - count:,} images of other sizes are"
-        notes.append(f"{count:,} of {total:,} images have {width}×{height} pixels: {what} brought to it; "
-                     "--size says otherwise")  # fmt: skip
+        notes.append(
+            f"{count:,} of {total:,} images have {width}×{height} pixels: {what} brought to it; --size says otherwise"
+        )
     return most
 
 
@@ -117,4 +125,4 @@ def broken_images(errors: Sequence[IntegrityError]) -> IntegrityError:
         return errors[0]
     lines = [f"  {error.what}: {error.why}" for error in errors[:LISTED]]
     lines += [f"  … and {len(errors) - LISTED:,} more"] * (len(errors) > LISTED)
-    return IntegrityError(f"{len(errors):,} broken images", "\n".join(lines), "mend or remove them")
+    return IntegrityError(f"{len(errors):,} broken images", "\n".join(lines), "fix or remove them")

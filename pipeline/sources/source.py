@@ -1,7 +1,7 @@
-"""What a source is: two parts (train, test) of images and labels, and what the rest of the pipeline must know of them.
+"""A source: images and labels in two parts (train, test), and what the pipeline must know about them.
 
-Images are anything that answers `images[rows]`: an array, a memory map, a lazy reader. A part never holds more in
-memory than its family must; `Joined` puts several behind one another without copying them.
+Images are anything that supports `images[rows]`: an array, a memory map, a lazy reader. `Joined` concatenates several
+without copying them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stores import draws
 
 
 class Images(Protocol):
-    """uint8 images [N, H, W, 3]; `images[rows]` with int64 [n] rows in any order gives uint8 [n, H, W, 3]."""
+    """Images uint8 [N, H, W, 3]; `images[rows]` with int64 [n] rows in any order returns uint8 [n, H, W, 3]."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -26,7 +26,12 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """Train or test. labels: int64 [N], −1 = none."""
+    """The training or the test part.
+
+    Attributes:
+        images: N images.
+        labels: int64 [N]; −1 = none.
+    """
 
     images: Images
     labels: np.ndarray
@@ -40,17 +45,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before it is a store.
+    """A data set that a store can be built from.
 
     Attributes:
-        name: the family, as in `realmix-data build NAME`.
+        name: family of sources, as in `realmix-data build NAME`.
+        train: training part.
+        test: test part.
+        class_names: of the C classes.
         weak: {"flip": bool, "shift": int}: the weak augmentation of the data set, shift in pixels.
-        origin: JSON-able; the same for the same data wherever it lies (no path, no time), another one when they change.
-        folds: int64 [F, n] source rows of predefined labelled sets (STL-10), or None.
-        protocol: whose standard splits apply: "cifar10", "cifar100", "svhn", "stl10", "digits" or None.
-        notes: what the user should know of the data, a line each.
-        examine: called with a function for progress once an image turned out to be broken: raises one IntegrityError
-            that names every broken one.
+        origin: JSON that identifies the data, independent of where it is (no path, no time).
+        folds: rows of predefined labelled folds (STL-10), int64 [F, n], or None.
+        protocol: data set whose standard splits apply: "cifar10", "cifar100", "svhn", "stl10", "digits" or None.
+        notes: what the user should know about the data.
+        examine: called with a progress function after an image was broken; raises one IntegrityError that names all
+            broken images.
     """
 
     name: str
@@ -72,7 +80,7 @@ class Source:
 
 
 class Joined:
-    """Several images behind one another, as one."""
+    """The concatenation of several `Images`."""
 
     def __init__(self, pieces: Sequence[Images]) -> None:
         assert len({piece.shape[1:] for piece in pieces}) == 1, "images of different sizes"
@@ -93,13 +101,16 @@ class Joined:
 def hold_out(
     labels: np.ndarray, counts: Sequence[int], purpose: str, alone: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Set `counts[c]` images of every class c aside as test set, the same ones each time.
+    """Hold out a test set, always the same images.
 
     Args:
-        alone: bool [N], images of which there is no copy in another row: as long as there are any, they are taken.
+        labels: int64 [N]; −1 = none.
+        counts: number of test images of each class.
+        purpose: name of the draw.
+        alone: bool [N], images without duplicates, which are preferred.
 
     Returns:
-        int64 rows of the train part (the unlabelled ones are all there) and of the test part, both ascending.
+        int64 rows of the training part, which has all unlabelled images, and of the test part, both ascending.
     """
     chosen = []
     for class_, count in enumerate(counts):
@@ -113,11 +124,11 @@ def hold_out(
 
 
 def one_in(labels: np.ndarray, num_classes: int, n: int) -> list[int]:
-    """How many images of each class make one n-th of it: at least one where a class has two, none of a lonely image."""
+    """Number of images that are one n-th of each class: at least one of a class with two, none of a class with one."""
     sizes = np.bincount(labels[labels >= 0], minlength=num_classes)
     return [int(max(1, round(size / n))) if size > 1 else 0 for size in sizes]
 
 
 def shift_of(height: int, width: int) -> int:
-    """Pixels of the weak shift where nobody prescribes them: an eighth of the short side, as 4 of CIFAR's 32."""
+    """The default weak shift in pixels: an eighth of the shorter side, as 4 of CIFAR's 32."""
     return max(1, round(min(height, width) / 8))

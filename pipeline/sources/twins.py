@@ -1,8 +1,8 @@
-"""Pictures that occur more than once, told by the SHA-256 of their files: what a set must not learn from twice.
+"""Duplicate images, found by the SHA-256 of their files.
 
-A test picture that is also trained on makes the test error a training error: it is refused, or left out if the user
-says so. One picture under two classes may be either: it stays and is told, or is left out as well. Further copies
-within the training part are left out.
+A test image that is also a training image would make the test error a training error: it is an error, or the training
+image is left out if the user asks for that. An image in two classes is kept and reported, or left out as well. Further
+duplicates in the training part are left out.
 """
 
 from __future__ import annotations
@@ -26,25 +26,34 @@ _SAID = {
 
 @dataclass
 class Pictures:
-    """A part: its files, their labels (int64 [n]; −1 = none) and the digests of what is in them (S32 [n])."""
+    """The image files of a part.
+
+    Attributes:
+        files: paths.
+        labels: int64 [n]; −1 = none.
+        digests: S32 [n], SHA-256 of each file.
+    """
 
     files: Sequence[str]
     labels: np.ndarray
     digests: np.ndarray
 
     def __getitem__(self, rows: np.ndarray, /) -> Pictures:
-        """Those of int64 rows, or of a bool mask."""
+        """The images of int64 rows, or of a boolean mask."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         return Pictures([self.files[row] for row in rows.tolist()], self.labels[rows], self.digests[rows])
 
 
 @dataclass
 class Settled:
-    """Parts without twins.
+    """The parts after duplicates were handled.
 
     Attributes:
-        left_out, kept: why → how many files; empty if nothing was found.
-        notes: a sentence about each, and about what stays.
+        train: training images.
+        test: test images.
+        left_out: number of files left out, by reason.
+        kept: number of duplicates kept, by kind.
+        notes: a sentence for the user about each.
     """
 
     train: Pictures
@@ -55,15 +64,15 @@ class Settled:
 
 
 def settle(train: Pictures, test: Pictures, drop: bool) -> Settled:
-    """Find twins, and leave them out or refuse them.
+    """Find duplicates, and leave them out or refuse them.
 
     Args:
-        train: labelled pictures, and behind them those without label.
-        test: empty if it is yet to be held out of `train`.
-        drop: leave out pictures under two classes, and of the training part what would be refused.
+        train: labelled images, followed by those without label.
+        test: empty if the test set will be held out of `train`.
+        drop: leave out images in two classes, and training images that are test images.
 
     Raises:
-        UsageError: a picture that is both trained on and tested on, unless `drop`.
+        UsageError: an image is in both parts, unless `drop`.
     """
     groups = np.unique(np.concatenate([train.digests, test.digests]), return_inverse=True)[1].reshape(-1)
     ours, tests = np.split(groups, [len(train.files)])
@@ -98,21 +107,23 @@ def settle(train: Pictures, test: Pictures, drop: bool) -> Settled:
 
 
 def digests_of(images: np.ndarray) -> np.ndarray:
-    """S16 [N] of uint8 [N, H, W, 3]: equal for equal pixels."""
+    """Digests of images uint8 [N, H, W, 3], S16 [N]; equal for equal pixels."""
     return np.array([hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images], "S16")
 
 
 def alone(digests: np.ndarray) -> np.ndarray:
-    """bool [N]: whether there is no other of the kind."""
+    """Whether each digest occurs only once, bool [N]."""
     _, group, count = np.unique(digests, return_inverse=True, return_counts=True)
     return count[group.reshape(-1)] == 1
 
 
 def told(digests: np.ndarray, labels: np.ndarray, tested: np.ndarray) -> list[str]:
-    """Notes about twins that all stay.
+    """Notes about duplicates that are kept.
 
     Args:
-        digests, labels: of the training images; tested: digests of the test images.
+        digests: of the training images.
+        labels: of the training images.
+        tested: digests of the test images.
     """
     repeated = int(np.count_nonzero(~alone(digests)))
     contrary = int(np.count_nonzero(_contrary(np.unique(digests, return_inverse=True)[1].reshape(-1), labels)))
@@ -128,7 +139,7 @@ def told(digests: np.ndarray, labels: np.ndarray, tested: np.ndarray) -> list[st
 
 
 def _contrary(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Labelled pictures that are also under another label: bool [n]."""
+    """Which labelled images also have another label, bool [n]."""
     size = groups.max(initial=-1) + 1
     low, high = np.full(size, np.iinfo(np.int64).max), np.full(size, -1)
     labelled = labels >= 0
@@ -138,7 +149,7 @@ def _contrary(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _copies(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """All but the first of each picture under each label, and those without label of one that has one: bool [n]."""
+    """All but the first of equal images with equal labels, and unlabelled ones equal to a labelled one: bool [n]."""
     first = np.unique(np.stack([groups, labels]), axis=1, return_index=True)[1]
     copies = np.ones(len(groups), bool)
     copies[first] = False
@@ -151,9 +162,7 @@ def _example(part: Pictures, groups: np.ndarray, contrary: np.ndarray) -> str:
     return f"'{part.files[rows[0]]}' and '{part.files[other]}'"
 
 
-def _refuse_tested(
-    train: Pictures, test: Pictures, ours: np.ndarray, tests: np.ndarray, tested: np.ndarray
-) -> None:  # fmt: skip
+def _refuse_tested(train: Pictures, test: Pictures, ours: np.ndarray, tests: np.ndarray, tested: np.ndarray) -> None:
     rows = np.flatnonzero(tested)
     if not len(rows):
         return

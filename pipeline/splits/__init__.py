@@ -1,7 +1,7 @@
-"""Which images are labelled, unlabelled, held out or foreign.
+"""Which images are labelled, unlabelled, for validation and for testing.
 
-draw          class-balanced draws of labelled images
-mismatch      class-mismatch sets
-protocols     a protocol by name
-split_stores  split stores
+draw          labelled images in proportion to the classes
+mismatch      class mismatch
+protocols     requests, and the standard ones of each data set
+split_stores  writing split stores
 """

@@ -1,9 +1,9 @@
-"""Which images are labelled: index arrays over one dataset store, no pixels.
+"""Drawing which images are labelled: index arrays into one dataset store, no pixels.
 
-The labelled images are those of the public MixMatch, RealMix and FixMatch code: the images of each class are shuffled
-in the source's order, class by class with one generator, and a greedy rule hands out labels in proportion to the class
-sizes. The unlabelled pool is every other image; whether a method also uses the labelled ones without their labels is
-the trainer's business. Validation images come next in the same shuffled lists and leave the pool.
+The labelled images are those of the public MixMatch, RealMix and FixMatch code: the images of each class, in the order
+of the source, are shuffled class by class with one generator, and a greedy rule gives each class labels in proportion
+to its size. Validation images are the next ones in the shuffled lists. All others are unlabelled; a method may add the
+labelled images to them when it trains.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from stores.errors import UsageError
 
 
 class Labelled(Protocol):
-    """What a split needs of a dataset store; a `DatasetStore` has it all."""
+    """What drawing a split needs; a `DatasetStore` has it."""
 
     @property
     def class_names(self) -> list[str]: ...
     @property
     def train_labels(self) -> np.ndarray:
-        """int64 [N] in the store's order; −1 = no label."""
+        """Labels of the training images, int64 [N]; −1 = no label."""
 
     @property
     def test_labels(self) -> np.ndarray:
-        """int64 [M]."""
+        """Labels of the test images, int64 [M]."""
 
     @property
     def source_index(self) -> np.ndarray:
-        """int64 [N]: the place of each stored image in its source."""
+        """Index in the source of each training image, int64 [N]."""
 
     @property
     def folds(self) -> np.ndarray | None:
-        """int64 [F, n]: rows of the store, or None."""
+        """Rows of predefined labelled folds, int64 [F, n]; None: there are none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +44,16 @@ class Split:
 
     Args:
         name: suffix of the split store's name, e.g. "250", "40_seed3", "mismatch75", "250_valid5000".
-        protocol: "labels", "folds" or "mismatch"; seed: of the draw (folds: the fold).
+        protocol: "labels", "folds" or "mismatch".
+        seed: of the draw; for "folds" the fold.
         gamma: suggested share of the unlabelled rows to mask as out of distribution.
-        labeled, unlabeled, valid: int64 rows of the training images, ascending, disjoint.
+        labeled: int64 rows of the training images, ascending.
+        unlabeled: int64 rows of the training images, ascending, disjoint from `labeled`.
+        valid: int64 rows of the training images, ascending, disjoint from both.
         test: int64 rows of the test images.
-        class_map: int64 [C], training class of each class of the store, −1 = none.
+        class_map: int64 [C], training class of each class of the store; −1 = none.
         class_names: of the training classes.
-        description: JSON-able, what was asked.
+        description: the request, as JSON.
     """
 
     name: str
@@ -67,24 +70,19 @@ class Split:
 
 
 def label_split(store: Labelled, count: int, *, seed: int = 1, valid: int = 0) -> Split:
-    """`count` labelled images in proportion to the class sizes; all others are unlabelled.
+    """Label `count` images, in proportion to the class sizes; all others are unlabelled.
 
     Args:
-        count: number of labelled images, at least one a class.
+        store: the dataset store.
+        count: number of labelled images, at least one per class.
         seed: of the draw; 0 takes the first images of each class, as the public code does.
-        valid: number of validation images, as even over the classes as they allow.
+        valid: number of validation images, spread over the classes as evenly as possible.
 
     Raises:
-        UsageError: fewer labels than classes, more than there are, or nothing left to be unlabelled.
+        UsageError: fewer labels than classes, more than there are, or no image left to be unlabelled.
     """
     lists = class_lists(store, seed)
-    sizes = np.array([len(rows) for rows in lists])
-    classes = np.count_nonzero(sizes)
-    if count < classes:
-        raise UsageError(f"{count} labels are too few for {classes} classes", hint=f"ask for at least {classes}")
-    if count > sizes.sum():
-        raise UsageError(f"{count:,} labels asked for, but only {sizes.sum():,} training images have one")
-    taken = allocate(sizes, sizes, count)
+    taken = in_proportion(np.array([len(rows) for rows in lists]), count)
     rest = [rows[n:] for rows, n in zip(lists, taken, strict=True)]
     labeled = np.sort(np.concatenate([rows[:n] for rows, n in zip(lists, taken, strict=True)]))
     held = take_valid(rest, valid)
@@ -94,10 +92,15 @@ def label_split(store: Labelled, count: int, *, seed: int = 1, valid: int = 0) -
 
 
 def fold_split(store: Labelled, fold: int = 1, *, valid: int = 0) -> Split:
-    """A predefined labelled fold (STL-10; Coates et al. 2011). The public code's seed s uses fold s, counted from 0.
+    """Label a predefined fold (STL-10; Coates et al. 2011); the public code uses fold s, from 0, for seed s.
+
+    Args:
+        store: the dataset store.
+        fold: number of the fold, from 0.
+        valid: number of validation images.
 
     Raises:
-        UsageError: a store without folds, or without this one.
+        UsageError: the store has no folds, or not this one.
     """
     if store.folds is None:
         raise UsageError("this dataset has no predefined folds", hint="ask for a number of labels instead")
@@ -111,16 +114,16 @@ def fold_split(store: Labelled, fold: int = 1, *, valid: int = 0) -> Split:
 
 
 def class_lists(store: Labelled, seed: int) -> list[np.ndarray]:
-    """Rows of each class in the order in which they are handed out: the source's order, shuffled unless the seed is 0.
+    """Rows of each class in the order in which they get labels: the order of the source, shuffled unless `seed` is 0.
 
     Returns:
-        One int64 array of rows of the store a class.
+        An int64 array of rows of the store for each class.
     """
     if not 0 <= seed < 2**32:
-        raise UsageError(f"{seed} is no seed", "a seed is a whole number from 0 to 4294967295")
+        raise UsageError(f"{seed} is not a seed", "a seed is a whole number from 0 to 4294967295")
     in_source = np.argsort(store.source_index, kind="stable")
     labels = store.train_labels[in_source]
-    generator = np.random.RandomState(seed)  # the generator of the public code: the same images for the same seed
+    generator = np.random.RandomState(seed)  # as in the public code: the same images for the same seed
     lists = []
     for label in range(len(store.class_names)):
         rows = in_source[labels == label]
@@ -130,15 +133,30 @@ def class_lists(store: Labelled, seed: int) -> list[np.ndarray]:
     return lists
 
 
-def allocate(weights: np.ndarray, available: np.ndarray, count: int) -> np.ndarray:
-    """Hand out `count` labels one by one, each to the class that is furthest behind its share; the first class on ties.
+def in_proportion(sizes: np.ndarray, count: int) -> np.ndarray:
+    """Distribute `count` labels over classes in proportion to their sizes, int64 [C], at least one to each class.
 
-    With n_c labels so far and class weights f_c relative to the largest, the next goes to argmax f_c − n_c / max n: the
-    rule of the public MixMatch code. A class that has no image left is passed over.
+    Raises:
+        UsageError: fewer labels than classes, or more than images.
+    """
+    classes = np.count_nonzero(sizes)
+    if count < classes:
+        raise UsageError(f"{count} labels are too few for {classes} classes", hint=f"ask for at least {classes}")
+    if count > sizes.sum():
+        raise UsageError(f"{count:,} labels asked for, but only {sizes.sum():,} images of these classes have one")
+    return allocate(sizes, sizes, count)
+
+
+def allocate(weights: np.ndarray, available: np.ndarray, count: int) -> np.ndarray:
+    """Distribute `count` labels one by one, each to the class furthest below its share; to the first class on ties.
+
+    With n_c labels so far and class weights f_c relative to the largest, the next label goes to argmax f_c − n_c / max
+    n, the rule of the public MixMatch code. Classes without images left are skipped.
 
     Args:
-        weights: [C], class sizes, or ones for an even allocation.
-        available: int [C], images of each class; their sum is at least `count`.
+        weights: [C], class sizes, or ones for equal shares.
+        available: int [C], images of each class; the sum is at least `count`.
+        count: number of labels.
 
     Returns:
         int64 [C], summing to `count`.
@@ -156,7 +174,7 @@ def allocate(weights: np.ndarray, available: np.ndarray, count: int) -> np.ndarr
 
 
 def take_valid(rest: list[np.ndarray], count: int) -> np.ndarray:
-    """`count` validation rows, as even over the classes as their remaining images allow: int64, ascending."""
+    """Take `count` validation rows from the remaining rows of each class, as evenly as possible: int64, ascending."""
     left = np.array([len(rows) for rows in rest])
     if count > left.sum():
         raise UsageError(
@@ -168,12 +186,12 @@ def take_valid(rest: list[np.ndarray], count: int) -> np.ndarray:
 
 
 def suffix(seed: int, valid: int) -> str:
-    """The part of a split's name that says what is not the default."""
+    """The part of a split's name for a seed and a number of validation images that are not the default."""
     return (f"_seed{seed}" if seed != 1 else "") + (f"_valid{valid}" if valid else "")
 
 
 def require_pool(unlabeled: np.ndarray) -> None:
-    """A split without unlabelled images is a `UsageError`."""
+    """Raise a UsageError if a split has no unlabelled images."""
     if not len(unlabeled):
         raise UsageError("no image is left for the unlabelled pool", hint="ask for fewer labels or validation images")
 
@@ -181,7 +199,7 @@ def require_pool(unlabeled: np.ndarray) -> None:
 def _whole(
     store: Labelled, name: str, protocol: str, seed: int, labeled: np.ndarray, valid: np.ndarray, asked: dict
 ) -> Split:
-    """A split of all classes: what is neither labelled nor held out is unlabelled."""
+    """A split of all classes: every row that is neither in `labeled` nor in `valid` is unlabelled."""
     unlabeled = np.setdiff1d(np.arange(len(store.train_labels)), np.concatenate([labeled, valid]), assume_unique=True)
     require_pool(unlabeled)
     return Split(

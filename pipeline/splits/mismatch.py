@@ -1,8 +1,8 @@
-"""Class mismatch: some classes are trained, and the unlabelled pool holds images of others (Oliver et al. 2018).
+"""Class mismatch: the unlabelled pool has images of classes that are not trained (Oliver et al. 2018).
 
-CIFAR-10's standard levels train six animal classes with 400 labels each; 0 to 100 % of the four unlabelled classes are
-not among the six. Images drawn for labels or validation leave the pool in every class, so it is equally large at every
-level. Classes by name make the same protocol of any other dataset.
+CIFAR-10's standard levels train six animal classes with 400 labels each; 0 to 100 % of the four classes of the pool are
+not among the six. Every class gives up as many images as a trained class, so that the pool has the same size at every
+level. With classes by name the protocol applies to any dataset.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from pipeline.splits.draw import Labelled, Split, allocate, class_lists, require_pool, suffix, take_valid
+from pipeline.splits.draw import Labelled, Split, class_lists, in_proportion, require_pool, suffix, take_valid
 from stores.errors import UsageError, suggest
 from stores.system.text import spelled
 
@@ -21,7 +21,7 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 LABELS_PER_CLASS = 400
 
-# Share of the pool's classes that are not trained, in %: the pool (Oliver et al. 2018) and γ (the RealMix paper).
+# share of the pool's classes that are not trained, in %: the pool (Oliver et al. 2018) and γ (the RealMix paper)
 LEVELS: dict[int, tuple[tuple[str, ...], float]] = {
     0: (("deer", "dog", "frog", "horse"), 0.0),
     25: (("airplane", "dog", "frog", "horse"), 0.2),
@@ -37,9 +37,11 @@ def mismatch_split(
     """A standard level of CIFAR-10's class mismatch.
 
     Args:
+        store: the dataset store.
         percent: 0, 25, 50, 75 or 100.
         per_class: labels of each of the six classes.
-        seed, valid: as for `label_split`; validation images are of the six classes.
+        seed: of the draw.
+        valid: number of validation images, of the six classes.
 
     Raises:
         UsageError: another level, a dataset without CIFAR-10's classes, or too few images.
@@ -52,7 +54,7 @@ def mismatch_split(
     others, gamma = LEVELS[percent]
     name = f"mismatch{percent}" + (f"_{per_class * len(ANIMALS)}" if per_class != LABELS_PER_CLASS else "")
     trained, pool = _classes(store, ANIMALS), _classes(store, others)
-    taken = _each(store, trained, per_class)
+    taken = _each(store, trained, _sizes(store, trained), per_class)
     return _split(store, trained, pool, taken, seed, valid, name, gamma, {"mismatch": percent})
 
 
@@ -66,21 +68,26 @@ def class_split(
     seed: int = 1,
     valid: int = 0,
 ) -> Split:
-    """Train on the classes named, with an unlabelled pool of the classes named.
+    """Class mismatch with classes by name.
 
     Args:
-        labeled_classes: at least two class names; they become training classes 0, 1, … in the dataset's order.
-        unlabeled_classes: None = all classes, and images without label.
-        labels: number of labelled images in proportion to the class sizes; None = `per_class` of each.
+        store: the dataset store.
+        labeled_classes: at least two class names; they become training classes 0, 1, … in the order of the dataset.
+        unlabeled_classes: classes of the pool; None: all classes, and images without label.
+        labels: number of labelled images, in proportion to the class sizes; None: `per_class` of each.
+        per_class: labels of each class, if `labels` is None.
+        seed: of the draw.
+        valid: number of validation images.
 
     Raises:
-        UsageError: an unknown class, fewer than two, too few images, or nothing left to be unlabelled.
+        UsageError: an unknown class, fewer than two, too few images, or no image left to be unlabelled.
     """
     trained = _classes(store, labeled_classes)
     if len(trained) < 2:
         raise UsageError("training needs at least two classes", hint="--labeled-classes cat,dog")
     pool = None if unlabeled_classes is None else _classes(store, unlabeled_classes)
-    taken = _each(store, trained, per_class) if labels is None else _shared(store, trained, labels)
+    sizes = _sizes(store, trained)
+    taken = _each(store, trained, sizes, per_class) if labels is None else in_proportion(sizes, labels)
     known = store.train_labels[store.train_labels >= 0]
     in_pool = known if pool is None else known[np.isin(known, pool)]
     percent = 100 * float(np.mean(~np.isin(in_pool, trained))) if len(in_pool) else 0.0
@@ -106,11 +113,11 @@ def _split(
     gamma: float,
     asked: dict,
 ) -> Split:
-    """The split of class indices: `taken[i]` labels of class `trained[i]`, unlabelled images of `pool` (None = all)."""
+    """The split with `taken[i]` labels of class `trained[i]` and a pool of the classes `pool` (None: all)."""
     names, lists = store.class_names, class_lists(store, seed)
     labeled = np.sort(np.concatenate([lists[label][:n] for label, n in zip(trained, taken, strict=True)]))
     held = take_valid([lists[label][n:] for label, n in zip(trained, taken, strict=True)], valid)
-    # Every class gives up what a trained class does, so that the pool is as large whichever classes it is made of.
+    # every class gives up as many images as a trained class, so that the pool has one size for all classes
     drawn = int(taken.max()) + -(-valid // len(trained))
     rows = [lists[label][drawn:] for label in (range(len(names)) if pool is None else pool)]
     if pool is None:
@@ -141,9 +148,8 @@ def _split(
     )
 
 
-def _each(store: Labelled, trained: list[int], per_class: int) -> np.ndarray:
-    """The same number of labels for each class: int64 [K]."""
-    sizes = _sizes(store, trained)
+def _each(store: Labelled, trained: list[int], sizes: np.ndarray, per_class: int) -> np.ndarray:
+    """The same number of labels for each trained class: int64 [K]."""
     if per_class < 1:
         raise UsageError(f"{per_class} labels a class are too few", hint="ask for at least 1")
     if sizes.min() < per_class:
@@ -153,30 +159,18 @@ def _each(store: Labelled, trained: list[int], per_class: int) -> np.ndarray:
     return np.full(len(trained), per_class)
 
 
-def _shared(store: Labelled, trained: list[int], labels: int) -> np.ndarray:
-    """`labels` labels in proportion to the class sizes: int64 [K]."""
-    sizes = _sizes(store, trained)
-    if labels < len(trained):
-        raise UsageError(
-            f"{labels} labels are too few for {len(trained)} classes", hint=f"ask for at least {len(trained)}"
-        )
-    if labels > sizes.sum():
-        raise UsageError(f"{labels:,} labels asked for, but the classes to train have only {sizes.sum():,} images")
-    return allocate(sizes, sizes, labels)
-
-
 def _sizes(store: Labelled, classes: list[int]) -> np.ndarray:
     labels = store.train_labels
     return np.bincount(labels[labels >= 0], minlength=len(store.class_names))[classes]
 
 
 def _classes(store: Labelled, names: Sequence[str]) -> list[int]:
-    """Indices of classes by name (of any case, if that is unambiguous), ascending."""
+    """Indices of classes by name (in any case, if that is unambiguous), ascending."""
     return sorted({_class(store.class_names, name) for name in names})
 
 
 def _class(known: Sequence[str], name: str) -> int:
-    """The class that is meant: by its very name, else composed (NFC), without spaces around it, in any case."""
+    """The class of a name: exactly, or else after Unicode composition (NFC), without outer spaces, in any case."""
     for same in (str, _composed, lambda text: _composed(text).strip(), lambda text: _composed(text).strip().lower()):
         meant = [index for index, other in enumerate(known) if same(other) == same(name)]
         if len(meant) == 1:

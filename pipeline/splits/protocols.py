@@ -1,8 +1,8 @@
-"""The splits that a dataset usually gets, and one way to ask for any split.
+"""Requests for splits, and the standard ones of each dataset.
 
-A `Request` says what is asked; `draw_split` draws it. The standard requests of a dataset are those of the papers; the
-ones that its images cannot fill (a small folder of CIFAR-10's classes) are left out and named, while the same request
-made by a person is an error.
+A `Request` describes a split, `draw_split` draws it. The standard requests are those of the papers. If a dataset has
+too few images for a standard request (a small folder with CIFAR-10's classes), it is left out and reported; the same
+request of a user is an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.splits.draw import Labelled, Split, fold_split, label_split, suffi
 from pipeline.splits.mismatch import LABELS_PER_CLASS, LEVELS, class_split, mismatch_split
 from stores.errors import UsageError
 
-# Numbers of labelled images in the papers' tables.
+# numbers of labelled images in the papers' tables
 LABELS: dict[str, tuple[int, ...]] = {
     "cifar10": (250, 500, 1000, 2000, 4000),
     "svhn": (250, 500, 1000, 2000, 4000),
@@ -30,14 +30,15 @@ PER_CLASS = (4, 25, 100, 400)
 
 @dataclass(frozen=True)
 class Request:
-    """One split, as asked for.
+    """A request for a split.
 
     Args:
-        labels: "all" = every image with a label that is not held out, so that the pool is what came without; or a
-            number of labelled images; with `mismatch` or `labeled_classes`, of the trained classes together.
+        labels: number of labelled images, with `mismatch` or `labeled_classes` of the trained classes together; "all":
+            every labelled image that is not for validation, so that the pool is the images that came without labels.
         mismatch: a standard level of CIFAR-10's class mismatch in %.
-        labeled_classes, unlabeled_classes: class mismatch by name; no unlabeled_classes = all.
-        seed: of the draw; where the dataset has predefined labelled folds of just `labels` images (STL-10), the fold.
+        labeled_classes: class mismatch by name: the classes to train.
+        unlabeled_classes: class mismatch by name: the classes of the pool; None: all.
+        seed: of the draw; if the dataset has predefined labelled folds of `labels` images (STL-10), the fold.
         valid: number of validation images.
     """
 
@@ -50,7 +51,11 @@ class Request:
 
 
 def draw_split(store: Labelled, request: Request) -> Split:
-    """The split of a request; what does not fit the dataset is a `UsageError`."""
+    """Draw the split of a request.
+
+    Raises:
+        UsageError: the request does not fit the dataset.
+    """
     seed, valid, labels = request.seed, request.valid, request.labels
     if valid < 0:
         raise UsageError(f"--valid {valid}: the number of validation images cannot be negative")
@@ -78,8 +83,10 @@ def draw_split(store: Labelled, request: Request) -> Split:
 
 
 def draw_again(store: Labelled, content: dict[str, Any]) -> Iterator[Split]:
-    """The splits that the manifest of a split store may mean: more than one, as it holds what was drawn, not each word
-    of what was asked (a number of labels a class, or the same number in all). The fingerprint says which it was.
+    """The splits that the manifest of a split store may describe.
+
+    A manifest holds what was drawn, not how it was requested: a split of named classes may come from a number of labels
+    a class or from the same number in total. The fingerprint tells which of them it is.
     """
     spec = content["spec"]
     seed = spec.get("fold", content["seed"])
@@ -95,13 +102,15 @@ def draw_again(store: Labelled, content: dict[str, Any]) -> Iterator[Split]:
 
 
 def standard_requests(store: Labelled, protocol: str | None, *, seed: int = 1, valid: int = 0) -> list[Request]:
-    """What a dataset usually gets.
+    """The standard requests of a dataset.
 
     Args:
-        protocol: "cifar10", "cifar100", "svhn", "stl10", "digits", or None: then 4, 25, 100 and 400 labels a class, as
-            far as they leave half of the labelled images unlabelled, or one a class if none does; and before them all
-            labels, if there are images without.
-        seed, valid: of each of them.
+        store: the dataset store.
+        protocol: "cifar10", "cifar100", "svhn", "stl10" or "digits". None: 4, 25, 100 and 400 labels per class, if that
+            leaves half of the labelled images unlabelled, or else one per class; preceded by all labels if there are
+            images without label.
+        seed: of each request.
+        valid: number of validation images of each request.
     """
     if protocol in LABELS:
         requests = [Request(labels=count, seed=seed, valid=valid) for count in LABELS[protocol]]
@@ -112,7 +121,7 @@ def standard_requests(store: Labelled, protocol: str | None, *, seed: int = 1, v
     classes = len(store.class_names)
     counts = [each * classes for each in PER_CLASS if each * classes <= known // 2] or [classes]
     requests = [Request(labels=count, seed=seed, valid=valid) for count in counts]
-    if known < len(store.train_labels):  # people who bring images without labels want all of their labels used
+    if known < len(store.train_labels):  # with unlabelled images of their own, users want all labels used
         requests.insert(0, Request(labels="all", seed=seed, valid=valid))
     return requests
 
@@ -120,7 +129,7 @@ def standard_requests(store: Labelled, protocol: str | None, *, seed: int = 1, v
 def draw_standard(
     store: Labelled, protocol: str | None, *, seed: int = 1, valid: int = 0
 ) -> tuple[list[Split], list[tuple[Request, str]]]:
-    """The standard splits that the dataset can fill, and the requests left out, each with the reason."""
+    """Draw the standard splits; returns them, and the requests left out, each with the reason."""
     splits: list[Split] = []
     left_out: list[tuple[Request, str]] = []
     for request in standard_requests(store, protocol, seed=seed, valid=valid):

@@ -1,4 +1,4 @@
-"""From the words of a command line to split stores beside their dataset store."""
+"""Writing split stores beside their dataset store, from the options of a command line."""
 
 from __future__ import annotations
 
@@ -18,30 +18,47 @@ ARRAYS = ("labeled", "unlabeled", "valid", "test")
 
 
 def requests_for(
-    labels: str | None, mismatch: str | None, labeled_classes: str | None, unlabeled_classes: str | None, seed: int,
+    labels: str | None,
+    mismatch: str | None,
+    labeled_classes: str | None,
+    unlabeled_classes: str | None,
+    seed: int,
     valid: int,
-) -> list[Request]:  # fmt: skip
-    """What the options ask for; empty if they name no split.
+) -> list[Request]:
+    """The requests of these options; empty if they name no split.
 
-    `--labels` and `--mismatch` are lists: every number of labels is one split, every level another, and together every
-    level with every number of labels.
+    Args:
+        labels: `--labels`: numbers separated by commas, each for a split, or "all".
+        mismatch: `--mismatch`: levels separated by commas; every level is combined with every number of labels.
+        labeled_classes: `--labeled-classes`.
+        unlabeled_classes: `--unlabeled-classes`.
+        seed: of the draws.
+        valid: number of validation images.
 
     Raises:
-        UsageError: a list that is not of whole numbers.
+        UsageError: a list is not of whole numbers, or not of class names.
     """
     counts: list[Any] = ["all"] if labels == "all" else _numbers("--labels", labels)
     levels = _numbers("--mismatch", mismatch)
     asked = Request(
         labeled_classes=_names("--labeled-classes", labeled_classes),
-        unlabeled_classes=_names("--unlabeled-classes", unlabeled_classes), seed=seed, valid=valid,
-    )  # fmt: skip
+        unlabeled_classes=_names("--unlabeled-classes", unlabeled_classes),
+        seed=seed,
+        valid=valid,
+    )
     requests = [replace(asked, labels=count) for count in counts] or [asked]
     requests = [replace(request, mismatch=level) for level in levels for request in requests] or requests
     return [] if requests == [asked] and not (asked.labeled_classes or asked.unlabeled_classes) else requests
 
 
 def write_all(dataset: DatasetStore, requests: list[Request], name: str | None = None) -> list[Location]:
-    """Draw and write every split asked for; nothing is written unless all of them can be drawn."""
+    """Draw and write splits; nothing is written unless all of them can be drawn.
+
+    Args:
+        dataset: the dataset store.
+        requests: one for each split.
+        name: of the split store, if there is only one request; None: made from the request.
+    """
     if name is not None and len(requests) > 1:
         raise UsageError(
             f"--name {name} is one name for {len(requests)} splits", hint="leave --name out, or ask for one split"
@@ -50,14 +67,14 @@ def write_all(dataset: DatasetStore, requests: list[Request], name: str | None =
 
 
 def write_standard(dataset: DatasetStore, seed: int, valid: int) -> tuple[list[Location], list[str]]:
-    """Write the splits that a dataset of this kind usually gets; returns them, and why others are left out."""
+    """Write the standard splits of a dataset; returns their locations, and why others are left out."""
     splits, left_out = draw_standard(dataset, dataset.manifest["protocol"], seed=seed, valid=valid)
     return [write_split_store(dataset, split) for split in splits], [why for _, why in left_out]
 
 
 def write_split_store(dataset: DatasetStore, split: Split, name: str | None = None) -> Location:
-    """Write one split store beside its dataset store, under its own name unless another is given."""
-    names.require(dataset.name, "the dataset store's folder")  # the split points to it by this name
+    """Write a split store beside its dataset store, under the name of the split unless another is given."""
+    names.require(dataset.name, "the dataset store's folder")  # by which the split store refers to it
     default = f"{dataset.name}_{split.name}"
     home = dataset.path if dataset.path.name == dataset.name else dataset.path.resolve()  # ".", or a link
     path = home.parent / names.require(default if name is None else name, "--name")
@@ -84,7 +101,7 @@ def _numbers(option: str, text: str | None) -> list[int]:
 
 
 def _names(option: str, text: str | None) -> tuple[str, ...] | None:
-    """Class names of a list; one that holds a comma stands in quotes, as in CSV."""
+    """The class names in a list; a name with a comma is quoted, as in CSV."""
     if text is None:
         return None
     try:

@@ -1,8 +1,8 @@
-"""FFCV's file format as this package uses it: which fields a `.beton` has, how big it is, and whether it is sound.
+"""FFCV's file format as this package uses it: the fields of a `.beton`, its size, and whether it is intact.
 
-A store holds up to two: `train.beton` (the training images) and `copies.beton` (their copies, copies of one image
-adjacent). Sample i is copy i mod A of row i div A. FFCV itself trusts every number in a file, so `check` reads them all
-before FFCV may. Nothing here writes.
+A store has up to two: `train.beton` with the training images and `copies.beton` with their copies. Sample i of the
+latter is copy i mod A of row i div A. FFCV trusts every number in a file, so `check` validates them all before FFCV
+reads it. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from stores.storage.location import Location
 
 TRAIN, COPIES = "train.beton", "copies.beton"
 VERSION = 2  # of FFCV's file format
-BASE = -1  # what the field `copy` says of the image itself
-META_BYTES, TABLE_BYTES = 32, 24  # of a sample: four 8-byte fields; and its entry in the table of allocations
+BASE = -1  # value of the field `copy` for the image itself
+META_BYTES, TABLE_BYTES = 32, 24  # of a sample: four 8-byte fields, and its entry in the allocation table
 HEADER_BYTES, FIELD_BYTES = 24, 1041
 SMALLEST_PAGE = 2 << 20
 APT = "pkg-config libturbojpeg0-dev libopencv-dev g++"
@@ -36,7 +36,8 @@ class Beton:
 
     Attributes:
         name: file name inside the store.
-        rows, copies: its samples: `copies` of each of `rows` images; 0 copies = the images themselves.
+        rows: number of images.
+        copies: copies of each image that it holds; 0: it holds the images themselves.
         image: (H, W, 3), uint8.
     """
 
@@ -55,12 +56,12 @@ class Beton:
 
     @property
     def page(self) -> int:
-        """Bytes of a page; no image crosses one, so pages hold many images."""
+        """Bytes of a page; an image does not cross pages, so a page holds many images."""
         return max(SMALLEST_PAGE, 1 << (8 * self.image_bytes - 1).bit_length())
 
     @property
     def table_at(self) -> int:
-        """Where the table of allocations begins: after the header, the samples' fields and the pages of images."""
+        """Offset of the allocation table: after the header, the fields of the samples and the pages of images."""
         fields = HEADER_BYTES + 4 * FIELD_BYTES + self.samples * META_BYTES
         first = -(-fields // self.page) * self.page
         return first + -(-self.samples // (self.page // self.image_bytes)) * self.page
@@ -71,25 +72,33 @@ class Beton:
         return self.table_at + self.samples * TABLE_BYTES
 
     def fields(self) -> dict[str, Any]:
-        """FFCV's fields, in order: the pixels, whose they are, and their CRC32C (FFCV itself checks nothing)."""
+        """FFCV's fields, in order: pixels, row, copy and the CRC32C of the pixels (FFCV itself checks nothing)."""
         import_ffcv()
         from ffcv.fields import IntField, NDArrayField
 
         return {
             "image": NDArrayField(np.dtype("uint8"), self.image),
-            "row": IntField(), "copy": IntField(), "crc32c": IntField(),
-        }  # fmt: skip
+            "row": IntField(),
+            "copy": IntField(),
+            "crc32c": IntField(),
+        }
 
 
 def betons(rows: int, copies: int, size: Sequence[int]) -> list[Beton]:
-    """The betons of a store of so many images of (H, W), with so many copies of each."""
+    """The betons of a store.
+
+    Args:
+        rows: number of training images.
+        copies: copies of each; 0: there is no beton of copies.
+        size: (H, W) of the images.
+    """
     height, width = size
     image = (height, width, 3)
     return [Beton(TRAIN, rows, 0, image)] + ([Beton(COPIES, rows, copies, image)] if copies else [])
 
 
 def describe(made: list[Beton]) -> dict[str, Any]:
-    """What the manifest says of a store's betons."""
+    """The field `ffcv` of the manifest."""
     return {
         "format_version": VERSION,
         "fields": {"image": "uint8 [H, W, 3]", "row": "int64", "copy": "int64, -1 = the image", "crc32c": "int64"},
@@ -102,13 +111,13 @@ def check(path: Path, beton: Beton) -> None:
     """Compare everything in a file but its pixels with what FFCV's writer makes of `beton`.
 
     Raises:
-        IntegrityError: it is missing, truncated, or altered in a way that FFCV would follow out of bounds.
+        IntegrityError: it is missing, truncated, or altered so that FFCV would read out of bounds.
     """
     if not path.is_file():
-        raise IntegrityError(f"'{path}' is missing", "the manifest says that it was written", _mend(path))
+        raise IntegrityError(f"'{path}' is missing", "the manifest says that it was written", _hint(path))
     size = path.stat().st_size
     if size != beton.bytes:
-        raise IntegrityError(f"'{path}' is damaged", f"{size} bytes instead of {beton.bytes}", _mend(path))
+        raise IntegrityError(f"'{path}' is damaged", f"{size} bytes instead of {beton.bytes}", _hint(path))
     with path.open("rb") as file:
         head = file.read(HEADER_BYTES + 4 * FIELD_BYTES)
         meta = np.fromfile(file, "<i8", beton.samples * 4).reshape(-1, 4)
@@ -127,18 +136,18 @@ def check(path: Path, beton: Beton) -> None:
     }
     if wrong := [what for what, well in sound.items() if not well]:
         raise IntegrityError(
-            f"'{path}' is damaged", f"wrong: {', '.join(wrong)}; FFCV's writer did not leave it so", _mend(path)
+            f"'{path}' is damaged", f"wrong: {', '.join(wrong)}; FFCV's writer did not leave it so", _hint(path)
         )
 
 
 def require_ffcv() -> None:
-    """Raises UsageError, saying what to install, if FFCV is not installed. Imports nothing: that takes seconds."""
+    """Raise a UsageError if FFCV is not installed; does not import it, which takes seconds."""
     if importlib.util.find_spec("ffcv") is None:
         raise _not_installed("it is not installed")
 
 
 def import_ffcv() -> None:
-    """Import FFCV; raises UsageError, saying what to install, if that fails."""
+    """Import FFCV, or raise a UsageError that says what to install."""
     try:
         with torch_threads_kept():
             importlib.import_module("ffcv.loader")
@@ -147,34 +156,36 @@ def import_ffcv() -> None:
 
 
 def require_local(store: Location) -> Path:
-    """The store's folder.
+    """The folder of a store.
 
     Raises:
-        UsageError: it lies in object storage, where FFCV cannot map it into memory.
+        UsageError: it is in object storage, where FFCV cannot map it into memory.
     """
     if not isinstance(store, Path):
         raise UsageError(
-            f"'{store}' cannot hold the FFCV format", "FFCV reads and writes files of this computer only",
+            f"'{store}' cannot hold the FFCV format",
+            "FFCV reads and writes files of this computer only",
             "copy the store into a folder, or use the zarr format there",
-        )  # fmt: skip
+        )
     return store
 
 
 def require_space(folder: Path, made: list[Beton]) -> None:
-    """Raises ResourceError if the betons do not fit on the disk."""
+    """Raise a ResourceError if the betons do not fit on the disk."""
     folder = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
     needed, free = sum(beton.bytes for beton in made), shutil.disk_usage(folder).free
     if needed > free:
         raise ResourceError(
             f"the FFCV files take {needed / 1e9:.2f} GB, '{folder}' has {free / 1e9:.2f} GB free",
-            "FFCV stores every copy uncompressed", "free some space; the zarr format takes a tenth or less",
-        )  # fmt: skip
+            "FFCV stores every copy uncompressed",
+            "free some space; the zarr format takes a tenth or less",
+        )
 
 
 @contextlib.contextmanager
 def torch_threads_kept() -> Iterator[None]:
-    """FFCV sets torch's number of threads on import and for every loader; a trainer's must stay as it was."""
-    torch = importlib.import_module("torch")  # FFCV imports it anyway
+    """Restore torch's number of threads at the end of the block; FFCV sets it on import and for every loader."""
+    torch = importlib.import_module("torch")  # which FFCV imports too
     threads = torch.get_num_threads()
     try:
         yield
@@ -184,13 +195,14 @@ def torch_threads_kept() -> Iterator[None]:
 
 def _not_installed(why: str) -> UsageError:
     return UsageError(
-        "the FFCV format needs the package ffcv", why,
+        "the FFCV format needs the package ffcv",
+        why,
         f"apt-get install -y {APT}, then pip install 'realmix[ffcv]'; the zarr format needs neither",
-    )  # fmt: skip
+    )
 
 
 def _head(beton: Beton) -> bytes:
-    """The file's first bytes as FFCV's DatasetWriter makes them."""
+    """The first bytes of the file as FFCV's DatasetWriter writes them."""
     import_ffcv()
     from ffcv.types import TYPE_ID_HANDLER, FieldDescType, HeaderType
 
@@ -207,5 +219,5 @@ def _head(beton: Beton) -> bytes:
     return head
 
 
-def _mend(path: Path) -> str:
+def _hint(path: Path) -> str:
     return f"`realmix-data export {path.parent} --format ffcv` writes it again"

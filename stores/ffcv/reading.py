@@ -1,8 +1,8 @@
-"""Reading a store's `.beton` files with FFCV's own Loader: by row, as the zarr arrays are, or as shuffled batches.
+"""Reading a store's `.beton` files with FFCV's Loader: by row, like a zarr array, or as shuffled batches.
 
-Every image's CRC32C, row and copy are compared on the way: FFCV checks nothing, and a flipped byte must not become a
-training image. FFCV compiles its readers when the first batch is drawn, which takes a second or two. It runs in one
-thread here: that already reads faster than memory takes it, and needs no numba threading layer. Nothing here writes.
+The CRC32C, row and copy of every image are compared, because FFCV checks nothing. FFCV compiles its readers for the
+first batch, which takes a second or two. It runs in one thread here, which is already as fast as memory and needs no
+numba threading layer. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # images uint8 [n, H, W, 3], 
 
 
 class BetonArray:
-    """The images or copies of a `.beton`: `shape`, `dtype`, `block` and `read`, as of `stores.ImageArray`.
+    """The images or copies in a `.beton`, with `shape`, `dtype`, `block` and `read` as in `stores.ImageArray`.
 
     Args:
-        sha256: what the manifest says of the file; it is compared before the first image is read.
+        store: location of the store.
+        file: the beton.
+        sha256: digest of the file in the manifest, compared before the first image is read; None: not compared.
     """
 
     def __init__(self, store: Location, file: Beton, sha256: str | None = None) -> None:
@@ -39,7 +41,7 @@ class BetonArray:
         self.shape: tuple[int, ...] = (file.rows, *((file.copies,) if file.copies else ()), *file.image)
         self.dtype = np.dtype(np.uint8)
         as_zarr = layout.copies("", *self.shape[:-1]) if file.copies else layout.images("", *self.shape[:-1])
-        self.block = as_zarr.chunk[0]  # what is streamed together; so either format has the same order
+        self.block = as_zarr.chunk[0]  # of the zarr array, so that streaming has the same order with both formats
         self._order: Any = None
         self._loader: Any = None
         self._one_at_a_time = threading.Lock()
@@ -48,16 +50,19 @@ class BetonArray:
         return self.shape[0]
 
     def read(
-        self, rows: np.ndarray | range | None = None, copies: int | None = None, out: np.ndarray | None = None,
+        self,
+        rows: np.ndarray | range | None = None,
+        copies: int | None = None,
+        out: np.ndarray | None = None,
         workers: int | None = None,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """Read rows.
 
         Args:
-            rows: int64 [n] in any order, repeats allowed; or consecutive ones as a range; None for all.
+            rows: int64 [n] in any order, repeats allowed; or a range; None: all.
             copies: for copies, only the first `copies` of each image.
-            out: where to put them, C-contiguous uint8 [n, (copies,) H, W, 3].
-            workers: ignored; see above.
+            out: result array, C-contiguous uint8 [n, (copies,) H, W, 3]; None: a new one.
+            workers: ignored; FFCV reads in one thread.
 
         Returns:
             uint8 [n, H, W, 3] or [n, copies, H, W, 3].
@@ -81,8 +86,8 @@ class BetonArray:
         return out
 
     def require_own(self) -> None:
-        """Raises IntegrityError if the file is missing, or not the manifest's; takes as long as reading it once."""
-        beton.check(self._path, self._file)  # what can be said more closely
+        """Raise an IntegrityError if the file is missing or not the manifest's; reads the whole file."""
+        beton.check(self._path, self._file)  # first, because its errors say more
         if self._sha256 not in (None, sha256_of(self._path)[1]):
             raise IntegrityError(f"'{self._path}' is damaged", "it is not the file that the manifest names", _MEND)
 
@@ -102,22 +107,22 @@ class BetonArray:
 
 
 class BetonLoader:
-    """Shuffled batches straight from FFCV's Loader, for training code of one's own; every `for` over it is an epoch.
+    """Shuffled batches from FFCV's Loader, for your own training code; each `for` over it is an epoch.
 
         for images, row, copy in BetonLoader(store.dataset.beton(), store.unlabeled, 256):
 
     Args:
-        array: of a dataset store; `beton(base=True)` for the images themselves.
-        rows: int64 rows of it, each once: a split's `unlabeled`; None for all.
-        batch_size: samples of a batch.
-        copies: the first so many copies of each image; None for all.
-        order: "random": every epoch another permutation, a function of (seed, epoch); or "sequential": as `rows` say.
+        array: `beton()` of a dataset store, or `beton(base=True)` for the images themselves.
+        rows: int64 rows, without repeats, such as a split's `unlabeled`; None: all.
+        batch_size: samples in a batch.
+        copies: only the first `copies` of each image; None: all.
+        order: "random": a permutation for every epoch, a function of (seed, epoch); "sequential": the order of `rows`.
         seed: of the order.
-        drop_last: leave out a last batch that is smaller.
+        drop_last: leave out the last batch if it is smaller.
 
     Yields:
-        images uint8 [n, H, W, 3], row int64 [n], copy int64 [n] (−1 = the image itself). They lie in FFCV's own memory
-        and are overwritten after the next batch: copy what is kept.
+        images uint8 [n, H, W, 3], row int64 [n], copy int64 [n] (−1 = the image itself). FFCV overwrites them after the
+        next batch: copy what you keep.
 
     Raises:
         IntegrityError: the file is missing or damaged.
@@ -125,9 +130,16 @@ class BetonLoader:
     """
 
     def __init__(
-        self, array: BetonArray, rows: np.ndarray | None, batch_size: int, *, copies: int | None = None,
-        order: Literal["random", "sequential"] = "random", seed: int = 1, drop_last: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        array: BetonArray,
+        rows: np.ndarray | None,
+        batch_size: int,
+        *,
+        copies: int | None = None,
+        order: Literal["random", "sequential"] = "random",
+        seed: int = 1,
+        drop_last: bool = False,
+    ) -> None:
         array.require_own()
         self._file, self._path = array._file, array._path
         rows = np.arange(len(array)) if rows is None else np.asarray(rows, np.int64)
@@ -138,10 +150,14 @@ class BetonLoader:
         from ffcv.loader import OrderOption
 
         self._loader = open_loader(
-            self._path, self._file, batch_size,
+            self._path,
+            self._file,
+            batch_size,
             OrderOption.RANDOM if order == "random" else OrderOption.SEQUENTIAL,
-            indices=self._samples.astype(np.uint64), seed=seed, drop_last=drop_last,
-        )  # fmt: skip
+            indices=self._samples.astype(np.uint64),
+            seed=seed,
+            drop_last=drop_last,
+        )
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -152,13 +168,14 @@ class BetonLoader:
 
 
 def samples_of(file: Beton, rows: np.ndarray, copies: int | None) -> np.ndarray:
-    """int64 samples of a beton that hold these rows, or the first `copies` copies of each."""
+    """Samples of a beton, int64 [n · copies], that hold the first `copies` of these rows; None: all copies."""
     if not file.copies:
         return rows
     return (rows[:, None] * file.copies + np.arange(copies or file.copies)).reshape(-1)
 
 
 def batch(file: Beton) -> int:
+    """Samples FFCV decodes at a time: about `BATCH_BYTES` of pixels."""
     return max(1, min(BATCH_BYTES // file.image_bytes, file.samples))
 
 
@@ -172,23 +189,27 @@ def open_loader(path: Any, file: Beton, batch_size: int, order: Any, **options: 
     pipelines = {"image": [NDArrayDecoder()]} | {name: [IntDecoder()] for name in ("row", "copy", "crc32c")}
     with beton.torch_threads_kept():
         return Loader(
-            str(path), batch_size=batch_size, num_workers=1, order=order, pipelines=pipelines,
+            str(path),
+            batch_size=batch_size,
+            num_workers=1,
+            order=order,
+            pipelines=pipelines,
             **{"drop_last": False, "seed": 0, **options},
-        )  # fmt: skip
+        )
 
 
 def epoch(loader: Any) -> Iterator[Batch]:
-    """One epoch of FFCV's Loader, each image's checksum compared.
+    """One epoch of FFCV's Loader, with the checksum of each image compared.
 
-    FFCV's reading thread ends with this generator, wherever the caller stops. If that thread dies, FFCV's own iterator
-    would wait for it for ever; this one raises.
+    FFCV's reading thread ends with this generator, wherever the caller stops. If the thread dies, this raises; FFCV's
+    own iterator would wait forever.
 
     Raises:
         IntegrityError: an image is not what was written.
         RealMixError: FFCV's thread died.
     """
     with contextlib.ExitStack() as stack:
-        with beton.torch_threads_kept():  # its thread sets them too, before its first batch
+        with beton.torch_threads_kept():  # FFCV's thread sets them too, before its first batch
             batches = iter(loader)
             stack.callback(_end, batches)
             item = _next(batches)
@@ -199,15 +220,16 @@ def epoch(loader: Any) -> Iterator[Batch]:
             if (wrong := np.flatnonzero(stored != found)).size:
                 at = wrong[0]
                 raise IntegrityError(
-                    f"'{loader.fname}' is damaged", f"row {row[at]}, copy {copy[at]}: the pixels are not those written",
+                    f"'{loader.fname}' is damaged",
+                    f"row {row[at]}, copy {copy[at]}: the pixels are not those written",
                     _MEND,
-                )  # fmt: skip
+                )
             yield images, row, copy
             item = _next(batches)
 
 
 def require_samples(path: Any, file: Beton, samples: np.ndarray, row: np.ndarray, copy: np.ndarray) -> None:
-    """Raises IntegrityError if FFCV returned other samples than were asked for."""
+    """Raise an IntegrityError if FFCV returned other samples than were requested."""
     rows, copies = np.divmod(samples, file.copies or 1)
     if not (np.array_equal(row, rows) and np.array_equal(copy, copies if file.copies else np.full_like(copies, BASE))):
         raise IntegrityError(f"'{path}' is damaged", "a sample is not the row and copy that it should be")
@@ -223,24 +245,25 @@ def _next(batches: Any) -> tuple[np.ndarray, ...] | None:
             if alive:
                 continue
             raise RealMixError(
-                f"FFCV stopped reading '{batches.loader.fname}'", "its thread died; what it said is above",
+                f"FFCV stopped reading '{batches.loader.fname}'",
+                "its thread died; what it said is above",
                 "the zarr format holds the same pixels",
-            ) from None  # fmt: skip
+            ) from None
         return None if item is None else item[1]
 
 
 def _end(batches: Any) -> None:
     """End FFCV's reading thread."""
-    batches.iter_ixes = iter(())  # no batch after the one in work
+    batches.iter_ixes = iter(())  # no batch after the current one
     batches.close()
-    while batches.is_alive():  # it may wait for room in its queue
+    while batches.is_alive():  # it may be waiting for space in its queue
         with contextlib.suppress(queue.Empty):
             batches.output_queue.get_nowait()
         batches.join(0.01)
 
 
 def _asked_order(samples: int) -> Any:
-    """An order of FFCV's that is whatever was asked for last, so that one compiled Loader serves every read."""
+    """An order whose `samples` may be set before each epoch, so that one compiled Loader serves every read."""
     beton.import_ffcv()
     from ffcv.traversal_order.base import TraversalOrder
 

@@ -1,13 +1,12 @@
-"""Arrays of a store, decoded in parallel straight into place.
+"""Reading arrays of a store: rows in any order, chunks decoded in parallel straight into the result.
 
-Whole chunks are decoded by threads (zstd frees the GIL), without a copy in between where all of a chunk is wanted. A
-missing, truncated or altered file is an `IntegrityError` that names it; a fill value is never returned for lost data.
-Nothing here writes.
+Threads decode whole chunks (zstd releases the GIL), into the result itself if all of a chunk is wanted. A missing,
+truncated or altered file is an `IntegrityError` that names it; lost data is never replaced by a fill value. Nothing
+here writes.
 
-A sound chunk may still be another build's. So a file is compared with the manifest when it is opened for the first
-time, and again whenever it is another file than before: its size, and its SHA-256. Of large objects in a bucket the
-SHA-256 would cost fetching them whole; there it is the size, that the manifest is still the same, and that no object
-changes once it was opened.
+An intact chunk may belong to another build. So the size and SHA-256 of a file are compared with the manifest when it is
+first opened, and again when it has changed since. For image objects in a bucket that would mean fetching them whole;
+there the size is compared, the manifest must be unchanged, and no object may change after it was opened.
 """
 
 from __future__ import annotations
@@ -23,22 +22,27 @@ import numpy as np
 
 from stores.errors import IntegrityError, StorageError, StoreError
 from stores.format import layout, manifest, shards
-from stores.storage.bucket import BucketFile
+from stores.storage.bucket import BucketFile, BucketPath
 from stores.storage.confine import require_inside
-from stores.storage.location import BucketPath, LocalFile, Location, identity, open_file, parallel, version
+from stores.storage.location import LocalFile, Location, identity, open_file, parallel, version
 from stores.system.threads import thread_pool
 
 HASHED = 1 << 20  # bytes at a time
-LARGE = 64 << 20  # bytes: before taking more, look whether the files can hold it
+LARGE = 64 << 20  # bytes; before more is allocated, the files are checked to be long enough for it
 
 
 class ImageArray:
-    """An array of a store whose first axis counts images; `shape`, `dtype`, `block`, and `read`.
-
-    `block` rows, from a multiple of it on, are decoded together: reading fewer of them saves nothing.
+    """An array of a store whose first axis counts images.
 
     Args:
-        content: the store's manifest, which says what its files are; None, or without `files`: that is not compared.
+        store: location of the store.
+        name: path of the array in it, "copies/images".
+        content: the store's manifest; None, or without `files`: files are not compared with it.
+
+    Attributes:
+        shape: of the array.
+        dtype: of the array.
+        block: rows of a chunk; rows k·block … (k+1)·block−1 are decoded together.
     """
 
     def __init__(self, store: Location, name: str, content: dict[str, Any] | None = None) -> None:
@@ -46,7 +50,7 @@ class ImageArray:
         self._fingerprint, self._files = (content or {}).get("fingerprint"), (content or {}).get("files", {})
         self._manifest = version(store / "zarr.json") if self._files else None
         self.layout = layout.load(store, name, self._files.get(f"{name}/zarr.json", {}).get("sha256"))
-        self._opened: dict[int, _ArrayFile] = {}  # latest, whose indices need not be read again
+        self._opened: dict[int, _ArrayFile] = {}  # files opened last, whose indices need not be read again
         self._opening: dict[int, threading.Lock] = {}
         self.shape = self.layout.shape
         self.dtype = np.dtype(self.layout.dtype)
@@ -56,22 +60,26 @@ class ImageArray:
         return self.shape[0]
 
     def read(
-        self, rows: np.ndarray | range | None = None, copies: int | None = None, out: np.ndarray | None = None,
+        self,
+        rows: np.ndarray | range | None = None,
+        copies: int | None = None,
+        out: np.ndarray | None = None,
         workers: int | None = None,
-    ) -> np.ndarray:  # fmt: skip
-        """Decode rows.
+    ) -> np.ndarray:
+        """Read rows.
 
         Args:
-            rows: int64 [n] in any order, repeats allowed; or consecutive ones as a range; None for all.
+            rows: int64 [n] in any order, repeats allowed; or a range of consecutive rows; None: all.
             copies: for arrays [N, A, …], only the first `copies` of each image.
-            out: where to put them, C-contiguous [n, (copies,) …] of the array's dtype.
-            workers: threads; as many as there are processors by default, more for a bucket; 1: the calling one.
+            out: result array, C-contiguous [n, (copies,) …] of the array's dtype; None: a new one.
+            workers: threads; None: the number of processors, more for a bucket; 1: the calling thread.
 
         Returns:
             [n, …] or [n, copies, …] of the array's dtype.
 
         Raises:
-            IntegrityError: a file is missing or damaged; it is named.
+            IntegrityError: a file is missing or damaged.
+            StoreError: a row is beyond the array, or the store was replaced since it was opened.
         """
         if rows is None:
             self._require_extent(range(self.layout.num_files))
@@ -117,7 +125,7 @@ class ImageArray:
         return out
 
     def _each(self, read: Callable[..., None], calls: list[tuple[Any, ...]], workers: int | None) -> None:
-        """Read with each of these arguments, in threads."""
+        """Call `read` with each of these arguments, in threads."""
         workers = min(workers or parallel(self.store), len(calls))
         if workers <= 1:
             for call in calls:
@@ -128,7 +136,7 @@ class ImageArray:
                 future.result()
 
     def _read_span(self, start: int, out: np.ndarray) -> None:
-        """Decode the chunks of consecutive rows, all of one block of rows, into `out`."""
+        """Decode consecutive rows of one block into `out`."""
         array = self.layout
         index, place = divmod(start // array.chunk[0], array.chunk_grid[0])
         inside = slice(start % array.chunk[0], start % array.chunk[0] + len(out))
@@ -144,7 +152,7 @@ class ImageArray:
                     target[...] = file.chunk(entry)[inside, : target.shape[1]]
 
     def _read_block(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
-        """Decode the chunks that hold `rows[places]`, all of one block of rows, into `out[places]`."""
+        """Decode `rows[places]`, all of one block, into `out[places]`."""
         array = self.layout
         start, consecutive = int(rows[places[0]]), bool(np.all(np.diff(places) == 1))
         if consecutive and bool(np.all(np.diff(rows[places]) == 1)):
@@ -158,42 +166,42 @@ class ImageArray:
                 return
             for first, entry in zip(range(0, out.shape[1], array.chunk[1]), file.entries[place], strict=False):
                 last = min(first + array.chunk[1], out.shape[1])
-                if consecutive:  # the usual case: one copy, no index arrays
+                if consecutive:  # the usual case, with slices instead of index arrays
                     out[places[0] : places[-1] + 1, first:last] = file.chunk(entry)[inside, : last - first]
                 else:
                     out[places, first:last] = file.chunk(entry)[inside, : last - first]
 
     def _require_extent(self, files: Iterable[int]) -> None:
-        """Before memory is taken for what the metadata says these files hold: they must be long enough to hold it."""
+        """Check that files are long enough for what the metadata says they hold, before memory is allocated for it."""
         for index in files:
             start, stop = self.layout.rows(index)
             with self._open(index) as file:
                 file.require_room_for((stop - start) * self.layout.row_bytes)
 
     def _compare(self, files: Iterable[int], workers: int | None) -> None:
-        """Open those that were not yet, so that several are compared with the manifest at a time."""
+        """Open the files that have not been opened, so that they are compared with the manifest in parallel."""
         new = [(index,) for index in files if index not in self._opened]
         if len(new) > 1:
             self._each(lambda index: self._open(index).close(), new, workers)
 
     def _open(self, index: int) -> _ArrayFile:
-        """A file of the array, to be closed; of one that is as it was when it was opened before, the index is known."""
+        """Open a file of the array; its index is read only if the file has changed since it was last opened."""
         file = self._opened.get(index)
         if file is None or not file.is_still_there():
             with self._opening.setdefault(index, threading.Lock()):
                 file = self._opened.get(index)
-                if file is None or not file.is_still_there():  # no other thread has opened it meanwhile
+                if file is None or not file.is_still_there():  # unless another thread has opened it meanwhile
                     return self._open_anew(index)
         if isinstance(file.path, BucketPath):
             return file
         self._opened[index] = opened = _ArrayFile(self.layout, file.path, file)
         if opened.identity == file.identity:
             return opened
-        opened.close()  # replaced since it was looked at
+        opened.close()  # replaced meanwhile
         return self._open(index)
 
     def _open_anew(self, index: int) -> _ArrayFile:
-        """Open a file, and see that it is the manifest's."""
+        """Open a file and compare it with the manifest."""
         key = self.layout.key(index)
         path = self.store / key
         require_inside(self.store, path)
@@ -213,7 +221,7 @@ class ImageArray:
         return opened
 
     def _require_same_store(self) -> None:
-        """Raises StoreError if the store is another one than that was opened; a repaired one has new checksums."""
+        """Check that the store has not been replaced since it was opened; a repair, with new checksums, is fine."""
         if self._manifest is None:
             return
         try:
@@ -224,21 +232,24 @@ class ImageArray:
             same = content["fingerprint"] == self._fingerprint
         except StorageError:
             raise
-        except (StoreError, FileNotFoundError):  # being built anew, or gone
+        except (StoreError, FileNotFoundError):  # being rebuilt, or gone
             same = False
         if not same:
             raise StoreError(
-                f"'{self.store}' was replaced while it was read", "its manifest is not the one that it was opened with",
+                f"'{self.store}' was replaced while it was read",
+                "its manifest is not the one it was opened with",
                 "what was read before is right; bring the old store back to go on",
-            )  # fmt: skip
+            )
         self._manifest, self._files = found, content["files"]
 
 
 class _ArrayFile:
-    """One file of an array: its index read first, its chunks on demand.
+    """An open file of an array; its index is read at once, its chunks on demand.
 
     Args:
-        before: the same file, opened and closed before.
+        array: layout of the array.
+        path: of the file.
+        before: the same file as it was opened before; its index is reused if the file is unchanged.
     """
 
     def __init__(self, array: layout.ArrayLayout, path: Location, before: _ArrayFile | None = None) -> None:
@@ -249,7 +260,7 @@ class _ArrayFile:
             raise IntegrityError(
                 f"'{path}' is missing",
                 "the store's manifest says that it was written",
-                "`realmix-data repair` mends what follows from the rest",
+                "`realmix-data repair` restores what follows from the rest",
             ) from None
         try:
             size = self._file.size
@@ -263,7 +274,7 @@ class _ArrayFile:
             raise
 
     def require(self, expected: dict[str, Any]) -> None:
-        """Raises IntegrityError if it is not the file that the manifest names."""
+        """Compare the file with its entry in the manifest; raises IntegrityError."""
         size, digest = self._file.size, hashlib.sha256()
         if size == expected["bytes"]:
             if isinstance(self._file, BucketFile) and self._array.sharded:
@@ -275,7 +286,7 @@ class _ArrayFile:
         raise shards.damaged(self.path, "it is not the file that the store's manifest names")
 
     def is_still_there(self) -> bool:
-        """Whether the path leads to what it led to, unchanged; what an object is, is looked at when it is read."""
+        """Whether the file at its path is unchanged; objects of a bucket are checked when they are read."""
         if isinstance(self.path, BucketPath):
             return True
         try:
@@ -297,7 +308,7 @@ class _ArrayFile:
             raise shards.damaged(self.path, f"its {self._file.size} bytes cannot hold the {raw} that they should")
 
     def chunk(self, entry: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Decode one chunk into `out`, C-contiguous and of a chunk's shape, or into a buffer of this thread's."""
+        """Decode a chunk into `out`, C-contiguous and of a chunk's shape, or else into a buffer of this thread."""
         offset, length = int(entry[0]), int(entry[1])
         if offset == shards.MISSING:
             raise shards.damaged(self.path, "a chunk is missing")
@@ -309,10 +320,8 @@ _THREAD = threading.local()
 
 
 def _scratch(array: layout.ArrayLayout) -> np.ndarray:
-    """This thread's buffer for one decoded chunk; fresh memory would cost more in page faults than decoding."""
-    if getattr(_THREAD, "chunk", None) is None or (_THREAD.chunk.shape, _THREAD.chunk.dtype) != (
-        array.chunk,
-        array.dtype,
-    ):
-        _THREAD.chunk = np.empty(array.chunk, array.dtype)
-    return _THREAD.chunk
+    """This thread's buffer for one decoded chunk; page faults of new memory would cost more than decoding."""
+    chunk: np.ndarray | None = getattr(_THREAD, "chunk", None)
+    if chunk is None or chunk.shape != array.chunk or chunk.dtype != array.dtype:
+        _THREAD.chunk = chunk = np.empty(array.chunk, array.dtype)
+    return chunk

@@ -1,15 +1,14 @@
-"""One chunk as one zstd frame: compressed with parameters measured for stacks of near-identical images.
+"""Compressing a chunk to a zstd frame, with parameters measured for stacks of nearly identical images.
 
-The frame states its content size. `ZSTD_LEVEL` in the array's metadata is what a generic writer would use; these
-parameters give frames that any zstd reader decodes, a fifth faster than level 1 at 3 % more bytes: a hash table of
-16 kB stays in the first cache, and matches of six bytes or more are all that siblings need.
+The array's metadata names level 1, which other writers may use. These parameters are a fifth faster than level 1 with 3
+% more bytes, and any zstd decoder reads the frames: a hash table of 16 kB stays in the L1 cache, and copies of an image
+need no matches shorter than six bytes. The frame states its content size.
 """
 
 from __future__ import annotations
 
 import threading
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,34 +19,30 @@ MAGIC = b"\x28\xb5\x2f\xfd"
 _THREAD = threading.local()
 
 
-def compress(chunk: np.ndarray, checksum: bool = False) -> bytes:
-    """One frame from a C-contiguous array's bytes; the same bytes for the same version of zstd.
-
-    Args:
-        checksum: of the content, in the frame.
-    """
-    name = f"compressor_{checksum}"
-    if not hasattr(_THREAD, name):  # a compressor must not be shared between threads
+def compress(chunk: np.ndarray) -> bytes:
+    """One frame from a C-contiguous array's bytes; the same version of zstd gives the same frame."""
+    compressor: zstandard.ZstdCompressor | None = getattr(_THREAD, "compressor", None)
+    if compressor is None:  # threads must not share a compressor
         import zstandard
 
-        setattr(_THREAD, name, zstandard.ZstdCompressor(compression_params=_parameters(checksum)))
-    compressor: zstandard.ZstdCompressor = getattr(_THREAD, name)
+        # window 512 kB: three images' worth of 50 copies at 32×32; hash_log 12, min_match 6: see the docstring
+        parameters = zstandard.ZstdCompressionParameters(
+            strategy=zstandard.STRATEGY_FAST,
+            window_log=19,
+            hash_log=12,
+            chain_log=10,
+            search_log=1,
+            min_match=6,
+            target_length=1,
+            write_content_size=True,
+            write_checksum=False,
+        )
+        _THREAD.compressor = compressor = zstandard.ZstdCompressor(compression_params=parameters)
     return compressor.compress(chunk.data)
 
 
-@cache
-def _parameters(checksum: bool) -> Any:
-    import zstandard
-
-    # window 512 kB: three images' worth of 50 copies at 32×32; hash_log 12, min_match 6: see the docstring
-    return zstandard.ZstdCompressionParameters(
-        strategy=zstandard.STRATEGY_FAST, window_log=19, hash_log=12, chain_log=10, search_log=1, min_match=6,
-        target_length=1, write_content_size=True, write_checksum=checksum,
-    )  # fmt: skip
-
-
 def frame_size(frame: bytes) -> int:
-    """Content size that a zstd frame's header states (RFC 8878 §3.1.1.1), −1 if it states none."""
+    """Content size in the header of a zstd frame (RFC 8878 §3.1.1.1); −1 if there is none."""
     if len(frame) < 6 or frame[:4] != MAGIC:
         return -1
     descriptor = frame[4]
@@ -57,8 +52,3 @@ def frame_size(frame: bytes) -> int:
     if width == 0 or len(frame) < at + width:
         return -1
     return int.from_bytes(frame[at : at + width], "little") + (256 if width == 2 else 0)
-
-
-def has_checksum(frame: bytes) -> bool:
-    """Whether a zstd frame has a checksum of its content."""
-    return frame[:4] == MAGIC and bool(frame[4:5]) and bool(frame[4] & 0b100)

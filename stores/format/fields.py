@@ -1,7 +1,7 @@
-"""What every field of a manifest must be.
+"""Validation of a manifest's fields.
 
-A manifest may come from anywhere, so all that is read from it later is checked here first: types down to the last
-element, numbers within the range of their meaning, names that stay inside the store's folder. Nothing here reads files.
+A manifest may come from anywhere, so everything that is used later is checked first: types down to the last element,
+ranges of numbers, names that stay inside the store's folder. Nothing here reads files.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from stores.format.names import is_name
 
-MOST = 1 << 48  # images, bytes: far above any store, far below what overflows a 64-bit product of a few of them
-SMALLEST_SIDE = 4  # pixels of what is built and trained on; smaller stores can be read
+MOST = 1 << 48  # images or bytes: far above any store
+SMALLEST_SIDE = 4  # pixels, to be built or trained on; stores of smaller images can be read
 LARGEST_SIDE = 1 << 16  # pixels
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -22,7 +22,7 @@ Check = Callable[[Any], bool]
 
 
 def wrong(manifest: dict[str, Any]) -> list[str]:
-    """Names of the fields that are missing or not what they must be; empty if all is well."""
+    """Names of the fields that are missing or wrong; empty if there are none."""
     kind = manifest.get("kind")
     own = {"dataset": _DATASET, "split": _SPLIT}.get(kind) if isinstance(kind, str) else None
     if own is None:
@@ -34,19 +34,19 @@ def wrong(manifest: dict[str, Any]) -> list[str]:
 
 
 def failed(content: dict[str, Any], checks: Mapping[str, Check]) -> list[str]:
-    """Names of the checks, "field" or "field.of.field", that what stands there does not pass."""
+    """Names of the fields, "field" or "field.subfield", that do not pass their check."""
     return [name for name, check in checks.items() if not check(at(content, name))]
 
 
 def at(manifest: Any, name: str) -> Any:
-    """The value of a field, of a field's field: "dataset.name"; None if there is none."""
+    """The value of a field or subfield ("dataset.name"); None if there is none."""
     for part in name.split("."):
         manifest = manifest.get(part) if isinstance(manifest, dict) else None
     return manifest
 
 
 def _do_not_fit(manifest: dict[str, Any]) -> list[str]:
-    """Fields that are well by themselves and contradict one another."""
+    """Fields that are valid by themselves but contradict each other."""
     if manifest["kind"] == "split":
         classes = len(manifest["class_names"])
         return [] if all(number < classes for number in manifest["class_map"]) else ["class_map"]
@@ -55,23 +55,27 @@ def _do_not_fit(manifest: dict[str, Any]) -> list[str]:
 
 
 def instance_of(*kinds: type) -> Check:
+    """An object of one of these types."""
     return lambda value: isinstance(value, kinds)
 
 
 def whole(low: int, high: int = MOST) -> Check:
-    return lambda value: type(value) is int and low <= value <= high  # True is no number
+    """An integer in [low, high]; booleans do not count."""
+    return lambda value: type(value) is int and low <= value <= high
 
 
 def list_of(each: Check, least: int = 0) -> Check:
+    """A list of at least `least` elements that all pass `each`."""
     return lambda value: isinstance(value, list) and len(value) >= least and all(map(each, value))
 
 
 def with_fields(checks: dict[str, Check]) -> Check:
+    """An object whose fields pass these checks."""
     return lambda value: isinstance(value, dict) and all(check(value.get(name)) for name, check in checks.items())
 
 
 def text(value: Any) -> bool:
-    """A string that can be printed: JSON may spell half of a surrogate pair."""
+    """A string that can be encoded; JSON may contain half a surrogate pair."""
     return isinstance(value, str) and (value.isascii() or _encodes(value))
 
 
@@ -84,30 +88,35 @@ def _encodes(value: str) -> bool:
 
 
 def digest(value: Any) -> bool:
+    """A SHA-256 in hexadecimal."""
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def number(low: float, high: float) -> Check:
-    """A finite number; True is none, and NaN is in no range."""
+    """A finite number in [low, high]; booleans and NaN do not count."""
     return lambda value: type(value) in (int, float) and low <= value <= high
 
 
 def interval(value: Any) -> bool:
-    """[low, high]"""
+    """A list [low, high] with low < high."""
     return list_of(number(-MOST, MOST))(value) and len(value) == 2 and value[0] < value[1]
 
 
 def _path(value: str) -> bool:
-    """A path to a file below the store's folder."""
+    """Whether this is the path of a file below the store's folder."""
     parts = PurePosixPath(value).parts
     return (
-        0 < len(value) < 1024 and value.isprintable() and text(value) and value == "/".join(parts)
-        and not {"..", ".", "/"} & set(parts) and value != "zarr.json"
-    )  # fmt: skip
+        0 < len(value) < 1024
+        and value.isprintable()
+        and text(value)
+        and value == "/".join(parts)
+        and not {"..", ".", "/"} & set(parts)
+        and value != "zarr.json"
+    )
 
 
 def is_file(key: Any, facts: Any) -> bool:
-    """Whether this is the path of a file of a store, and what a manifest or a journal says of it."""
+    """Whether a manifest or journal may have this path of a file, with these facts about it."""
     return isinstance(key, str) and _path(key) and with_fields({"bytes": whole(0), "sha256": digest})(facts)
 
 
@@ -116,6 +125,7 @@ def _files(value: Any) -> bool:
 
 
 def or_none(check: Check) -> Check:
+    """Null, or what passes `check`."""
     return lambda value: value is None or check(value)
 
 

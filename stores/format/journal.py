@@ -1,8 +1,7 @@
-"""The journal of a build: which files are finished, so that a killed build does not write them again.
+"""The journal of a build: the finished files, so that a continued build does not write them again.
 
-In a folder it is `.journal.jsonl`, one record a line, appended and synced. Objects cannot be appended to: in a bucket
-every entry is an object of its own under `.journal.jsonl/`. It holds nothing that the files themselves do not prove:
-`read` believes a record only if its file is there with the bytes it names.
+In a folder it is `.journal.jsonl`, one record per line, appended and synced. Objects cannot be appended to, so in a
+bucket each entry is an object under `.journal.jsonl/`. `read` returns a record only if its file has the recorded bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Record = dict[str, Any]  # {"key": path inside the store, "bytes": int, "sha256"
 
 
 def append(store: Location, records: tuple[Record, ...]) -> None:
-    """Note finished files; after this a killed build will not write them again."""
+    """Record finished files; a continued build will not write them again."""
     text = "".join(json.dumps(record) + "\n" for record in records).encode()
     if not isinstance(store, Path):
         (store / NAME / hashlib.sha256(text).hexdigest()[:32]).write_bytes(text)
@@ -40,7 +39,7 @@ def append(store: Location, records: tuple[Record, ...]) -> None:
 
 
 def read(store: Location) -> dict[str, Record]:
-    """Records by key whose file is there with the bytes it had; a torn last line is no record."""
+    """Records by key whose files exist unchanged; an incomplete last line is ignored."""
     noted = {record["key"]: record for record in map(_parsed, _text(store).splitlines()) if record}
     with thread_pool(parallel(store)) as pool:
         there = list(pool.map(lambda record: _is_there(store, record), noted.values()))
@@ -48,7 +47,7 @@ def read(store: Location) -> dict[str, Record]:
 
 
 def remove(store: Location) -> None:
-    """Forget it: the store is complete."""
+    """Delete the journal of a complete store."""
     if isinstance(store, Path):
         (store / NAME).unlink(missing_ok=True)
         return
@@ -73,6 +72,6 @@ def _parsed(line: str) -> Record | None:
 
 def _is_there(store: Location, record: Record) -> bool:
     try:
-        return sha256_of(store / record["key"])[1] == record["sha256"]
+        return bool(sha256_of(store / record["key"])[1] == record["sha256"])
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return False

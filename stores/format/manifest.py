@@ -1,7 +1,7 @@
-"""The manifest: what a store is and the checksum of every file in it, in the root group's attributes under `realmix`.
+"""The manifest: what a store is, and the checksum of every file, in the root group's attributes under `realmix`.
 
-It is written last and aside, then renamed: a store is complete exactly when its manifest says so. It holds no time
-and no absolute path, so the same build gives the same bytes anywhere. `stores/FORMAT.md` describes every field.
+It is written last and atomically: a store is complete exactly when its manifest says so. It holds no time and no
+absolute path, so a build gives the same bytes anywhere. `stores/FORMAT.md` describes every field.
 """
 
 from __future__ import annotations
@@ -12,41 +12,42 @@ from typing import Any
 
 from stores.errors import StoreError
 from stores.format import fields
+from stores.storage.bucket import BucketPath
 from stores.storage.confine import read_inside
-from stores.storage.location import BucketPath, Location, stores_in
+from stores.storage.location import Location, stores_in
 from stores.system import aside
 
 FORMAT = "realmix-store"
 FORMAT_VERSION = 1
-SEAL = "realmix_sha256"  # beside `realmix` in the attributes: the checksum of the manifest itself
+SEAL = "realmix_sha256"  # checksum of the manifest, beside it in the attributes
 
 
 def write(store: Location, manifest: dict[str, Any]) -> None:
-    """Replace the root group's zarr.json atomically; everything it refers to is on disk before it is."""
-    write_atomically(store / "zarr.json", _file(manifest, sealed=True))
+    """Replace the root group's zarr.json atomically; the files it refers to must be on disk before."""
+    write_atomically(store / "zarr.json", _file(manifest))
 
 
 def is_as_written(store: Location) -> bool:
-    """Whether the root group's zarr.json is, byte for byte, what `write` makes of what it says."""
+    """Whether the root group's zarr.json has the bytes that `write` makes of its manifest."""
     data = _read_file(store)
-    found = _parsed(store, data)
-    return data in (_file(found, sealed=True), _file(found, sealed=False))  # unsealed: before there was a seal
+    return data == _file(_parsed(store, data))
 
 
-def _file(manifest: dict[str, Any], *, sealed: bool) -> bytes:
-    attributes = {"realmix": manifest, **({SEAL: fingerprint(manifest)} if sealed else {})}
+def _file(manifest: dict[str, Any]) -> bytes:
+    attributes = {"realmix": manifest, SEAL: fingerprint(manifest)}
     group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return json.dumps(group, indent=1, sort_keys=True).encode()
 
 
 def read(store: Location, *, incomplete: bool = False) -> dict[str, Any]:
-    """The manifest of the store at `store`.
+    """The manifest of a store.
 
     Args:
+        store: its location.
         incomplete: also accept a store whose build has not finished.
 
     Raises:
-        StoreError: no store there, one of a newer format, an unfinished one, or a manifest that lacks a field.
+        StoreError: there is not a store, its format is newer, its build has not finished, or its manifest is damaged.
     """
     manifest = _parsed(store, _read_file(store))
     _check_fields(store, manifest)
@@ -64,11 +65,11 @@ def _read_file(store: Location) -> bytes:
     try:
         return read_inside(store, path)
     except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(f"'{store}' is no store", f"there is no '{path}'", _hint_beside(store)) from None
+        raise StoreError(f"'{store}' is not a store", f"there is no '{path}'", _hint_beside(store)) from None
 
 
 def _parsed(store: Location, data: bytes) -> dict[str, Any]:
-    """The manifest in a zarr.json, of a version that this code knows, and with its checksum if it has one."""
+    """The manifest in a zarr.json, of a version that this code knows and with the right checksum."""
     path = store / "zarr.json"
     try:
         group = json.loads(data)
@@ -82,11 +83,12 @@ def _parsed(store: Location, data: bytes) -> dict[str, Any]:
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
         raise StoreError(
-            f"'{store}' has store format {_short(version)}", f"this realmix reads format {FORMAT_VERSION}",
+            f"'{store}' has store format {_short(version)}",
+            f"this realmix reads format {FORMAT_VERSION}",
             "install a newer realmix, or build the store again with this one",
-        )  # fmt: skip
+        )
     try:
-        sealed = attributes.get(SEAL, None) in (None, fingerprint(manifest))
+        sealed = attributes.get(SEAL) == fingerprint(manifest)
     except (ValueError, RecursionError):  # NaN and infinity are no JSON
         sealed = False
     if not sealed:
@@ -97,13 +99,13 @@ def _parsed(store: Location, data: bytes) -> dict[str, Any]:
 
 
 def fingerprint(*parts: object) -> str:
-    """SHA-256 (hex) of JSON-able parts in canonical form."""
+    """SHA-256 (hex) of the canonical JSON of these parts."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_atomically(path: Location, data: bytes | memoryview) -> None:
-    """Write a file or an object so that after a crash it is there whole or not at all; once this returns, it is."""
+    """Write a file or object completely or, if interrupted, not at all; it is durable when this returns."""
     if isinstance(path, BucketPath):
         path.write_bytes(data)
         return
@@ -124,7 +126,7 @@ def _short(version: object) -> str:
 
 
 def _hint_beside(store: Location) -> str:
-    """The stores that lie where this one was looked for."""
+    """The stores in the same folder, as a hint."""
     folder = store.parent
     found = [store.name for store in stores_in(folder)[:12]]
     return f"stores in '{folder}': {', '.join(found)}" if found else "`realmix-data build` makes one"

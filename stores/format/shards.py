@@ -1,8 +1,8 @@
-"""Bytes of one file of an array: encode rows into it, decode rows out of it.
+"""Encoding and decoding the files of an array.
 
-A file is what zarr v3's `sharding_indexed` codec describes: chunks one after the other (each one zstd frame and its
-checksum), then an index of (offset, length) pairs as little-endian uint64, then the index's CRC32C. A small array's
-file is a single chunk. zstd frees the GIL, so threads encode and decode in parallel.
+A file is a shard of zarr v3's `sharding_indexed` codec: chunks (each a zstd frame and its CRC32C), then an index of
+(offset, length) pairs, little-endian uint64, then the CRC32C of the index. The file of a small array is a single chunk.
+zstd releases the GIL, so threads encode and decode in parallel.
 """
 
 from __future__ import annotations
@@ -17,18 +17,23 @@ import numpy as np
 from numcodecs import zstd
 
 from stores.errors import IntegrityError, out_of_memory
-from stores.format.compression import compress, frame_size, has_checksum
+from stores.format.compression import compress, frame_size
 from stores.format.layout import ArrayLayout
 from stores.storage.location import Location
 
-EXPANSION = 1 << 15  # a block of zstd holds 128 KiB at most and takes 4 bytes at least (RFC 8878 §3.1.1.2)
+EXPANSION = 1 << 15  # of zstd at most: a block has up to 128 KiB and takes at least 4 bytes (RFC 8878 §3.1.1.2)
 CRC = 4  # bytes
-WITH_ITS_CRC = google_crc32c.value(bytes(CRC))  # the CRC of any bytes that are followed by their own CRC
+WITH_ITS_CRC = google_crc32c.value(bytes(CRC))  # CRC of any bytes followed by their own CRC
 MISSING = 0xFFFFFFFFFFFFFFFF  # index entry of a chunk that lies wholly outside the array
 
 
 class Encoder:
-    """Collects a file's chunks in row order, so that only one raw chunk need be in memory at a time."""
+    """Encodes a file chunk by chunk in row order, so that only one raw chunk is in memory at a time.
+
+    Args:
+        layout: of the array.
+        index: number of the file.
+    """
 
     def __init__(self, layout: ArrayLayout, index: int) -> None:
         self._layout = layout
@@ -38,12 +43,16 @@ class Encoder:
         self._offset = 0
 
     def row_blocks(self) -> Iterator[tuple[int, int]]:
-        """Row ranges to be given to `add`, in order."""
+        """Ranges (start, stop) of the rows to be given to `add`, in order."""
         for start in range(self._start, self._stop, self._layout.chunk[0]):
             yield start, min(start + self._layout.chunk[0], self._stop)
 
     def add(self, rows: np.ndarray) -> None:
-        """rows: the next block of `row_blocks`, [n, *shape[1:]] of the array's dtype."""
+        """Encode the next block of `row_blocks`.
+
+        Args:
+            rows: [n, *shape[1:]] of the array's dtype.
+        """
         layout = self._layout
         assert rows.shape[1:] == layout.shape[1:] and rows.dtype == layout.dtype, (rows.shape, rows.dtype, layout)
         for inner in itertools.product(*(range(n) for n in layout.chunk_grid[1:])):
@@ -53,15 +62,14 @@ class Encoder:
                 padded = np.zeros(layout.chunk, layout.dtype)
                 padded[tuple(slice(n) for n in chunk.shape)] = chunk
                 chunk = padded
-            frame = compress(np.ascontiguousarray(chunk), layout.checksum == "zstd")
-            if layout.checksum == "crc32c":
-                frame += struct.pack("<I", google_crc32c.value(frame))
+            frame = compress(np.ascontiguousarray(chunk))
+            frame += struct.pack("<I", google_crc32c.value(frame))
             self._frames.append(frame)
             self._entries.append((self._offset, len(frame)))
             self._offset += len(frame)
 
     def finish(self) -> bytes:
-        """The whole file."""
+        """The bytes of the whole file."""
         if not self._layout.sharded:
             assert len(self._frames) == 1
             return self._frames[0]
@@ -72,7 +80,13 @@ class Encoder:
 
 
 def encode(layout: ArrayLayout, index: int, rows: np.ndarray) -> bytes:
-    """A file's bytes from all its rows, [stop − start, *shape[1:]]."""
+    """Encode the `index`-th file.
+
+    Args:
+        layout: of the array.
+        index: number of the file.
+        rows: all its rows, [stop − start, *shape[1:]].
+    """
     encoder = Encoder(layout, index)
     for start, stop in encoder.row_blocks():
         encoder.add(rows[start - layout.rows(index)[0] : stop - layout.rows(index)[0]])
@@ -80,11 +94,13 @@ def encode(layout: ArrayLayout, index: int, rows: np.ndarray) -> bytes:
 
 
 def read_index(layout: ArrayLayout, size: int, tail: Callable[[int], bytes], path: Location) -> np.ndarray:
-    """Offsets and lengths of a file's chunks, uint64 [rows of chunks, chunks a row, 2].
+    """Offsets and lengths of the chunks of a file, uint64 [blocks of rows, chunks of a block, 2].
 
     Args:
-        size: bytes the file has.
-        tail: returns the file's last n bytes.
+        layout: of the array.
+        size: of the file in bytes.
+        tail: returns the last n bytes of the file.
+        path: of the file, for errors.
 
     Raises:
         IntegrityError: the index is truncated, altered, or points outside the file.
@@ -108,19 +124,25 @@ def read_index(layout: ArrayLayout, size: int, tail: Callable[[int], bytes], pat
 
 
 def decode_chunk(layout: ArrayLayout, frame: bytes, path: Location, place: Callable[[], np.ndarray]) -> np.ndarray:
-    """One chunk, `layout.chunk` of the array's dtype.
+    """Decode a chunk.
 
     Args:
-        place: gives what it is decoded into, C-contiguous; asked only when the frame is known to hold a chunk.
+        layout: of the array.
+        frame: the zstd frame and its CRC32C.
+        path: of the file, for errors.
+        place: returns the array to decode into, C-contiguous; called once the frame is known to hold a chunk.
+
+    Returns:
+        The array of `place`, with shape `layout.chunk`.
 
     Raises:
-        IntegrityError: the frame is altered, or not of the size it should be.
+        IntegrityError: the frame is altered or has another size.
     """
     check_frame(layout, frame, path)
     chunk = place()
     assert chunk.flags.c_contiguous and chunk.nbytes == layout.chunk_bytes
     try:
-        zstd.decompress(memoryview(frame)[:-CRC] if layout.checksum == "crc32c" else frame, chunk)
+        zstd.decompress(memoryview(frame)[:-CRC], chunk)
     except (RuntimeError, ValueError) as error:
         if out_of_memory(error):
             raise
@@ -129,18 +151,14 @@ def decode_chunk(layout: ArrayLayout, frame: bytes, path: Location, place: Calla
 
 
 def check_frame(layout: ArrayLayout, frame: bytes, path: Location) -> None:
-    """Refuse a frame that cannot hold a chunk, before memory is taken for what the metadata says a chunk is.
+    """Check that a frame holds a chunk, before memory is allocated for it.
 
     Raises:
-        IntegrityError: the frame states another size, is too short for it, has no checksum, or not the right one.
+        IntegrityError: its checksum is wrong, it states another size, or it is too short for the size it states.
     """
-    if layout.checksum == "crc32c":
-        sound = google_crc32c.value(frame) == WITH_ITS_CRC
-    else:  # zstd compares it
-        sound = has_checksum(frame)
-    if not sound:
+    if google_crc32c.value(frame) != WITH_ITS_CRC:
         raise damaged(path, "the checksum of a chunk does not match")
-    # A frame that decodes to fewer bytes would leave the rest of the chunk as it was: compare the size it states first.
+    # a frame that decodes to fewer bytes would leave the rest of the buffer unchanged
     if frame_size(frame) != layout.chunk_bytes:
         raise damaged(path, f"a chunk does not hold the {layout.chunk_bytes} bytes it should")
     if layout.chunk_bytes > len(frame) * EXPANSION:
@@ -148,8 +166,9 @@ def check_frame(layout: ArrayLayout, frame: bytes, path: Location) -> None:
 
 
 def damaged(path: Location, why: str) -> IntegrityError:
+    """The error for a file whose bytes are not what was written."""
     return IntegrityError(
         f"'{path}' is damaged",
         why,
-        "`realmix-data verify` names all that is, `realmix-data repair` mends what follows from the rest",
+        "`realmix-data verify` lists all damage, `realmix-data repair` restores what follows from the rest",
     )

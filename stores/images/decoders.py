@@ -1,9 +1,8 @@
-"""Who may look at a file: Pillow's decoders that are named here, up to a number of pixels, within one memory for all.
+"""The decoders of Pillow that may open a file, with limits on pixels and memory.
 
-A decoder sees hostile bytes. Those named decode one picture within this process. Left out are EPS (starts Ghostscript),
-WMF (the system's own renderer), BUFR, GRIB and HDF5 (whoever registered a handler), FPX and MIC (OLE containers), MPEG
-(no decoder), IPTC (hands on to any other), ICO, ICNS and CUR (several pictures, each with a header of its own), and
-rarities that no camera, scanner or web site writes.
+Files may be hostile. The formats listed decode one image within this process. Left out are EPS (starts Ghostscript),
+WMF (the system's renderer), BUFR, GRIB and HDF5 (registered handlers), FPX and MIC (OLE containers), MPEG (no decoder),
+IPTC (passes on to other decoders), ICO, ICNS and CUR (several images, each with a header), and rare formats.
 """
 
 from __future__ import annotations
@@ -15,16 +14,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from stores.errors import RealMixError
 from stores.images import depth, png
 
-NAMED = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM", "DIB", "QOI", "PSD", "DDS", "SGI",
-         "PCX", "SUN", "TGA")  # fmt: skip  # asked in this order
+NAMED = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "TIFF",
+    "GIF",
+    "BMP",
+    "AVIF",
+    "JPEG2000",
+    "PPM",
+    "DIB",
+    "QOI",
+    "PSD",
+    "DDS",
+    "SGI",
+    "PCX",
+    "SUN",
+    "TGA",
+)  # tried in this order
 MOST_PIXELS = 178_956_970  # half a GiB as RGB; Pillow's own limit
-MEMORY = 2 << 30  # bytes that all pictures being decoded may take together; a larger one waits until it is alone
-_PER_PIXEL = {"AVIF": 12, "JPEG2000": 20, "WEBP": 16}  # bytes that decoding takes at its peak, measured; the others: 8
+MEMORY = 2 << 30  # bytes for all images being decoded; one that needs more waits until it is alone
+_PER_PIXEL = {"AVIF": 12, "JPEG2000": 20, "WEBP": 16}  # measured peak bytes per pixel while decoding; others: 8
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,31 +49,31 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # by EXIF orientation; 1 and every other number turn nothing
+}  # by EXIF orientation; all other values mean upright
 _SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 
 Image.init()
-_FORMATS = [name for name in NAMED if name in Image.OPEN]  # an older Pillow has no AVIF
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata: what matters is an error here
+_FORMATS = [name for name in NAMED if name in Image.OPEN]  # older versions of Pillow have no AVIF
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata; what matters is an error here
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 class BrokenImage(Exception):
-    """The bytes are no image, or not a whole one, or not one that can be read; says why."""
+    """The bytes are not an image, not a complete one, or not one that can be read; says why."""
 
 
 class TooLargeImage(BrokenImage):
-    """It has more pixels than may be decoded; says how many."""
+    """The image has more pixels than may be decoded; says how many."""
 
 
 class Opened(NamedTuple):
-    """A picture whose header is read.
+    """An image whose header has been read.
 
     Attributes:
-        image: not yet loaded, as it lies in the file.
-        turn: what makes it upright once it is loaded; None: nothing.
-        size: (height, width) of the upright picture.
-        bits: a sample, as far as PNG and TIFF say; 8 otherwise.
+        image: not yet loaded, and not turned upright.
+        turn: the transposition that turns it upright; None: none is needed.
+        size: (height, width) of the upright image.
+        bits: per sample, of PNG and TIFF; 8 for other formats.
     """
 
     image: Image.Image
@@ -66,26 +82,27 @@ class Opened(NamedTuple):
     bits: int
 
 
-_most_pixels: int | None = None  # what the user allows
+_most_pixels: int | None = None  # set by the user
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 
 
 def allow(pixels: int) -> None:
-    """Decode pictures of up to so many pixels from now on, in this process, whatever memory that takes."""
+    """Allow images of up to this many pixels in this process, whatever memory they take."""
     global _most_pixels
     Image.MAX_IMAGE_PIXELS = _most_pixels = pixels
 
 
 @contextmanager
 def opened(data: bytes, at_least: int | None = None) -> Iterator[Opened]:
-    """Read the header of a picture, and hold the memory that decoding it takes.
+    """Open an image, and reserve the memory for decoding it within the block.
 
     Args:
-        at_least: a JPEG is decoded at a smaller scale if both its sides stay as long as this.
+        data: content of the file.
+        at_least: decode a JPEG at the smallest scale that keeps both sides at least this long; None: at full size.
 
     Raises:
-        TooLargeImage: it has more pixels than are decoded.
-        BrokenImage: whatever else goes wrong within, but for a lack of memory.
+        TooLargeImage: it has more pixels than may be decoded.
+        BrokenImage: any other error within the block, except a lack of memory.
     """
     try:
         metadata = True
@@ -102,11 +119,11 @@ def opened(data: bytes, at_least: int | None = None) -> Iterator[Opened]:
                 yield picture
     except (BrokenImage, MemoryError, RealMixError):
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise BrokenImage(f"it is none of {', '.join(_FORMATS)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeImage(f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
-    except Exception as error:  # a decoder at odds with hostile bytes raises whatever it likes
+    except Exception as error:  # decoders raise anything on hostile bytes
         raise BrokenImage(str(error) or type(error).__name__) from error
 
 
@@ -117,9 +134,9 @@ def _check_size(image: Image.Image, each: int) -> None:
 
 
 def _opened(image: Image.Image, metadata: bool) -> Opened:
-    bits = depth.bits(image)  # a PNG forgets it when it is loaded
+    bits = depth.bits(image)  # Pillow drops it when a PNG is loaded
     width, height = image.size
-    if image.format == "TIFF":  # Pillow may have swapped the sides here; it turns the picture itself when it loads it
+    if image.format == "TIFF":  # Pillow may have swapped the sides; it turns the image itself when it loads it
         width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]  # type: ignore[attr-defined]
     turn = _turn(image) if metadata else None
     size = (width, height) if turn in _SIDEWAYS else (height, width)
@@ -127,14 +144,14 @@ def _opened(image: Image.Image, metadata: bool) -> Opened:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """By EXIF, or XMP without it."""
+    """The transposition that EXIF, or else XMP, asks for."""
     if image.format == "PNG":
-        image.load()  # metadata may stand behind the pixels
+        image.load()  # metadata may follow the pixels
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (MemoryError, RealMixError):
         raise
-    except Exception:  # noqa: BLE001 (damaged metadata raises whatever it likes, and costs no good picture)
+    except Exception:  # noqa: BLE001 (damaged metadata raises anything; the image may still be good)
         return None
 
 
@@ -144,7 +161,7 @@ _changed = threading.Condition()
 
 @contextmanager
 def _room(need: int) -> Iterator[None]:
-    """Wait until `need` bytes of `MEMORY` are free, all of it if that is less, and keep them."""
+    """Reserve `need` bytes of `MEMORY`, at most all of it, for the block; waits until they are free."""
     global _free
     need = min(need, MEMORY)
     with _changed:

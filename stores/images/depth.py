@@ -1,8 +1,7 @@
-"""Pictures of more than 8 bits a sample, and signed or floating-point ones: numbers to grey levels by one fixed rule.
+"""Images of more than 8 bits per sample, and of signed or floating-point samples: converted to 8-bit grey.
 
-The range of the type is black to white: 0 … 65535 of 16 bits, 0 … 4095 of a 12-bit TIFF. Where the type says nothing
-about black and white (signed, 32-bit and floating-point numbers) the user must say it with a range. What the file says
-about its numbers counts: TIFF's sample format, and WhiteIsZero.
+Black to white is the range of the type: 0 … 65535 for 16 bits, 0 … 4095 for a 12-bit TIFF. Signed, 32-bit and
+floating-point samples have no such range; the user must give one. TIFF's SampleFormat and WhiteIsZero are respected.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, TiffTags
 
-Range = tuple[float, float]  # the numbers that are black and white
+Range = tuple[float, float]  # the values that are black and white
 HINT = "give the numbers that are black and white: --range LOW,HIGH"
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _TAGS = {tag.name: number for number, tag in TiffTags.TAGS_V2.items()}
@@ -18,19 +17,19 @@ _BLOCK = 1 << 20  # samples scaled at a time
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether its samples are numbers that need a range."""
+    """Whether the samples need a range."""
     return image.mode in _DEEP or (image.mode == "L" and _tag(image, "SampleFormat", 1) == 2)
 
 
 def bits(image: Image.Image) -> int:
-    """Bits a sample in the file of a picture that is not yet loaded, as far as PNG and TIFF say; 8 otherwise."""
+    """Bits per sample of a PNG or TIFF that is not yet loaded; 8 for other formats."""
     if image.format == "PNG":
         return 16 if any("16" in str(tile[3]) for tile in image.tile) else 8  # type: ignore[attr-defined]
     return int(_tag(image, "BitsPerSample", 8))
 
 
 def numbers(image: Image.Image) -> tuple[np.ndarray, Range | None]:
-    """The samples of a deep picture, [height, width] of any type, and the range of their type if it has one.
+    """The samples of a deep image, [height, width] of any dtype, and the range of their type if it has one.
 
     Raises:
         ValueError: they are not finite.
@@ -49,10 +48,14 @@ def numbers(image: Image.Image) -> tuple[np.ndarray, Range | None]:
 
 
 def to_grey(image: Image.Image, given: Range | None) -> Image.Image:
-    """A deep picture with 8 bits, mode "L": black to white is `given`, or the range of its type.
+    """Convert a deep image to 8 bits, mode "L".
+
+    Args:
+        image: the image.
+        given: the values that are black and white; None: the range of its type.
 
     Raises:
-        ValueError: neither is there.
+        ValueError: no range is given, and the type has none.
     """
     array, own = numbers(image)
     if given is None and own is None:
@@ -76,6 +79,6 @@ def _name(image: Image.Image) -> str:
 
 
 def _tag(image: Image.Image, name: str, default: int) -> int:
-    """A number of a TIFF's directory, the largest if it is one for each sample; `default` for other formats."""
+    """A tag of a TIFF, the largest value if there is one per channel; `default` for other formats."""
     found = getattr(image, "tag_v2", {}).get(_TAGS[name], default)
-    return max(found) if isinstance(found, tuple) else found
+    return int(max(found) if isinstance(found, tuple) else found)

@@ -1,8 +1,8 @@
-"""JPEGs: their header read without a decoder, their pixels by libjpeg-turbo, which also tells when they are damaged.
+"""JPEGs: the size from the header, and the pixels from libjpeg-turbo, which also reports damage.
 
-libjpeg fills in what is missing and only warns; Pillow and OpenCV keep that to themselves, simplejpeg raises it. The
-pixels are Pillow's, bit for bit. JPEG has no checksum: a file cut short is always found, one that lost a piece of a few
-hundred bytes nearly always, a wrong byte in about half of all cases.
+libjpeg fills in missing data and only warns; Pillow and OpenCV ignore the warning, simplejpeg raises it. The pixels are
+those of Pillow, bit for bit. JPEG has no checksum: truncation is always found, a missing piece of a few hundred bytes
+nearly always, a changed byte in about half of all cases.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _ODD = ("Warning: unknown JFIF revision", "Unknown Adobe color transform", "tjDe
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of a JPEG whose segments up to its scan are the usual ones; otherwise None.
+    """(height, width) of a JPEG with only the usual segments before its scan; otherwise None.
 
-    The usual ones: JFIF (APP0), tables, comment, and a frame of one or three 8-bit components (ITU-T T.81 B.1.1.3).
-    JFIF fixes the colours (YCbCr or grey); EXIF (an orientation) and Adobe (other colours) come in other segments.
+    Usual are JFIF (APP0), tables, comments, and a frame of one or three 8-bit components (ITU-T T.81 B.1.1.3). JFIF
+    means YCbCr or grey; an EXIF orientation and Adobe's other colours are in other segments.
     """
     if data[:4] != b"\xff\xd8\xff\xe0":
         return None
@@ -42,16 +42,21 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
 
 
 def decode(data: bytes, at_least: tuple[int, int] = (0, 0), colours: str = "RGB") -> np.ndarray | None:
-    """Pixels uint8 [height, width, 3 (or 4: "CMYK")], not turned; None for a JPEG of a kind that only Pillow reads.
+    """Decode a JPEG, without turning it upright.
 
     Args:
-        at_least: decode at the smallest scale that gives this (height, width); (0, 0): at full size.
+        data: content of the file.
+        at_least: decode at the smallest scale with at least this (height, width); (0, 0): at full size.
+        colours: "RGB" or "CMYK".
+
+    Returns:
+        uint8 [height, width, 3 (RGB) or 4 (CMYK)]; None for a kind of JPEG that only Pillow reads.
 
     Raises:
-        ValueError: not a whole JPEG; says what libjpeg said.
+        ValueError: the JPEG is incomplete; with libjpeg's message.
     """
     try:
-        return simplejpeg.decode_jpeg(data, colours, min_height=at_least[0], min_width=at_least[1])
+        return np.asarray(simplejpeg.decode_jpeg(data, colours, min_height=at_least[0], min_width=at_least[1]))
     except ValueError as error:
         if str(error).startswith(_ODD):
             return None

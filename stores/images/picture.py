@@ -1,7 +1,7 @@
-"""One image file to pixels: any common format and mode, upright, three channels of 8 bits, one size.
+"""Decoding an image file of any common format to upright RGB pixels of one size.
 
-Both stages read pictures with it, so that a network is asked about pictures just as it learnt from them. JPEGs are
-decoded by libjpeg-turbo (`jpeg.py`), everything else by Pillow (`decoders.py`).
+Both stages use it, so that a network predicts on images decoded as in training. JPEGs are decoded by libjpeg-turbo
+(`jpeg.py`), all other formats by Pillow (`decoders.py`).
 """
 
 from __future__ import annotations
@@ -17,17 +17,30 @@ from stores.images import depth, jpeg
 from stores.images.decoders import BrokenImage, Opened, TooLargeImage, allow, opened
 from stores.images.depth import Range
 
-__all__ = ["BrokenImage", "Range", "TooLargeImage", "allow", "broken", "contents", "load", "pixels", "reach", "size"]
+__all__ = [
+    "BrokenImage",
+    "Range",
+    "TooLargeImage",
+    "allow",
+    "broken",
+    "contents",
+    "fitted",
+    "load",
+    "pixels",
+    "reach",
+    "size",
+]
 
-BACKGROUND = 127  # where an image is transparent: the mid-grey that CutOut also uses
-_BAND = 1 << 20  # pixels laid over the background at a time
+PillowImage = Image.Image
+BACKGROUND = 127  # behind transparent pixels: the mid-grey of CutOut
+_BAND = 1 << 20  # pixels composited at a time
 
 
 def load(file: str, shape: tuple[int, int], range_: Range | None = None) -> np.ndarray:
     """`pixels` of a file: uint8 [height, width, 3].
 
     Raises:
-        IntegrityError: it cannot be read or is broken; names it.
+        IntegrityError: it cannot be read or is broken.
     """
     try:
         return pixels(contents(file), shape, range_)
@@ -36,7 +49,7 @@ def load(file: str, shape: tuple[int, int], range_: Range | None = None) -> np.n
 
 
 def contents(file: str) -> bytes:
-    """A file's bytes.
+    """The content of a file.
 
     Raises:
         IntegrityError: it cannot be read.
@@ -49,18 +62,18 @@ def contents(file: str) -> bytes:
 
 
 def broken(file: str, error: BrokenImage) -> IntegrityError:
-    """The error that names the file."""
+    """The error for a user, which names the file."""
     if isinstance(error, TooLargeImage):
         return IntegrityError(f"too large a picture: '{file}'", str(error), "shrink it, or allow it with --max-pixels")
-    return IntegrityError(f"broken image '{file}'", str(error), "mend or remove it")
+    return IntegrityError(f"broken image '{file}'", str(error), "fix or remove it")
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """(height, width) of the upright image, from its header alone (a PNG with metadata is decoded for them).
+    """(height, width) of the upright image, from its header; a PNG with metadata is decoded.
 
     Raises:
-        BrokenImage: not an image, or a PNG whose checksums are wrong.
-        TooLargeImage: more pixels than may be decoded.
+        BrokenImage: it is not an image, or a PNG with wrong checksums.
+        TooLargeImage: it has more pixels than may be decoded.
     """
     plain = jpeg.plain_size(data)
     if plain:
@@ -70,20 +83,23 @@ def size(data: bytes) -> tuple[int, int]:
 
 
 def pixels(data: bytes, shape: tuple[int, int], range_: Range | None = None) -> np.ndarray:
-    """Decode and fit into (height, width).
+    """Decode an image and fit it into (height, width).
 
-    An image of another size is cropped in the middle to the target's aspect and resized with antialiasing (Lanczos).
-    Transparency is laid over mid-grey; the EXIF or XMP orientation is applied; of an animation the first frame counts.
+    An image of another size is centre-cropped to the target's aspect ratio and resized with Lanczos antialiasing.
+    Transparent images are composited over mid-grey, the EXIF or XMP orientation is applied, and only the first frame of
+    an animation is used.
 
     Args:
-        range_: the numbers that are black and white in pictures of more than 8 bits; None: the range of their type.
+        data: content of the file.
+        shape: (height, width) of the result.
+        range_: the values that are black and white in images of more than 8 bits; None: the range of their type.
 
     Returns:
         uint8 [height, width, 3].
 
     Raises:
-        BrokenImage: the bytes do not decode to a whole image, or its numbers have no known range.
-        TooLargeImage: more pixels than may be decoded.
+        BrokenImage: it does not decode to a complete image, or its samples have no known range.
+        TooLargeImage: it has more pixels than may be decoded.
     """
     height, width = shape
     try:
@@ -100,8 +116,23 @@ def pixels(data: bytes, shape: tuple[int, int], range_: Range | None = None) -> 
         return np.asarray(upright)
 
 
+def fitted(image: PillowImage | np.ndarray, shape: tuple[int, int], range_: Range | None = None) -> np.ndarray:
+    """`pixels` of an image in memory, as those of its file: of a Pillow image, or of an array uint8 [H, W, 3]."""
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    buffer, known_to_png = io.BytesIO(), image.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+    ImageOps.exif_transpose(image).save(buffer, "PNG" if known_to_png else "TIFF")
+    return pixels(buffer.getvalue(), shape, range_)
+
+
 class Reach(NamedTuple):
-    """The largest number in a picture of more than 8 bits, what its type could hold, and whether it takes a range."""
+    """The values in an image of more than 8 bits.
+
+    Attributes:
+        largest: the largest value.
+        possible: the largest value of its type.
+        grey: whether a range applies to it; not to colour images.
+    """
 
     largest: float
     possible: float
@@ -109,7 +140,7 @@ class Reach(NamedTuple):
 
 
 def reach(data: bytes) -> Reach | None:
-    """How far a picture of more than 8 bits uses its numbers; None for all others, and where no range is known.
+    """The `Reach` of an image of more than 8 bits; None for other images, and if its type has no range.
 
     Raises:
         BrokenImage: as `pixels`.
@@ -139,7 +170,7 @@ def _upright(picture: Opened, data: bytes, range_: Range | None) -> Image.Image:
 
 
 def _jpeg(data: bytes, image: Image.Image, full: bool) -> Image.Image | None:
-    """None for colours that Pillow must mix; then libjpeg has only looked whether it is whole."""
+    """None for colours that Pillow must convert; then libjpeg has only checked that the file is complete."""
     at_least = (0, 0) if full else (image.height, image.width)
     if image.mode not in ("L", "RGB"):
         jpeg.decode(data, at_least, "CMYK")
@@ -149,9 +180,9 @@ def _jpeg(data: bytes, image: Image.Image, full: bool) -> Image.Image | None:
 
 
 def _in_colour(image: Image.Image, bits: int, range_: Range | None) -> Image.Image:
-    image.load()  # which turns a TIFF, so that its size is known only now
+    image.load()  # this turns a TIFF upright, so its size is known only now
     if depth.is_deep(image):
-        clear = image.info.get("transparency")  # of a PNG: the number that is transparent
+        clear = image.info.get("transparency")  # of a PNG: the value that is transparent
         grey = depth.to_grey(image, range_)
         if isinstance(clear, int):
             grey.paste(BACKGROUND, mask=Image.fromarray(np.asarray(image) == clear))
@@ -166,7 +197,7 @@ def _in_colour(image: Image.Image, bits: int, range_: Range | None) -> Image.Ima
 
 
 def _over_background(image: Image.Image) -> Image.Image:
-    """Band by band: RGBA of the whole would be there three times."""
+    """Composite over the background in bands, because the whole image would be in memory three times as RGBA."""
     out, rows = Image.new("RGB", image.size), max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
         clear = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")

@@ -1,25 +1,26 @@
-"""The checksums of a PNG, which Pillow does not look at where the pixels are."""
+"""The checksums of a PNG's chunks; Pillow does not check those of the pixels."""
 
 from __future__ import annotations
 
 import zlib
 
 _START = 8  # of the first chunk, after the signature
-_METADATA = (b"eXIf", b"iTXt", b"zTXt", b"tEXt")  # where an orientation may stand; no pixel depends on them
+_METADATA = (b"eXIf", b"iTXt", b"zTXt", b"tEXt")  # may hold an orientation; pixels do not depend on them
 
 
 def is_png(data: bytes) -> bool:
+    """Whether the bytes begin with the signature of a PNG."""
     return data[:_START] == b"\x89PNG\r\n\x1a\n"
 
 
 def sound(data: bytes) -> tuple[bytes, bool]:
-    """The PNG without damaged metadata, which must not cost a good picture (PNG specification, 5.3).
+    """Check the chunks of a PNG and drop damaged metadata, without which the image is still good.
 
     Returns:
-        Its bytes, and whether it has sound metadata.
+        The PNG without damaged metadata chunks (PNG specification, 5.3), and whether it has intact ones.
 
     Raises:
-        ValueError: another chunk's checksum is wrong, or the file ends early.
+        ValueError: the checksum of another chunk is wrong, or the file is truncated.
     """
     view, damaged, metadata, at = memoryview(data), [], False, _START
     while at + 12 <= len(data):

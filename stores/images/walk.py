@@ -1,8 +1,8 @@
-"""Which files below a folder are pictures, by where they lie and what they are called; no file is opened.
+"""The image files below a folder, chosen by name and place; no file is opened.
 
-Both stages look through folders with it. Passed over and counted are hidden files, notes (.txt, .csv, .json, …), what
-systems leave behind (desktop.ini, thumbnails of a NAS, a recycle bin), pipes and devices, links to a folder that has
-been seen, and realmix's own stores and runs. Whatever else is there must be a picture.
+Both stages use it. Skipped and counted are hidden files, text files (.txt, .csv, .json, …), files of operating systems
+(desktop.ini, thumbnails of a NAS, a recycle bin), pipes and devices, links to folders already seen, and stores and runs
+of realmix. Everything else must be an image.
 """
 
 from __future__ import annotations
@@ -19,24 +19,35 @@ from stores.errors import UsageError
 NOTES = (".txt", ".md", ".html", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml", ".log", ".db")
 _OF_SYSTEMS = (".ini", ".lnk", ".url", ":zone.identifier")
 _SYSTEM_FILES = frozenset(("icon\r",))
-_SYSTEM_FOLDERS = frozenset((
-    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "recycler",
-    "system volume information", "lost+found",
-))  # fmt: skip
+_SYSTEM_FOLDERS = frozenset(
+    (
+        "@eadir",
+        "@tmp",
+        "@recycle",
+        "@recently-snapshot",
+        "#recycle",
+        "#snapshot",
+        "__macosx",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+        "lost+found",
+    )
+)
 _MANY = {"hidden": "hidden", "folder reached twice": "folders reached twice", "pipe or device": "pipes or devices"}
-_EVERY = 1024  # files between two reports
+_EVERY = 1024  # files between reports of progress
 
 _Place = tuple[int, int]  # device and inode of a folder
 
 
 @dataclass
 class Below:
-    """What lies below a folder.
+    """What was found below a folder.
 
     Attributes:
-        files: what must be a picture: paths, sorted.
-        ours: stores and runs of realmix, which were left out: paths.
-        passed: how many of what were passed over.
+        files: paths of the files that must be images, sorted.
+        ours: paths of stores and runs of realmix, which are left out.
+        passed: number of skipped entries by kind.
     """
 
     files: list[str] = field(default_factory=list)
@@ -45,16 +56,17 @@ class Below:
 
 
 def files_below(root: Path, report: Callable[[int], None] = lambda _: None) -> Below:
-    """Look through a folder and all below it; each folder once, whatever links lead to it.
+    """Search a folder and all folders below it, each once, whatever links lead to it.
 
     Args:
-        report: called with the number of files so far.
+        root: the folder.
+        report: called with the number of files found so far.
 
     Raises:
-        UsageError: no folder, or one that may not be read.
+        UsageError: it is not a folder, or cannot be read.
     """
     if not root.is_dir():
-        raise UsageError(f"'{root}' is no folder")
+        raise UsageError(f"'{root}' is not a folder")
     found, seen, todo = Below(), above(root), [str(root)]
     while todo:
         folder = todo.pop()
@@ -72,21 +84,22 @@ def files_below(root: Path, report: Callable[[int], None] = lambda _: None) -> B
 
 
 def above(folder: Path) -> set[_Place]:
-    """The folders that a folder lies in: a link to one of them leads round in a circle."""
+    """The parents of a folder; a link to one of them would be a cycle."""
     return {_place(os.stat(parent)) for parent in folder.resolve().parents}  # noqa: PTH116
 
 
 def entries(
     folder: str, seen: set[_Place], passed: Counter[str]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """The folders and the files right in a folder that count, sorted: (name, path) of each.
+    """The folders and files directly in a folder, sorted, as (name, path), without skipped ones.
 
     Args:
-        seen: folders that were looked into; this one joins them. If it is there already, it is passed over.
-        passed: where what is passed over is counted; notes are not told apart here.
+        folder: the folder.
+        seen: folders searched before; this one is added, and skipped if it is among them.
+        passed: counter of skipped entries; text files are not skipped here.
 
     Raises:
-        UsageError: it may not be read.
+        UsageError: the folder cannot be read.
     """
     folders, files = [], []
     try:
@@ -110,7 +123,7 @@ def entries(
 
 
 def is_note(name: str, passed: Counter[str]) -> bool:
-    """Whether a file is text about pictures and no picture; if so, it is counted."""
+    """Whether a file is a text file; if so, it is counted as skipped."""
     note = name.lower().endswith(NOTES)
     passed["text file"] += note
     return note
@@ -127,7 +140,7 @@ _OF_RUNS = ("metrics.jsonl", "checkpoint.pt", "result.json")
 
 
 def told(passed: Counter[str]) -> str:
-    """One line: "passed over: 2 hidden, 1 note"; empty if nothing was."""
+    """One line, "passed over: 2 hidden, 1 text file"; empty if nothing was skipped."""
     said = [
         f"{count:,} {_MANY.get(what, f'{what}s') if count > 1 else what}"
         for what, count in sorted(passed.items())
@@ -137,13 +150,13 @@ def told(passed: Counter[str]) -> str:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """ "folder", "file", or why it is passed over."""
+    """What an entry is: "folder", "file", or the reason to pass it over."""
     name = entry.name.lower()
     if name.startswith("."):
         return "hidden"
     try:
         mode = entry.stat().st_mode
-    except OSError:  # a link to nothing: whoever opens it says so
+    except OSError:  # a broken link: opening it reports the error
         return "file"
     if stat.S_ISDIR(mode):
         return "system folder" if name in _SYSTEM_FOLDERS else "folder"

@@ -2,7 +2,7 @@
 
 location  paths and buckets behind one interface
 bucket    s3://: ranged reads, conditional writes, retries
-answers   a bucket that does not answer
-confine   paths in a manifest stay inside their store
-lock      one writer at a time
+answers   requests that a signal can interrupt
+confine   paths that stay inside their store
+lock      one build at a time
 """

@@ -1,9 +1,8 @@
-"""Answers of object storage, waited for so that an interruption is heard.
+"""Requests to object storage that can be interrupted.
 
-A call that blocks in the library holds its thread, and the signals of the main one, until the server answers or the
-patience of the network is at its end. So requests run in an event loop in a thread of its own, and whoever asked waits
-where Python can interrupt it. Once the command is to end, no answer is waited for longer than `GIVE_UP_S`, in any
-thread: a request of a thread that works ahead, of a lock that is released, of a lock's sign of life.
+A blocking call of the library holds up signals until the server answers or a timeout passes. So requests run in an
+event loop in a thread of its own, and the caller waits where Python can interrupt it. After a signal no thread waits
+longer than `GIVE_UP_S` for an answer.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from stores.system import interrupts
 
 T = TypeVar("T")
 GIVE_UP_S = 1.0
-LOOK_S = 0.1  # between two looks whether the command is to end
+LOOK_S = 0.1  # seconds between checks for a signal
 
 
 def wait_for(request: Callable[[], Awaitable[T]]) -> T:
-    """Make a request and return its answer, or raise its error; from any thread.
+    """Make a request and return its answer, or raise its error; in any thread.
 
     Raises:
-        StorageError: given up, because the command is to end.
+        StorageError: the wait was given up because of a signal.
     """
     answer = asyncio.run_coroutine_threadsafe(_made(request), _loop(os.getpid()))
     began = time.monotonic()
@@ -52,7 +51,7 @@ async def _made(request: Callable[[], Awaitable[T]]) -> T:
 
 @functools.lru_cache(maxsize=1)
 def _loop(pid: int) -> asyncio.AbstractEventLoop:
-    """The event loop of a process; a forked one has its parent's memory, but not its threads."""
+    """The event loop of a process; a forked process has its parent's memory, but not its threads."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="requests", daemon=True)
     thread.start()

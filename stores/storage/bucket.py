@@ -1,8 +1,8 @@
-"""Objects of an S3 bucket behind the part of `pathlib.Path`'s interface that stores need.
+"""Objects of an S3 bucket with the part of `pathlib.Path`'s interface that stores need.
 
-Requests are retried with growing pauses; an object is written whole, in one request, or not at all. Credentials, region
-and endpoint come from the usual AWS_* environment variables. Whatever the server or the network refuses is one
-`StorageError`. Needs the extra `cloud`, which is imported by the first request.
+Requests are retried with growing pauses. An object is written whole, in one request, or not at all. Credentials, region
+and endpoint come from the usual AWS_* environment variables. Errors of the server or the network become a
+`StorageError`. Needs the extra `cloud`, imported by the first request.
 """
 
 from __future__ import annotations
@@ -30,19 +30,23 @@ if TYPE_CHECKING:
 RETRIES = 8
 FIRST_PAUSE, LONGEST_PAUSE, RETRY_SECONDS = 0.1, 10.0, 120.0  # pauses double; 8 retries are about 20 s
 CONNECT_SECONDS, STALL_SECONDS, REQUEST_SECONDS = 5.0, 30.0, 600.0
-TAIL_BYTES = 16 << 10  # fetched when an object is opened: its size, its chunk index, or all of a small one
-METADATA_SERVICE = "http://169.254.169.254"  # where a cloud machine asks for its credentials
+TAIL_BYTES = 16 << 10  # fetched when an object is opened: its chunk index, or all of a small object
+METADATA_SERVICE = "http://169.254.169.254"  # gives a cloud machine its credentials
 
 
 @dataclass(frozen=True)
 class BucketPath:
-    """An object, or a prefix of objects, of an S3 bucket: `s3://bucket/key`. Behaves as the Path of the same name.
+    """An object or a prefix of an S3 bucket, `s3://bucket/key`; its methods are those of `pathlib.Path`.
 
-    Every method that asks the server raises `StorageError` if it does not answer, refuses, or has no such bucket.
+    Methods that make a request raise `StorageError` if the server does not answer, refuses, or has no such bucket.
+
+    Attributes:
+        bucket: name of the bucket.
+        key: without a slash at either end; empty for the bucket itself.
     """
 
     bucket: str
-    key: str = ""  # without a slash at either end
+    key: str = ""
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}".rstrip("/")
@@ -68,7 +72,7 @@ class BucketPath:
         return self
 
     def mkdir(self, *, parents: bool = True, exist_ok: bool = True) -> None:
-        """Prefixes need no making."""
+        """Do nothing: prefixes need not be made."""
 
     def is_file(self) -> bool:
         obstore = _library()
@@ -86,21 +90,21 @@ class BucketPath:
             return str(wait_for(lambda: obstore.head_async(_connect(self.bucket), self.key))["e_tag"])
 
     def is_dir(self) -> bool:
-        """Whether an object lies under this prefix."""
+        """Whether there is an object under this prefix."""
         return bool(self._below(first=True))
 
     def exists(self) -> bool:
         return self.is_dir() or self.is_file()
 
     def iterdir(self) -> Iterator[BucketPath]:
-        """Objects and prefixes right under this one."""
+        """Objects and prefixes directly under this prefix."""
         obstore = _library()
         found = self._listed(lambda: obstore.list_with_delimiter_async(_connect(self.bucket), self.key or None))
         keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         yield from sorted(BucketPath(self.bucket, key) for key in keys)
 
     def rglob(self, name: str) -> Iterator[BucketPath]:
-        """Objects below this prefix whose last part is `name`, or all of them for "*"."""
+        """Objects at any depth below this prefix that are called `name`, or all of them for "*"."""
         yield from (path for path in self._below() if name in ("*", path.name))
 
     def read_bytes(self) -> bytes:
@@ -116,13 +120,14 @@ class BucketPath:
             return data, meta["e_tag"] or ""
 
     def write_bytes(self, data: bytes | memoryview, *, instead_of: str | None = None) -> str | None:
-        """Write the object whole.
+        """Write the whole object.
 
         Args:
-            instead_of: only over the version with this tag; "" = only if there is no such object yet.
+            data: its content.
+            instead_of: replace only the version with this tag; "": write only if there is no such object.
 
         Returns:
-            The new version's tag; None if there is another version than `instead_of`.
+            Tag of the new version; None if the current version is not `instead_of`.
         """
         obstore = _library()
         from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -130,13 +135,13 @@ class BucketPath:
         mode: Any = "overwrite" if instead_of is None else {"e_tag": instead_of} if instead_of else "create"
         try:
             with _request(self):
-                # in one request: an upload in parts that is cut off leaves its parts in the bucket, unseen but paid for
+                # in one request: an interrupted multipart upload leaves invisible parts that are paid for
                 made = wait_for(
                     lambda: obstore.put_async(_connect(self.bucket), self.key, data, mode=mode, use_multipart=False)
                 )
         except (AlreadyExistsError, PreconditionError):
             return None
-        except FileNotFoundError:  # replacing an object that is gone
+        except FileNotFoundError:  # the object to replace is gone
             return None
         return made["e_tag"] or ""
 
@@ -147,7 +152,7 @@ class BucketPath:
             wait_for(lambda: obstore.delete_async(_connect(self.bucket), self.key))
 
     def _below(self, *, first: bool = False) -> list[BucketPath]:
-        """Objects below this prefix, or only the first of them."""
+        """Objects below this prefix, or only the first."""
 
         async def ask() -> Any:
             pages = _library().list(_connect(self.bucket), f"{self.key}/" if self.key else None)
@@ -156,7 +161,7 @@ class BucketPath:
         return [BucketPath(self.bucket, entry["path"]) for entry in self._listed(ask)]
 
     def _listed(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """A listing, asked for again if the connection breaks within the answer: the library only does so for reads."""
+        """A listing; retried if the connection breaks within the answer, which the library does for reads only."""
         for attempt in range(RETRIES):
             try:
                 with _request(self, again=True):
@@ -168,7 +173,7 @@ class BucketPath:
 
 
 class BucketFile:
-    """An object opened for reading parts of it: one request tells its size and its version, and brings its end."""
+    """An object opened for ranged reads; one request gets its size, version and last bytes."""
 
     def __init__(self, path: BucketPath) -> None:
         obstore = _library()
@@ -186,13 +191,13 @@ class BucketFile:
         self._tail_at = self.size - len(self._tail)
 
     def close(self) -> None:
-        """There is no connection to close: they are pooled, and it may be read again."""
+        """Do nothing: connections are pooled, and the object may be read again."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Fewer bytes than `length` only at the object's end.
+        """Read `length` bytes; fewer only at the end of the object.
 
         Raises:
-            IntegrityError: the object is another one by now.
+            IntegrityError: the object was replaced since it was opened.
         """
         _library()  # or the error that says how to install it
         from obstore.exceptions import PreconditionError
@@ -205,9 +210,10 @@ class BucketFile:
                 return wait_for(lambda: _get(self._path, **part))[0]
         except (PreconditionError, FileNotFoundError):
             raise IntegrityError(
-                f"'{self._path}' was replaced or removed while it was read", "the store is not what it was",
+                f"'{self._path}' was replaced or removed while it was read",
+                "the store is not what it was",
                 "`realmix-data verify` says what it is now",
-            ) from None  # fmt: skip
+            ) from None
 
 
 async def _get(path: BucketPath, **options: Any) -> tuple[bytes, Any]:
@@ -235,20 +241,22 @@ def _request(path: BucketPath, *, again: bool = False) -> Iterator[None]:
             raise _CutOff from None
         if "NoSuchBucket" in said:
             raise StorageError(
-                f"there is no bucket '{path.bucket}'", f"at {_endpoint()}", "make it first, or mend the name"
+                f"there is no bucket '{path.bucket}'", f"at {_endpoint()}", "create it first, or fix the name"
             ) from None
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
         said = said.partition("\n<Error>")[0].partition("<?xml")[0].strip()[:300]
         if isinstance(error, PermissionDeniedError) or "InvalidAccessKeyId" in str(error) or " 403 " in said:
             raise StorageError(
-                f"no permission for '{path}'", said,
+                f"no permission for '{path}'",
+                said,
                 "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
-            ) from None  # fmt: skip
+            ) from None
         raise StorageError(
-            f"'{path}' could not be reached", said,
+            f"'{path}' could not be reached",
+            said,
             f"check the network and AWS_ENDPOINT_URL ({_endpoint()}), then run the same command again",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _library() -> ModuleType:
@@ -281,7 +289,7 @@ def _connected(bucket: str, pid: int, environment: tuple[tuple[str, str], ...]) 
         "read_timeout": timedelta(seconds=STALL_SECONDS),
         "timeout": timedelta(seconds=REQUEST_SECONDS),
     }
-    if _endpoint().startswith("http://"):  # whoever names such an endpoint wants it
+    if _endpoint().startswith("http://"):  # the user has asked for it
         client["allow_http"] = True
     return S3Store(
         bucket,
@@ -299,9 +307,14 @@ def _connected(bucket: str, pid: int, environment: tuple[tuple[str, str], ...]) 
 
 
 def _require_credentials(bucket: str, given: dict[str, str]) -> None:
-    """Without credentials in the environment only a cloud machine's metadata service has some: see if there is one."""
-    known = ("AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE", "AWS_WEB_IDENTITY_TOKEN_FILE",
-             "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")  # fmt: skip
+    """Check that there are credentials: in the environment, or from the metadata service of a cloud machine."""
+    known = (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SKIP_SIGNATURE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    )
     if any(given.get(name) for name in known):
         return
     service = urlsplit(given.get("AWS_METADATA_ENDPOINT") or METADATA_SERVICE)
@@ -309,6 +322,7 @@ def _require_credentials(bucket: str, given: dict[str, str]) -> None:
         socket.create_connection((service.hostname or "", service.port or 80), timeout=1).close()
     except OSError:
         raise StorageError(
-            f"no credentials for s3://{bucket}", "AWS_ACCESS_KEY_ID is not set, and this is no machine with a role",
+            f"no credentials for s3://{bucket}",
+            "AWS_ACCESS_KEY_ID is not set, and this machine has no role",
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_SKIP_SIGNATURE=true for a public bucket",
-        ) from None  # fmt: skip
+        ) from None

@@ -1,7 +1,7 @@
-"""A store is data of whoever made it: what lies in it never makes anybody read or write outside its folder, or wait.
+"""Keeping reads and writes inside a store's folder: stores may come from anywhere and are not trusted.
 
-The folder itself may be reached through a symbolic link; a link inside it that leads elsewhere is refused, and so is
-what is no regular file. A bucket has neither.
+The folder itself may be a symbolic link. Links inside it that lead out of it are refused, and so is everything that is
+not a regular file (reading a pipe would hang). Buckets have neither.
 """
 
 from __future__ import annotations
@@ -11,34 +11,36 @@ import os
 import stat
 
 from stores.errors import IntegrityError
-from stores.storage.location import BucketPath, Location, open_file
+from stores.storage.bucket import BucketPath
+from stores.storage.location import Location, open_file
 
 
 def require_inside(store: Location, path: Location) -> None:
-    """Refuse the path of a store's file if it leaves its folder through a symbolic link, or is no regular file.
+    """Check the path of a file of a store.
 
     Raises:
-        IntegrityError: it does, or is.
+        IntegrityError: it leads out of the store through a symbolic link, or is not a regular file.
     """
     if isinstance(store, BucketPath) or isinstance(path, BucketPath):
         return
     real = os.path.realpath(path)
     if not real.startswith(os.path.realpath(store).rstrip("/") + "/"):
         raise IntegrityError(
-            f"'{path}' leads out of its store", "a store holds no symbolic links to other places",
+            f"'{path}' leads out of its store",
+            "a store holds no symbolic links to other places",
             "copy what it points to into its place",
-        )  # fmt: skip
+        )
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if not stat.S_ISREG(os.stat(real).st_mode):  # noqa: PTH116
-            raise IntegrityError(f"'{path}' is no regular file", "a store holds nothing but files and folders")
+            raise IntegrityError(f"'{path}' is not a regular file", "a store holds nothing but files and folders")
 
 
 def read_inside(store: Location, path: Location) -> bytes:
-    """A whole small file of a store.
+    """Read a small file of a store.
 
     Raises:
-        FileNotFoundError: it is not there.
-        IntegrityError: it is no regular file, or leads out of the store.
+        FileNotFoundError: it does not exist.
+        IntegrityError: it is not a regular file, or leads out of the store.
     """
     require_inside(store, path)
     if isinstance(path, BucketPath):

@@ -1,9 +1,9 @@
-"""One build at a time in a store.
+"""The lock of a store: one build at a time.
 
-In a folder `.lock` is locked by the kernel and freed with its process. In a bucket `.lock` is an object made only if
-there is none, and rewritten every few seconds as a sign of life: whoever finds it watches it, is refused if it changes,
-and takes it over if it does not (or at once if the process named in it is gone from this very machine). No clocks are
-compared. A builder that was silent for so long that its lock was taken over stops at its next write.
+In a folder `.lock` is a file with a kernel lock, which ends with its process. In a bucket `.lock` is an object created
+only if there is none and rewritten every few seconds. A second build that finds it watches it: it is refused if the
+object changes, and takes the lock over if it does not, or at once if the object names a process of this machine that is
+gone. No clocks are compared. A build whose lock was taken over stops at its next write.
 """
 
 from __future__ import annotations
@@ -21,20 +21,24 @@ from pathlib import Path
 from typing import Any
 
 from stores.errors import StorageError, StoreError
+from stores.storage.bucket import BucketPath
 from stores.storage.confine import require_inside
-from stores.storage.location import BucketPath, Location
+from stores.storage.location import Location
 
 NAME = ".lock"
-BEAT = 5.0  # seconds between signs of life of a lock in a bucket
-PATIENCE = 6  # beats without one before the lock is taken over
+BEAT = 5.0  # seconds between rewrites of a lock in a bucket
+PATIENCE = 6  # missed rewrites before the lock is taken over
 
 
 @contextlib.contextmanager
 def exclusive(store: Location) -> Iterator[Callable[[], None]]:
-    """Hold the store's lock; yields a check that it is still held, to be called before a store is called complete.
+    """Hold the lock of a store.
+
+    Yields:
+        A function that checks that the lock is still held; call it before the store is marked complete.
 
     Raises:
-        StoreError: another build is at work there, or (from the check) has taken over.
+        StoreError: another build holds the lock, or (from the check) has taken it over.
     """
     if isinstance(store, Path):
         with _locked_file(store):
@@ -63,7 +67,7 @@ def _locked_file(store: Path) -> Iterator[None]:
             raise _busy(store) from None
         if _is_same(file.fileno(), path):
             break
-        file.close()  # its holder has just removed it: this lock would exclude nobody
+        file.close()  # its holder has just removed it, so that this lock would exclude nobody
     try:
         yield
     finally:
@@ -79,7 +83,7 @@ def _is_same(descriptor: int, path: Path) -> bool:
 
 
 class _Lease:
-    """The lock of a store in a bucket, held from here to `release`."""
+    """The lock of a store in a bucket, held until `release`."""
 
     def __init__(self, store: BucketPath) -> None:
         self._store, self._path = store, store / NAME
@@ -107,7 +111,7 @@ class _Lease:
                 self._path.unlink()
 
     def _take(self) -> str:
-        """Make the lock, or take over a dead build's; returns the tag of our version."""
+        """Make the lock, or take over that of a dead build; returns the tag of the version written."""
         watched = over = ""
         since = time.monotonic()
         while True:
@@ -120,7 +124,7 @@ class _Lease:
                 watched = over = ""
                 continue
             owner = _parsed(content)
-            if owner.get("token") == self._owner["token"]:  # made, but the answer was lost
+            if owner.get("token") == self._owner["token"]:  # written, but the answer was lost
                 return found
             alive = _lives_here(owner)
             if alive or (watched and watched != found):
@@ -140,7 +144,7 @@ class _Lease:
                 if tag is not None:
                     self._tag = tag
                     continue
-                content, self._tag = self._path.read_version()  # it may be ours: written, but the answer was lost
+                content, self._tag = self._path.read_version()  # ours if it was written but the answer was lost
                 self._lost = self._token(content) != self._owner["token"]
             except FileNotFoundError:
                 self._lost = True
@@ -166,7 +170,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 
 def _lives_here(owner: dict[str, Any]) -> bool | None:
-    """Whether the process that made a lock lives; None if it is not of this machine, so that nobody can tell."""
+    """Whether the process that made a lock is alive; None if it ran on another machine."""
     machine = owner.get("machine")
     if not machine or machine != _process(os.getpid())["machine"]:
         return None
@@ -174,7 +178,7 @@ def _lives_here(owner: dict[str, Any]) -> bool | None:
 
 
 def _process(pid: object) -> dict[str, str]:
-    """What tells a process from any other: the running kernel and process namespace, and when it started there."""
+    """What identifies a process: the boot and process namespace of the machine, and its start time."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -186,4 +190,4 @@ def _process(pid: object) -> dict[str, str]:
 
 
 def _busy(store: Location, why: str = "") -> StoreError:
-    return StoreError(f"another build is at work in '{store}'", why, "wait for it, or choose another --name")
+    return StoreError(f"another build is running in '{store}'", why, "wait for it, or choose another --name")

@@ -1,10 +1,10 @@
 """The operating system's side of every command: signals, terminals, text, and files that appear whole.
 
-process     open streams, and an import path that children inherit safely
+process     standard streams and import path, prepared once
 interrupts  Ctrl-C, SIGTERM and SIGHUP as one exception
-terminal    a reader of the output that goes away
-text        what is printed: escapes made visible, tables, CSV cells
-threads     how many threads a job gets
-aside       temporary files that only their owner writes and the next writer clears
-durable     renames that survive a power cut
+terminal    standard streams that survive the loss of their reader
+text        text shown safely: escapes, tables, Markdown, CSV cells
+threads     thread pools
+aside       temporary files, renamed when complete
+durable     syncing folders
 """

@@ -1,9 +1,8 @@
-"""Temporary names: what has to appear whole is made aside, as `.NAME.realmix-TOKEN.tmp`, and renamed when it is done.
+"""Temporary files: a file or folder is written as `.NAME.realmix-TOKEN.tmp` and renamed to NAME when it is complete.
 
-The owner of such a file or folder holds the kernel's lock on it, which ends with the process however that ends; no
-process number or clock is asked. Two writers never share a name. What nobody holds was left by a dead process, and is
-removed by the next one that makes something in the same folder. Where the file system has no locks nobody can tell
-who lives, and what is left stays.
+The writer holds a kernel lock (flock) on the temporary file, which ends with the process, however that ends. A
+temporary file without a lock was left by a dead process; the next writer in the same folder removes it. On file systems
+without locks nobody can tell, and such files stay.
 """
 
 from __future__ import annotations
@@ -25,30 +24,38 @@ from typing import IO
 from stores.system import durable
 
 _NAME = re.compile(r"\..+\.realmix-[0-9a-f]{12}\.tmp", re.DOTALL)
-_BEFORE = re.compile(r"\..+\.(\d+)\.tmp", re.DOTALL)  # names of before there were locks: by process number
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.EINVAL)
-_LONGEST = 200  # bytes of NAME: with the rest a file's name may have 255
+_LONGEST = 200  # bytes of NAME; the whole name may have 255
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A temporary file or folder of this process: locked until `descriptor` and its duplicates are closed."""
+    """A temporary file or folder of this process.
+
+    Attributes:
+        path: where it is.
+        descriptor: open file descriptor; the lock is held until it and its duplicates are closed.
+    """
 
     path: Path
     descriptor: int
 
 
 def named(target: Path) -> Path:
-    """A temporary name for `target`, never given before."""
+    """A new temporary name for `target`."""
     name = os.fsdecode(os.fsencode(target.name)[:_LONGEST])
     return target.with_name(f".{name}.realmix-{uuid.uuid4().hex[:12]}.tmp")
 
 
 @contextlib.contextmanager
 def claim(target: Path, *, folder: bool = False) -> Iterator[Claim]:
-    """An empty file or folder beside `target`, to be filled and renamed; removed at the end if it still has its name.
+    """Make an empty temporary file or folder beside `target`, to be filled and renamed within the block.
 
-    Removes first what dead processes have left in that folder.
+    It is removed at the end of the block if it has not been renamed. Before, what dead processes left is removed.
+
+    Args:
+        target: the final path.
+        folder: make a folder, not a file.
     """
     clear(target)
     made = _made(target, folder)
@@ -61,7 +68,7 @@ def claim(target: Path, *, folder: bool = False) -> Iterator[Claim]:
 
 @contextlib.contextmanager
 def file(target: Path) -> Iterator[IO[bytes]]:
-    """Write a file that appears whole, and on the disk, when the block ends, and not at all if it raises."""
+    """Write a file atomically: it appears, synced to disk, when the block ends; not at all if the block raises."""
     with claim(target) as made:
         with os.fdopen(os.dup(made.descriptor), "wb") as out:
             yield out
@@ -73,10 +80,10 @@ def file(target: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def output(target: Path) -> Iterator[IO[bytes]]:
-    """`file` for a name that a user gives: what it links to is written, and a device or a pipe as it is.
+    """`file` for a path that a user gives: follows symbolic links; writes to a device or a pipe directly.
 
     Raises:
-        IsADirectoryError: it is a folder; before anything is done.
+        IsADirectoryError: it is a folder; nothing has been written.
     """
     mode = target.stat().st_mode if target.exists() else stat.S_IFREG
     if stat.S_ISDIR(mode):
@@ -87,7 +94,7 @@ def output(target: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for what is needed only on the way, in the system's place for that; nobody else may read it."""
+    """A private temporary folder in the system's temporary directory, removed at the end of the block."""
     with claim(Path(tempfile.gettempdir()) / "scratch", folder=True) as made:
         made.path.chmod(0o700)
         yield made.path
@@ -95,7 +102,7 @@ def scratch() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def turn(folder: Path) -> Iterator[None]:
-    """Wait until no other process has its turn in this folder; within, it is ours."""
+    """Hold an exclusive lock on a folder; waits until no other process holds it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _locked(descriptor)
@@ -105,30 +112,25 @@ def turn(folder: Path) -> Iterator[None]:
 
 
 def clear(target: Path) -> None:
-    """Remove what dead processes have left in `target`'s folder; never a living one's."""
-    before = f".{target.name}.", f".{target.name}.new"
+    """Remove the temporary files that dead processes left beside `target`."""
     try:
         names = [entry.name for entry in os.scandir(target.parent) if entry.name[0] == "."]
-    except OSError:  # whoever writes there will say why it cannot be read
+    except OSError:  # the writer reports why the folder cannot be read
         return
-    for name in names:
-        old = _BEFORE.fullmatch(name)
-        ours = old is not None and name == f"{before[0]}{old[1]}.tmp" and not is_process(int(old[1]))
-        if ours or name == before[1] or _NAME.fullmatch(name):
-            _remove_if_dead(target.with_name(name))
+    for name in filter(_NAME.fullmatch, names):
+        _remove_if_dead(target.with_name(name))
 
 
 def left_in(folder: Path) -> list[Path]:
-    """Temporary files and folders anywhere below `folder`, whoever made them."""
+    """Temporary files and folders anywhere below `folder`, of living and dead processes."""
     found = []
     for inner, folders, files in os.walk(folder):
-        names = [name for name in (*folders, *files) if name.endswith(".tmp")]
-        found += [Path(inner, name) for name in names if _NAME.fullmatch(name) or _BEFORE.fullmatch(name)]
+        found += [Path(inner, name) for name in (*folders, *files) if _NAME.fullmatch(name)]
     return found
 
 
 def sweep(folder: Path) -> None:
-    """Remove what dead processes have left anywhere below a folder whose lock the caller holds."""
+    """Remove the temporary files that dead processes left anywhere below `folder`."""
     for path in left_in(folder):
         _remove_if_dead(path)
 
@@ -144,13 +146,13 @@ def _made(target: Path, folder: bool) -> Claim:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and target.parent.is_dir():
-                continue  # taken for a dead one's before it was locked
+                continue  # another process removed the folder before it was locked
             error.filename = str(target)  # the name that the user knows
             raise
         _locked(descriptor)
         if _is_at(descriptor, path):
             return Claim(path, descriptor)
-        os.close(descriptor)  # the same, a moment later
+        os.close(descriptor)  # another process removed it before it was locked
 
 
 def _remove_if_dead(path: Path) -> None:
@@ -158,10 +160,10 @@ def _remove_if_dead(path: Path) -> None:
         mode = path.lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             return
-        # for writing, as locks across a network ask for it
+        # network file systems lock only files that are open for writing
         access = os.O_RDWR if stat.S_ISREG(mode) else os.O_RDONLY
         descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:  # gone by now, or another user's
+    except OSError:  # removed meanwhile, or another user's
         return
     try:
         if _locked(descriptor, wait=False):
@@ -171,7 +173,7 @@ def _remove_if_dead(path: Path) -> None:
 
 
 def _locked(descriptor: int, *, wait: bool = True) -> bool:
-    """Lock an open file or folder; False if somebody else holds it, or if there are no locks here."""
+    """Lock an open file or folder; False if another process holds the lock, or if the file system has none."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -190,10 +192,5 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # renamed or removed by now, or another user's: what stays harms nobody
+    with contextlib.suppress(OSError):  # renamed or removed meanwhile, or another user's: harmless if it stays
         shutil.rmtree(path) if stat.S_ISDIR(path.lstat().st_mode) else path.unlink()
-
-
-def is_process(number: int) -> bool:
-    """Whether a process of this machine has this number; yes where nobody can tell."""
-    return Path(f"/proc/{number}").exists() or not Path("/proc/self").exists()

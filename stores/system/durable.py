@@ -1,6 +1,6 @@
-"""What survives a power cut: a new or renamed file is there afterwards only if its folder was synced too.
+"""Syncing folders: a new or renamed file survives a power cut only if its folder was synced too.
 
-A file's own bytes are synced by whoever writes it. In a bucket an object is durable once it is written.
+The writer of a file syncs its contents. Objects in a bucket are durable once they are written.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import errno
 import os
 from pathlib import Path
 
-# what file systems answer that cannot sync a folder, or may not open it for reading: nothing more can be done there
+# errors of file systems that cannot sync a folder, and of folders that may not be opened; there is nothing left to do
 _CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until what was last made, renamed or removed in a folder is on the disk."""
+    """Sync the entries of a folder: files made, renamed or removed in it."""
     descriptor = None
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -28,13 +28,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """`sync_folder` for a folder and all below it."""
+    """`sync_folder` for a folder and all folders below it."""
     for inner, _, _ in os.walk(folder):
         sync_folder(Path(inner))
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it where they are missing, so that they stay."""
+    """Make a folder and its missing parents, and sync them."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:

@@ -1,11 +1,11 @@
-"""Ctrl-C, SIGTERM and SIGHUP: one exception in the main thread, raised again until it is heard.
+"""Ctrl-C, SIGTERM and SIGHUP as one exception in the main thread, which cannot get lost.
 
-What a signal handler raises can be lost: in a destructor or a callback, where Python only prints it, or in an import
-that tries one module after the other and goes on with what it has. So a thread looks every half second whether the
-exception is on its way up; if it is not, it is raised again. What does not end within `PATIENCE_S`, or is told a second
-time, is ended at once: whatever is on disk is whole after a kill as well.
+An exception raised by a signal handler can be swallowed: in a destructor or a callback, where Python only prints it, or
+in an import that catches everything. So a thread checks every half second whether the exception is being handled; if
+not, it is raised again. A process that has not ended after `PATIENCE_S`, or gets a second signal, is ended at once;
+files on disk are complete even after a kill.
 
-A signal that the caller had ignored (nohup, a job in the background) stays ignored.
+Signals that the caller ignores (nohup, background jobs) stay ignored.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from queue import SimpleQueue
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_CODE = 130
-AGAIN_S = 0.5  # until an exception that was not heard is raised again
-SAME_S = 1.0  # signals that come together are one: a terminal that closes sends SIGHUP twice
-PATIENCE_S = 20.0  # for what has to be put in order
+AGAIN_S = 0.5  # until an exception that got lost is raised again
+SAME_S = 1.0  # signals within this time count as one: a closing terminal sends SIGHUP twice
+PATIENCE_S = 20.0  # for clean-up
 
 
 class _State:
-    """Of this process, which has one main thread. A class, so that a handler may change what it holds."""
+    """State of this process's handlers."""
 
     make: Callable[[], BaseException] = KeyboardInterrupt
-    raised: BaseException | None = None  # latest
-    asked: float | None = None  # when the first signal came
-    patience: float = 0.0  # since when `PATIENCE_S` counts
-    wake: Callable[[], None] | None = None  # set while `held`
-    over: int | None = None  # the exit code, once the command is over
-    heard: SimpleQueue[None] | None = None  # what the thread waits for
+    raised: BaseException | None = None  # the latest exception
+    asked: float | None = None  # time of the first signal
+    patience: float = 0.0  # start of `PATIENCE_S`
+    wake: Callable[[], None] | None = None  # set within `held`
+    over: int | None = None  # exit code, once the command is over
+    heard: SimpleQueue[None] | None = None  # the thread waits for it
 
 
 _now = _State()
 
 
 def listen(make: Callable[[], BaseException]) -> None:
-    """From here on the first signal raises `make()` in the main thread, which calls this; until `over`."""
+    """Make the first signal raise `make()` in the main thread, until `over`; call it from the main thread."""
     _now.make, _now.asked, _now.raised, _now.over = make, None, None, None
     if _now.heard is None:
         _now.heard = SimpleQueue()
@@ -53,26 +53,32 @@ def listen(make: Callable[[], BaseException]) -> None:
 
 
 def over(exit_code: int) -> None:
-    """The command is done but for the interpreter's own end: a signal then only hastens that."""
+    """Report that the command is done; a signal then ends the process with this exit code."""
     _now.over = exit_code
 
 
 def asked() -> float | None:
-    """When this process was asked to end, by `time.monotonic`; None: it was not."""
+    """Time of the first signal by `time.monotonic`; None: there was none."""
     return _now.asked
 
 
 @contextlib.contextmanager
 def held(wake: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
-    """Within, the first signal only calls `wake`, in the handler; yields whether it came. Nothing presses for an end.
+    """Hold back the first signal within the block: it only calls `wake`; a second signal interrupts.
 
-    A second one interrupts. In another thread than the main one, which gets no signals, none is held.
+    In threads other than the main one, which get no signals, this does nothing.
+
+    Args:
+        wake: called in the signal handler.
+
+    Yields:
+        A function that tells whether a signal has come.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     listening, over = signal.getsignal(signal.SIGALRM) is _on_alarm and _now.over is None, _now.over
-    if not listening:  # no command line, or none any more: a notebook, say
+    if not listening:  # no command is running: a notebook, say
         _now.make, _now.asked, _now.over = KeyboardInterrupt, None, None
     before = {number: signal.signal(number, _on_signal) for number in _not_ignored()}
     outer, _now.wake = _now.wake, wake
@@ -94,7 +100,7 @@ def _on_signal(*_: object) -> None:
     now = time.monotonic()
     if _now.over is not None:
         if threading.main_thread().is_alive():
-            raise KeyboardInterrupt  # whoever called the command goes on
+            raise KeyboardInterrupt  # the caller of the command goes on
         os._exit(_now.over)
     if _now.asked is None:
         _now.asked = _now.patience = now
@@ -121,7 +127,7 @@ def _raise() -> None:
 
 
 def _on_its_way() -> bool:
-    """Whether what was raised is being handled: a `finally`, an `except` or an `__exit__` is at work."""
+    """Whether the exception is being handled: a `finally`, `except` or `__exit__` is running."""
     error = sys.exc_info()[1]
     while error is not None and error is not _now.raised:
         error = error.__context__

@@ -1,4 +1,4 @@
-"""What both commands ask of their process before anything else: three open streams, and children that are safe."""
+"""Preparation of the process that both commands begin with: standard streams and a safe import path."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from stores.system import terminal
 
 
 def prepare() -> None:
-    """Open the standard streams that the caller closed, let them take any text, keep the current folder out of imports.
+    """Open closed standard streams, make them accept any text, and keep the current folder out of imports.
 
-    A closed stream would give its number to the next file that is opened, and what a library says would be written
-    into that. The streams' encoding is the terminal's: what it lacks is shown as an escape. Whoever reads them may go.
+    If standard error were closed, the next file opened would get its number, and a library's messages would be written
+    into that file. Characters that the terminal's encoding lacks are written as escapes.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest that is free
         os.set_inheritable(number, True)
@@ -25,5 +25,5 @@ def prepare() -> None:
         if hasattr(stream, "reconfigure"):  # not one that a test put there
             stream.reconfigure(errors="backslashreplace")
     terminal.outlive()
-    # Python starts `-m` and `-c` with the current folder as the first place of modules: a `rich.py` there would be run
+    # children started with `-m` or `-c` look for modules in the current folder first: a `rich.py` there would be run
     os.environ["PYTHONSAFEPATH"] = "1"

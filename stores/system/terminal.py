@@ -1,8 +1,7 @@
-"""Standard output and error that outlive whoever reads them: losing the terminal must not lose the work.
+"""Standard streams that survive the loss of their reader: a closed terminal must not end a long build.
 
-A pipe whose reader has ended, or a terminal that was closed, takes no more: what is written then goes nowhere, and the
-command ends with the exit code of what it did. So does whatever cannot be written to standard error, on a full disk
-say; to standard output, which may be what was asked for, that is an error.
+Once the reader of a pipe has ended or the terminal is closed, output is discarded and the command ends with the exit
+code of its work. Other write errors (a full disk) are ignored on standard error and raised on standard output.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ GONE = {errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET}
 
 
 class _Outliving(io.FileIO):
-    """A standard stream's file; `lost` once nothing that is written to it arrives."""
+    """A standard stream's file; `lost` once its reader is gone."""
 
     lost = False
 
@@ -26,7 +25,7 @@ class _Outliving(io.FileIO):
             while not self.lost:
                 if (written := super().write(data)) is not None:
                     return written
-                select.select([], [self], [])  # full, and another process has said that nobody shall wait for it
+                select.select([], [self], [])  # the pipe is full, and another process has made it non-blocking
         except OSError as error:
             gone, asked_for = error.errno in GONE, self.fileno() != 2
             self.lost = gone or asked_for
@@ -36,29 +35,33 @@ class _Outliving(io.FileIO):
 
 
 def outlive() -> None:
-    """Let this process outlive the readers of its standard streams."""
+    """Make this process survive the loss of the readers of its standard streams."""
     sys.stdout, sys.stderr = _outliving(sys.stdout, sys.__stdout__), _outliving(sys.stderr, sys.__stderr__)
 
 
 def is_lost(stream: TextIO) -> bool:
-    """Whether nobody reads any more what is written to a standard stream."""
+    """Whether the reader of a standard stream is gone."""
     raw = getattr(stream.buffer, "raw", stream.buffer) if hasattr(stream, "buffer") else None
     return isinstance(raw, _Outliving) and raw.lost
 
 
 def flush() -> None:
-    """Write what is held back; errors are those of writing."""
+    """Flush both streams; raises the errors of writing."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # closed from the start
             stream.flush()
 
 
 def _outliving(stream: TextIO, own: TextIO | None) -> TextIO:
-    """The same stream on an `_Outliving`; one that is not this process's own, a test's say, as it is."""
+    """The stream on top of an `_Outliving`; a stream that is not this process's own (a test's) as it is."""
     if stream is None or stream is not own or not isinstance(stream, io.TextIOWrapper):
         return stream
     raw = _Outliving(stream.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
         raw if stream.write_through else io.BufferedWriter(raw),  # type: ignore[type-var]
-        stream.encoding, stream.errors, "\n", stream.line_buffering, stream.write_through,
-    )  # fmt: skip
+        stream.encoding,
+        stream.errors,
+        "\n",
+        stream.line_buffering,
+        stream.write_through,
+    )

@@ -1,8 +1,8 @@
-"""Text from outside, made fit to be shown: names of classes, files and runs, and what libraries say of them.
+"""Showing text from outside safely: names of classes, files and runs, and messages of libraries.
 
-Such text may hold anything: sequences that command a terminal, marks that turn a line round, half of a surrogate pair,
-markup of rich, of HTML or of Markdown, a spreadsheet's formula. All that is printed or written for people goes through
-here; JSON keeps the text as it is.
+Such text may contain terminal escape sequences, bidirectional control characters, half a surrogate pair, markup of
+rich, HTML or Markdown, or a spreadsheet formula. Everything printed or written for people goes through here; JSON keeps
+the text as it is.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import re
 import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet computes a cell that begins so
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # first characters of cells that a spreadsheet evaluates
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>&|#~!$@:^]|^[-+]|^ +| +$")
 
 
 def visible(text: object) -> str:
-    r"""One line that shows every character: what does not print stands as an escape.
+    r"""The text on one line, unprintable characters as escapes.
 
     >>> visible("do\x1b[31mg\n")
     'do\\x1b[31mg\\n'
@@ -32,18 +32,18 @@ def visible(text: object) -> str:
 
 
 def visible_lines(text: object) -> str:
-    """The same for what may have several lines."""
+    """`visible` for text of several lines."""
     return "\n".join(map(visible, str(text).split("\n")))
 
 
 def _escape(c: str) -> str:
-    if "\udc80" <= c <= "\udcff":  # a byte of a file's name that is no UTF-8
+    if "\udc80" <= c <= "\udcff":  # a byte of a file name that is not UTF-8
         return f"\\x{ord(c) - 0xDC00:02x}"
     return c.encode("unicode_escape").decode()
 
 
 def spelled(names: Iterable[str]) -> list[str]:
-    r"""Names to be shown beside each other: those that look the same are spelled out in ASCII.
+    r"""Names to be shown side by side: those that look the same are written in ASCII with escapes.
 
     >>> spelled(["caf\xe9", "cafe\u0301", "tea"])
     ['caf\\xe9', 'cafe\\u0301', 'tea']
@@ -54,13 +54,13 @@ def spelled(names: Iterable[str]) -> list[str]:
 
 
 def look_alike(word: str, known: Iterable[str]) -> str | None:
-    """How `word` differs from the known name that looks the same, both spelled out; None if none does."""
+    """How `word` differs from the known name that looks the same, both in ASCII; None if no name does."""
     twin = next((name for name in known if name != word and _look(name) == _look(word)), None)
     return None if twin is None else f"it looks the same and is not: {_ascii(word)} instead of {_ascii(twin)}"
 
 
 def _look(name: str) -> str:
-    """Equal for names that a reader cannot tell apart: composed or not, with or without characters that do not show."""
+    """Equal for names that look the same: composed or decomposed, with or without invisible characters."""
     return "".join(c for c in unicodedata.normalize("NFKC", name) if c.isprintable())
 
 
@@ -69,7 +69,7 @@ def _ascii(name: str) -> str:
 
 
 def say(text: object = "", *, error: bool = False) -> None:
-    """Print one line; to standard error with `error`."""
+    """Print one line to standard output, or to standard error."""
     write(visible(text) + "\n", error=error)
 
 
@@ -81,16 +81,20 @@ def write(text: str, *, error: bool = False) -> None:
 
 
 def print_table(
-    rows: Iterable[Sequence[object]], head: Sequence[str] = (), title: str = "", faint: Collection[int] = (),
+    rows: Iterable[Sequence[object]],
+    head: Sequence[str] = (),
+    title: str = "",
+    faint: Collection[int] = (),
     numbers: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Print a table.
 
     Args:
-        rows: text, or rich's `Text` with a style.
-        head: headings; none: the first column is one.
-        faint: numbers of the rows that are less important.
-        numbers: of all columns but the first, which are set to the right.
+        rows: cells: text, or rich's `Text` with a style.
+        head: headings of the columns; without them the first column is bold.
+        title: above the table.
+        faint: indices of less important rows.
+        numbers: align all columns but the first to the right.
     """
     from rich import box
     from rich.console import Console
@@ -98,9 +102,13 @@ def print_table(
 
     console = Console(highlight=False)
     table = Table(
-        title=_plain(title) if title else None, title_justify="left", title_style="bold", show_header=bool(head),
-        box=box.SIMPLE_HEAD if head else None, pad_edge=bool(head),
-    )  # fmt: skip
+        title=_plain(title) if title else None,
+        title_justify="left",
+        title_style="bold",
+        show_header=bool(head),
+        box=box.SIMPLE_HEAD if head else None,
+        pad_edge=bool(head),
+    )
     for i, cell in enumerate(head):
         table.add_column(_plain(cell), justify="right" if numbers and i else "left")
     for i, row in enumerate(rows):
@@ -120,25 +128,25 @@ def _plain(cell: object) -> Text:
 
 
 def markdown(text: object) -> str:
-    r"""Text in Markdown that is shown as it is, in a table too.
+    r"""Text escaped for Markdown, also within a table.
 
     >>> markdown("a|b <img>")
     'a\\|b \\<img\\>'
     """
     said = _MARKDOWN.sub(lambda m: "&#32;" * len(m[0]) if m[0].startswith(" ") else f"\\{m[0]}", visible(text))
-    return re.sub(r"^(\d+)(?=[.)]( |$))", r"\1\\", said)  # no item of a list
+    return re.sub(r"^(\d+)(?=[.)]( |$))", r"\1\\", said)  # not an item of a list
 
 
 def code(text: object) -> str:
-    """Text in Markdown, set as code."""
+    """Text as a Markdown code span."""
     said = visible(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", said)), default=0))
     pad = " " if said.startswith(("`", " ")) or said.endswith(("`", " ")) else ""
     return f"{fence}{pad}{said}{pad}{fence}"
 
 
-def csv_cell(value: Any) -> Any:
-    """A cell that no spreadsheet computes: text that begins like a formula gets an apostrophe, numbers stay numbers."""
+def csv_cell(value: object) -> object:
+    """A CSV cell that no spreadsheet evaluates: text that begins like a formula gets an apostrophe; numbers do not."""
     if not isinstance(value, str) or _NUMBER.fullmatch(value):
         return value
     return f"'{visible(value)}" if value.startswith(_FORMULA) else visible(value)

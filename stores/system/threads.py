@@ -1,4 +1,4 @@
-"""Threads that end with the block that uses them."""
+"""A thread pool that drops its queue when its block is left by an exception."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 @contextlib.contextmanager
 def thread_pool(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Threads; where an error or an interruption ends the block, what has not begun is dropped."""
+    """A pool of threads; if the block raises, calls that have not begun are dropped.
+
+    Args:
+        workers: number of threads; None: Python's default.
+    """
     with ThreadPoolExecutor(workers) as pool:
         try:
             yield pool

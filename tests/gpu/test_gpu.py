@@ -18,11 +18,11 @@ from gpu_runs import losses, run
 from stores import open_store
 from trainer import api, config, hardware
 from trainer.augment.views import make_batch
-from trainer.data.loader import Feed
-from trainer.data.placement import Home, open_images
-from trainer.evaluation.mismatch_share import Sample
+from trainer.data.loader import Loader, sizes_of
+from trainer.data.placement import Placement, open_images
+from trainer.functional import mismatch_share
 from trainer.loop import loop
-from trainer.methods import METHODS, load_method
+from trainer.methods import METHODS, load_method, realmix
 
 STEPS = 200
 CPU = torch.device("cpu")
@@ -63,14 +63,14 @@ def test_losses_follow_plain_fp32(tmp_path, command, plain, method, how):
 
 
 def test_a_recorded_step_masks_what_was_estimated_last(split, device, tmp_path, monkeypatch):
-    """The loop writes γ into memory that the recorded step reads; an estimate every second step of forty."""
+    """The hook writes γ into memory that the recorded step reads; an estimate every second step of forty."""
     shares = [0.25, 0.5, 0.75, 0.0] * 5
     estimates = iter(shares)
-    monkeypatch.setattr(loop, "ESTIMATE_EVERY", (2, 500))
-    monkeypatch.setattr(Sample, "share", lambda *_: next(estimates))
+    monkeypatch.setattr(realmix, "EVERY", (2, 500))
+    monkeypatch.setattr(mismatch_share, "estimate", lambda *_: next(estimates))
     flags = {"store": str(split), "model": "wrn-10-1", "steps": 40, "batch": 8, "threads": 1, "engine": "eager"}
     words = ["gamma=auto", "log_every=1", "eval_every=40", "tensorboard=false", "precision=fp32"]
-    folder, _ = api.start(words, {**flags, "device": device.type}, tmp_path, "run", quiet=True)
+    folder, _ = api.train(words, {**flags, "device": device.type}, tmp_path, "run", quiet=True)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     kept = [record["ood_kept"] for record in records if record["kind"] == "train"]
     assert kept == [1 - share for share in [0.0, 0.0, *np.repeat(shares, 2)[:-2]]]
@@ -81,10 +81,10 @@ def test_a_pool_on_the_gpu_gives_what_one_in_memory_does(split, device, drawn):
     """In the same order, as stored and as drawn there; the stored pixels are the reference."""
     store = open_store(split).dataset
     rows = np.sort(open_store(split).unlabeled)
-    there = open_images(store, rows, 5, Home("device", device, drawn, 0), 16, seed=3)
-    here = open_images(store, rows, 5, Home("host", CPU, False, 0), 16, seed=3)
+    there = open_images(store, rows, 5, Placement("device", device, drawn, 0), 16, seed=3)
+    here = open_images(store, rows, 5, Placement("host", CPU, False, 0), 16, seed=3)
     for step in (*range(60), 7):
-        (samples, images), (expected_samples, expected) = there.take(step), here.take(step)
+        (samples, images), (expected_samples, expected) = there.read(step), here.read(step)
         np.testing.assert_array_equal(samples, expected_samples)
         assert images.device.type == device.type
         assert torch.equal(images.cpu(), expected)
@@ -100,12 +100,12 @@ def test_views_on_the_gpu_are_those_on_the_cpu(split, device, name):
     run, settings = config.build(method, None, [], flags | {"device": device.type, "precision": "fp32"})
     run, settings, _ = config.resolve(run, settings, store)
     run, declared = hardware.resolve(run), method.views(settings)
-    own = method.init_state(store.num_classes, settings)
+    own = method.init_state(sizes_of(store, method.views(settings), run), settings)
     both = []
     for place in (device, CPU):
-        with Feed(store, method, settings, run, place) as feed:
+        with Loader(store, method, settings, run, place) as loader:
             state = {key: tensor.to(place) for key, tensor in own.items()}
-            batches = [make_batch(feed.batch(feed.prepare(i)), declared, feed.schedule_names, state) for i in range(3)]
+            batches = [make_batch(loader.batch(i), declared, loader.schedule_names, state) for i in range(3)]
             both.append([(batch.x, batch.y, *batch.u) for batch in batches])
     for ours, theirs in zip(*both, strict=True):
         for mine, other in zip(ours, theirs, strict=True):
@@ -119,7 +119,7 @@ def test_views_on_the_gpu_are_those_on_the_cpu(split, device, name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_loop_never_waits_for_the_gpu(split, device, tmp_path, monkeypatch, name):
-    """From the fifth step to the last but one, whatever synchronises is an error: feed, step and telemetry."""
+    """From the fifth step to the last but one, whatever synchronises is an error: loader, step and telemetry."""
     build_step = loop.build_step
 
     def strict(*given):
@@ -138,7 +138,7 @@ def test_a_loop_never_waits_for_the_gpu(split, device, tmp_path, monkeypatch, na
     flags = {"store": str(split), "method": name, "model": "wrn-10-1", "steps": 30, "batch": 8, "threads": 1}
     settings = ["tensorboard=false", "log_every=30", "eval_every=30", "checkpoint_every=30"]
     try:
-        api.start(settings, flags | {"device": device.type, "engine": "eager"}, tmp_path, "run", quiet=True)
+        api.train(settings, flags | {"device": device.type, "engine": "eager"}, tmp_path, "run", quiet=True)
     finally:
         if device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")

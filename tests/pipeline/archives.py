@@ -42,7 +42,7 @@ def cifar10(folder: Path, per_batch: int = 10) -> Archive:
     names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
     files = {
         name: python2_pickle(
-            {"batch_label": name, "labels": labels.tolist(), "data": _planar(images), "filenames": ["a.png"]}
+            {"batch_label": name, "labels": labels.tolist(), "data": planar(images), "filenames": ["a.png"]}
         )
         for name, (images, labels) in zip(names, batches, strict=True)
     }
@@ -62,7 +62,7 @@ def cifar100(folder: Path) -> Archive:
             {
                 "fine_labels": labels.tolist(),
                 "coarse_labels": (labels // 5).tolist(),
-                "data": _planar(images),
+                "data": planar(images),
                 "filenames": [],
             }
         )
@@ -135,7 +135,7 @@ def _encode(value: Any) -> bytes:
     raise TypeError(type(value))
 
 
-def _planar(images: np.ndarray) -> np.ndarray:
+def planar(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(len(images), -1)
 
 

@@ -16,6 +16,7 @@ from pipeline.build.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
 from stores.format import manifest
+from stores.system import aside
 
 rng = np.random.default_rng(0)
 
@@ -49,7 +50,7 @@ def killed_at(path: Path, write: int, when: str) -> bool:
             nonlocal count
             count += 1
             if count == write and when == "torn":
-                target.with_name(f".{target.name}.{os.getpid()}.tmp").write_bytes(data[: len(data) // 2])
+                aside.named(target).write_bytes(data[: len(data) // 2])
             if count == write and when != "after":
                 os.kill(os.getpid(), signal.SIGKILL)
             plain(target, data)

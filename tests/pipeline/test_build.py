@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tiny_stores import build_stores
 
+from pipeline.build import build as builds
 from pipeline.build.build import build
 from pipeline.check.deep_verify import check_copies
 from pipeline.recipes import load_recipe
@@ -186,3 +187,24 @@ def test_deep_verification_names_what_is_not_derived(source, tmp_path, monkeypat
     images[3] ^= 1
     named(path, write_file(path, array, 0, shards.encode(array, 0, images)))
     assert any("fingerprint" in p for p in check_copies(open_store(path), quiet))
+
+
+@pytest.mark.parametrize("left", [b"", b"{", None], ids=["empty", "torn", "none"])
+def test_a_build_mends_the_metadata_of_what_it_continues(tmp_path, source, tiny, monkeypatch, left):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builds, "dataset_fingerprint", killed)  # all is written, the store is not complete
+        with pytest.raises(Killed):
+            build_stores(tmp_path, source)
+    for name in ("train/images", "copies/images", "train/labels"):
+        (tmp_path / "tiny" / name / "zarr.json").write_bytes(left or b"")
+        if left is None:
+            (tmp_path / "tiny" / name / "zarr.json").unlink()
+    store = build_stores(tmp_path, source)
+    assert verify(store) == []
+    assert open_store(store).fingerprint == open_store(tiny).fingerprint

@@ -113,10 +113,10 @@ def test_strong_ends_with_the_square_that_its_columns_name() -> None:
     ("text", "message"),
     [
         ("{", "not valid"),
-        ("[1, 2]", "no albumentations pipeline"),
-        ("{}", "no albumentations pipeline"),
-        ("transform: 3", "no albumentations pipeline"),
-        ("transform: {p: 1}", "no albumentations pipeline"),
+        ("[1, 2]", "not an albumentations pipeline"),
+        ("{}", "not an albumentations pipeline"),
+        ("transform: 3", "not an albumentations pipeline"),
+        ("transform: {p: 1}", "not an albumentations pipeline"),
         ("transform: {__class_fullname__: HorizontalFlop, p: 1.0}", "did you mean HorizontalFlip"),
         ("transform: {__class_fullname__: os.system, p: 1.0}", "unknown transform 'os.system'"),
         ("transform: {__class_fullname__: Compose, p: 1.0, transforms: [{__class_fullname__: X}]}", "transform 'X'"),
@@ -197,10 +197,10 @@ def some(inner: dict, n: int) -> dict:
 def test_numbers_that_would_never_end_are_refused_in_a_file_and_in_a_store(tmp_path: Path, transform: dict) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"transform": transform}))
-    with pytest.raises(UsageError, match="no pipeline for images"):
+    with pytest.raises(UsageError, match="not a pipeline for images"):
         load_recipe(str(path), WEAK, SIZE)
     spec = {"kind": "albumentations", "name": "x", "version": 1, "albumentations": A.__version__}
-    with pytest.raises(StoreError, match="no pipeline for images"):
+    with pytest.raises(StoreError, match="not a pipeline for images"):
         from_spec(spec | {"transform": transform})
 
 
@@ -226,5 +226,5 @@ def test_a_file_is_parsed_within_bounds(tmp_path: Path, file: str, text: str, me
 
 def test_a_pipe_for_a_recipe_makes_nobody_wait(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "mine.yaml")
-    with pytest.raises(UsageError, match="no file"):
+    with pytest.raises(UsageError, match="not a file"):
         load_recipe(str(tmp_path / "mine.yaml"), WEAK, SIZE)

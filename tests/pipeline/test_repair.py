@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +19,7 @@ from pipeline.splits.split_stores import write_all
 from stores import open_store
 from stores.errors import IntegrityError, Interrupted, StoreError
 from stores.format import arrays, layout, manifest, shards
+from stores.system import aside
 from stores.verify import verify
 from stores.writer import write_file
 
@@ -64,10 +65,10 @@ def test_killed_at_any_moment_and_run_again_it_leaves_nothing(tiny_copy):
     assert int(done.stdout) >= 6, "two files: a sync of each, a rename of each, and the lock"
 
 
-def test_what_a_killed_repair_of_before_left_goes(tiny_copy):
-    """Under names with a process number, beside files that are sound by now."""
+def test_what_a_killed_repair_left_goes(tiny_copy):
+    """Beside files that are sound by now."""
     whole = bytes_of(tiny_copy)
-    (tiny_copy / f"copies/images/c/0/0/0/0/.0.{os.getpid()}.tmp").write_bytes(b"half")
+    aside.named(tiny_copy / "copies/images/c/0/0/0/0/0").write_bytes(b"half")
     (tiny_copy / ".lock").touch()
     assert repair(tiny_copy, dry_run=True) == repairs.Report()
     assert bytes_of(tiny_copy) != whole
@@ -130,7 +131,7 @@ def other_bytes(store, key, level=9):
     data = shards.encode(array, 0, open_store(store).copies.read())
     values = open_store(store).copies.read()
     plain = shards.compress
-    shards.compress = lambda chunk, _: zstd.compress(chunk, level)
+    shards.compress = lambda chunk: zstd.compress(chunk, level)
     try:
         other = shards.encode(array, 0, values)
     finally:
@@ -155,26 +156,13 @@ def test_copies_compressed_by_another_version_come_back_in_other_bytes(tiny_copy
     assert (open_store(tiny_copy).copies.read() == pixels).all()
 
 
-def test_copies_that_the_recipe_no_longer_makes_are_not_replaced(tiny_copy, monkeypatch):
-    key = "copies/images/c/0/0/0/0/0"
-    other_bytes(tiny_copy, key)
-    (tiny_copy / key).unlink()
-    monkeypatch.setattr(repairs, "_recipe_holds", lambda *_: False)
-    report = repair(tiny_copy)
-    assert "no longer makes" in report.lost[key]
-    assert not (tiny_copy / key).exists()
-
-
-def test_a_wrong_checksum_of_a_right_file_is_mended(tiny_copy):
-    """The fingerprint proves the images; the manifest's line about the file is what is wrong."""
-    content = manifest.read(tiny_copy)
-    content["files"]["train/images/c/0/0/0/0"]["sha256"] = "0" * 64
-    del content["files"]["test/labels/c/0"]
-    manifest.write(tiny_copy, content)
-    for _ in range(2):  # what the manifest forgot is only looked for once the rest is well
-        assert set(repair(tiny_copy).restored.values()) == {repairs.RIGHT}
-    assert verify(tiny_copy) == []
-    assert open_store(tiny_copy).train_images.read().any()
+def test_copies_that_the_recipe_may_make_differently_now_are_not_replaced(tmp_path, source_of_few):
+    """Of albumentations, with no intact file of copies to compare with."""
+    store, key = build_stores(tmp_path, source_of_few, "color", copies=2), "copies/images/c/0/0/0/0/0"
+    other_bytes(store, key)
+    (store / key).unlink()
+    assert "makes other copies" in repair(store).lost[key]
+    assert not (store / key).exists()
 
 
 @pytest.mark.parametrize("damage", [lambda m: m.unlink(), lambda m: m.write_bytes(b"{"), lambda m: m.write_bytes(b"")])
@@ -187,7 +175,7 @@ def test_without_its_manifest_nothing_can_be_told(tiny_copy, damage):
 
 
 def test_what_is_no_store_or_not_complete_is_no_business_of_repair(tmp_path, tiny_copy):
-    with pytest.raises(StoreError, match="no store"):
+    with pytest.raises(StoreError, match="not a store"):
         repair(tmp_path / "nothing")
     manifest.write(tiny_copy, manifest.read(tiny_copy) | {"complete": False})
     with pytest.raises(StoreError, match="not complete"):
@@ -295,3 +283,13 @@ def test_an_interruption_is_never_taken_for_damage(tmp_path, source, monkeypatch
     assert repair(store).lost == {}
     assert bytes_of(tmp_path) == whole
     assert moment > 10
+
+
+def test_repair_needs_no_array_that_the_store_does_not_have(tiny_ffcv, tmp_path):
+    """Of a store whose copies are FFCV's alone, the group of the copies."""
+    store = tmp_path / "stores" / tiny_ffcv.name
+    shutil.copytree(tiny_ffcv, store)
+    assert not (store / "copies/images").exists()
+    (store / "copies/zarr.json").write_bytes(b"{")
+    assert repair(store).restored == {"copies/zarr.json": repairs.SAME}
+    assert verify(store) == []

@@ -581,7 +581,7 @@ def test_mistakes_in_the_folders(pets, tmp_path):
     refused("has images but no class folders", tmp_path / "flat")
     refused("no class folders", tmp_path / "nothing")
     refused("the one class 'cat'", tmp_path / "single")
-    refused("is no folder", pets / "cat" / "0.png")
+    refused("is not a folder", pets / "cat" / "0.png")
     refused("unknown class 'mouse'", test=tmp_path / "test")
     save(pets / "dog" / "pool" / "0.png", noise(60))
     for options in ({"test": pets}, {"unlabeled": pets}, {"test": tmp_path / "test", "unlabeled": tmp_path / "test"}):

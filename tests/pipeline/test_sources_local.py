@@ -244,7 +244,7 @@ def imagenet(folder, kind, per_batch=3):
     for i, name in enumerate([*imagenet32.BATCHES, "val_data"]):
         mine = slice(i * per_batch, (i + 1) * per_batch)
         entry = {
-            "data": archives._planar(images[mine]),
+            "data": archives.planar(images[mine]),
             "labels": labels[mine].tolist(),
             "mean": np.zeros(3072, np.uint8),
         }
@@ -328,7 +328,7 @@ def test_a_damaged_pickle_gives_arrays_or_one_clear_error(tmp_path_factory, nois
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a backslash in a damaged string is only worth a warning
         try:
-            images, labels = imagenet32._batch(file)
+            images, labels = imagenet32.read_batch(file)
         except (IntegrityError, UsageError):
             return
     assert images.shape == (len(labels), 32, 32, 3)

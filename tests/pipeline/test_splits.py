@@ -283,7 +283,7 @@ def test_cifar10_is_known_by_its_class_names() -> None:
         (Request(labels=4000, valid=1001), "validation"),
         (Request(labels=4000, valid=1000), "no image is left"),
         (Request(labels=100, valid=-1), "negative"),
-        (Request(labels=100, seed=-1), "no seed"),
+        (Request(labels=100, seed=-1), "not a seed"),
         (Request(), "number of labels"),
         (Request(mismatch=30), "no standard mismatch"),
         (Request(mismatch=50, labels=100), "multiple of 6"),

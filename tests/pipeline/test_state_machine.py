@@ -25,6 +25,7 @@ from pipeline.splits.split_stores import write_all
 from stores import open_store
 from stores.errors import RealMixError
 from stores.format import layout, manifest
+from stores.system import aside
 from stores.verify import verify
 
 rng = np.random.default_rng(0)
@@ -88,7 +89,7 @@ class Stores(RuleBasedStateMachine):
             nonlocal count
             count += 1
             if count == write and when == "torn":
-                target.with_name(f".{target.name}.1.tmp").write_bytes(data[: len(data) // 2])
+                aside.named(target).write_bytes(data[: len(data) // 2])
             if count == write and when != "after":
                 raise Killed
             plain(target, data)

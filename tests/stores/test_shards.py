@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import zarr
@@ -57,30 +59,23 @@ def test_layouts_keep_siblings_together_and_chunks_small():
 
 @pytest.fixture
 def array(tmp_path, request):
-    checksum = getattr(request, "param", "crc32c")
     values = np.random.default_rng(1).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
     shape = values.shape[1:]
-    array = layout.ArrayLayout("train/images", values.shape, "uint8", (8, *shape), (24, *shape), True, checksum)
+    array = layout.ArrayLayout("train/images", values.shape, "uint8", (8, *shape), (24, *shape), True)
     write(tmp_path, array, values)
     return tmp_path, array, values
 
 
-@pytest.mark.parametrize("array", ["crc32c", "zstd"], indirect=True)
-def test_every_flipped_byte_of_a_file_is_noticed_or_harmless(array):
-    path, spec, values = array
+def test_every_flipped_byte_of_a_file_is_noticed(array):
+    path, spec, _ = array
     file = path / spec.key(0)
     good = file.read_bytes()
     for at in range(0, len(good), 7):
         bad = bytearray(good)
         bad[at] ^= 0x40
         file.write_bytes(bad)
-        try:
-            read = ImageArray(path, "train/images").read(np.arange(24))
-        except IntegrityError as error:
-            assert str(file) in str(error)  # noqa: PT017
-        else:  # a bit that zstd does not use; the pixels must be the ones written
-            assert spec.checksum == "zstd"
-            assert (read == values[:24]).all()
+        with pytest.raises(IntegrityError, match=re.escape(str(file))):
+            ImageArray(path, "train/images").read(np.arange(24))
 
 
 def test_every_truncation_is_noticed(array):

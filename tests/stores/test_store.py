@@ -154,7 +154,7 @@ def test_a_split_never_leaves_its_folder(tiny_copy, name):
 
 
 def test_paths_that_are_no_store(tmp_path, tiny_copy):
-    with pytest.raises(StoreError, match="is no store"):
+    with pytest.raises(StoreError, match="is not a store"):
         open_store(tmp_path / "nothing")
     with pytest.raises(StoreError, match=r"stores in .*tiny, tiny_20"):
         open_store(tiny_copy.parent / "typo")

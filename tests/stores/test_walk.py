@@ -65,5 +65,5 @@ def test_any_bytes_are_a_name(tmp_path):
 def test_what_is_no_folder_is_refused(tmp_path):
     make(tmp_path, "x.png")
     for path in (tmp_path / "x.png", tmp_path / "nothing"):
-        with pytest.raises(UsageError, match="is no folder"):
+        with pytest.raises(UsageError, match="is not a folder"):
             files_below(path)

@@ -1,7 +1,7 @@
 """One step's inputs for any method, made from what it declares, and networks to give it.
 
 A new method needs a line in ACTIVE where its defaults would leave a part of it idle, and one in UPDATES where the rows
-that move BatchNorm's running statistics are not simply the labelled ones.
+that move BatchNorm's running statistics are neither the labelled ones nor, with strong views, all rows together.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer.augment import ctaugment
-from trainer.contract import Batch, Learner, Sizes
+from trainer.contract import Batch, Learner, Method, Sizes
 from trainer.methods import load_method
 from trainer.networks.ema import Ema
 from trainer.networks.wide_resnet import WideResNet, build_model
 
-SIZES = Sizes(labeled=6, unlabeled=6, num_classes=4, image_size=(8, 8))
+SIZES = Sizes(labeled=6, unlabeled=6, num_classes=4, image_size=(8, 8), num_unlabeled=50, num_valid=10)
 
 # Every part at work at once, on a network without training: no ramps, masks that drop some rows and keep others.
 ACTIVE: dict[str, dict[str, Any]] = {
@@ -41,9 +41,14 @@ LABELED = {"remixmatch": 8}  # rows, where they are not six: rotations turn quar
 
 
 def active(name: str, **changes: Any) -> tuple[Any, Any]:
-    """A method's module, and settings under which every part of it is at work."""
+    """A method, and settings under which every part of it is at work."""
     method = load_method(name)
     return method, method.Settings(**ACTIVE.get(name, {}) | changes)
+
+
+def as_method(method: Any) -> Method:
+    """A method, also of its module."""
+    return method if isinstance(method, Method) else Method.of(method)
 
 
 def make_batch(
@@ -54,6 +59,7 @@ def make_batch(
 
     In float64, as are the networks of `make_learner`: what is left of two computations' difference is no rounding.
     """
+    method = as_method(method)
     declared = method.views(settings)
     if sizes.labeled == SIZES.labeled:
         sizes = dataclasses.replace(sizes, labeled=LABELED.get(method.NAME, sizes.labeled))
@@ -78,6 +84,7 @@ def make_batch(
         probe=labeled.get("probe"),
         draws={name: torch.from_numpy(array) for name, array in drawn.items()},
         schedule={name: torch.tensor(value, dtype=torch.float32) for name, value in ramps.items()},
+        u_id=torch.from_numpy(rng.integers(0, sizes.num_unlabeled, unlabeled)) if unlabeled else None,
     )
 
 
@@ -89,16 +96,17 @@ def make_learner(
     Always the same one; a small WRN, or what `build` gives.
     """
     torch.manual_seed(0)
+    method = as_method(method)
     declared = method.views(settings)
     if build is None:
-        build = partial(build_model, "wrn-10-1", SIZES.num_classes, bn_momentum=0.1, rotation=declared.rotation)
+        build = partial(build_model, "wrn-10-1", SIZES.num_classes, bn_momentum=0.1, heads=declared.heads)
     model = build().to(dtype)
     average = Ema(model, 0.9)
     with torch.no_grad():
         for shadow in average.shadow:
             shadow.add_(0.1 * torch.randn_like(shadow))
     teacher = average.teacher() if declared.teacher else None
-    return Learner(model, teacher, method.init_state(SIZES.num_classes, settings))
+    return Learner(model, teacher, method.init_state(SIZES, settings))
 
 
 class Linear(nn.Module):
@@ -110,8 +118,13 @@ class Linear(nn.Module):
         with torch.no_grad():
             self.head.weight.mul_(8)
 
-    def forward(self, rows: Tensor, groups: int = 1, update: int | None = None, **options: Any) -> Tensor:
-        return self.head(rows.flatten(1))
+    def forward(self, rows: Tensor, groups: int = 1, update: int | None = None, **options: Any) -> Any:
+        return named(self.head(rows.flatten(1)), **options)
+
+
+def named(logits: Tensor, heads: Any = None, running: bool = False) -> Any:
+    """What a network whose heads are all the same returns."""
+    return logits if heads is None else dict.fromkeys(heads, logits)
 
 
 SMALL = dataclasses.replace(SIZES, image_size=(2, 2))  # of Linear's images
@@ -134,12 +147,14 @@ class Watched:
     def __init__(self, network: WideResNet) -> None:
         self.network, self.calls = network, list[Call]()
 
-    def __call__(self, rows: Tensor, groups: int = 1, update: int | None = None, **options: Any) -> Tensor:
+    def __call__(self, rows: Tensor, groups: int = 1, update: int | None = None, **options: Any) -> Any:
         before = [buffer.clone() for buffer in self.network.buffers()]
-        logits = self.network(rows, groups, update, **options)
+        found = self.network(rows, groups, update, **options)
         moved = not all(map(torch.equal, before, self.network.buffers()))
-        self.calls.append(Call(rows.detach().clone(), groups, update, logits.requires_grad, moved))
-        return logits
+        outputs = [found] if isinstance(found, Tensor) else list(found.values())
+        differentiable = any(output.requires_grad for output in outputs)
+        self.calls.append(Call(rows.detach().clone(), groups, update, differentiable, moved))
+        return found
 
 
 def blend(rows: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
@@ -171,11 +186,11 @@ UPDATES: dict[str, Callable[[Batch], Tensor]] = {
     "mixmatch": interleaved_first_batch,
     "realmix": interleaved_first_batch,
     "remixmatch": interleaved_last_batch,
-    "uda": all_rows,
-    "fixmatch": all_rows,
 }
 
 
 def updating_rows(name: str, batch: Batch) -> Tensor:
     """The images that a method's step may show to BatchNorm's running statistics."""
-    return UPDATES.get(name, lambda batch: batch.x)(batch)
+    method = load_method(name)
+    joint = "strong" in method.views(method.Settings()).unlabeled
+    return UPDATES.get(name, all_rows if joint else lambda batch: batch.x)(batch)

@@ -21,7 +21,7 @@ from stores.format.shards import encode
 from stores.verify import verify
 from trainer import api
 from trainer.data.parametric import Drawn
-from trainer.data.resident import Pool
+from trainer.data.resident import Resident
 from trainer.data.streaming import Stream
 from trainer.runs import checkpoint
 from trainer.runs.run_dir import Run
@@ -41,13 +41,13 @@ def use(split: Path) -> None:
     dataset = store.dataset
     assert dataset.source_index.size
     dataset.test_images.read(store.test)
-    Pool(dataset.train_images, np.sort(store.labeled), None, CPU)
-    Pool(dataset.copies, np.sort(store.unlabeled), 3, CPU)
+    Resident(dataset.train_images, np.sort(store.labeled), None, CPU)
+    Resident(dataset.copies, np.sort(store.unlabeled), 3, CPU)
     Drawn(dataset, np.sort(store.unlabeled), 3, CPU)
     stream = Stream(dataset.copies, np.sort(store.unlabeled), 5, 16, 1, 1 << 30)
     try:
         for step in range(12):
-            stream.take(step)
+            stream.read(step)
     finally:
         stream.close()
 
@@ -103,7 +103,7 @@ def replaced_while_streaming(split: Path, replace) -> RealMixError:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "write_line", note)
         with pytest.raises(RealMixError) as caught:
-            api.start(words, flags, runs, "run", quiet=True)
+            api.train(words, flags, runs, "run", quiet=True)
     assert checkpoint.read(runs / "run", CPU)["step"] >= 2, "what was saved before is there"
     assert not (runs / "run" / "result.json").exists()
     return caught.value

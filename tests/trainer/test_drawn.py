@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from pipeline.build.build import build
 from pipeline.recipes import load_recipe
 from stores import open_store
+from stores.copies import are_valid, boxes_of, is_drawable
 from stores.errors import IntegrityError, UsageError
 from trainer.config import RunConfig
 from trainer.data import parametric, placement
-from trainer.data.parametric import Drawn, box_tables, can_draw, drawn_bytes, fill_boxes, fill_rows, row_tables
-from trainer.data.resident import Pool
+from trainer.data.parametric import Drawn, box_tables, drawn_bytes, fill_boxes, fill_rows, row_tables
+from trainer.data.resident import Resident
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(3)
@@ -63,7 +64,7 @@ def test_every_copy_is_the_stored_one(name, request):
 def test_samples_are_those_of_a_pool_of_stored_copies(name, request):
     store = request.getfixturevalue(name)
     rows = np.sort(RNG.choice(store.num_images, 20, replace=False))
-    drawn, stored = Drawn(store, rows, 3, CPU), Pool(store.copies, rows, 3, CPU)
+    drawn, stored = Drawn(store, rows, 3, CPU), Resident(store.copies, rows, 3, CPU)
     for count in (1, 7, 200):
         samples = RNG.integers(0, 60, count)
         assert torch.equal(drawn.take(samples), stored.take(samples))
@@ -105,33 +106,34 @@ def test_wide_images_are_filled_without_tables_that_grow_with_their_square(cut, 
     narrow, rows = Drawn(cut, np.arange(40), 5, CPU), np.arange(200)
     monkeypatch.setattr(parametric, "WIDEST", 11)
     wide = Drawn(cut, np.arange(40), 5, CPU)
-    assert narrow._by_rows
-    assert not wide._by_rows
-    np.testing.assert_array_equal(wide.take(rows), narrow.take(rows))
+    monkeypatch.setattr(parametric, "fill_rows", None)  # what needs the tables
+    np.testing.assert_array_equal(wide.take(rows), cut.copies.read(range(40)).reshape(-1, 12, 12, 3))
+    with pytest.raises(TypeError):
+        narrow.take(rows)
 
 
 def test_what_can_be_drawn(cut, erased, simple):
-    assert can_draw(cut)
-    assert can_draw(erased)
-    assert not can_draw(simple)
+    assert is_drawable(cut.manifest)
+    assert is_drawable(erased.manifest)
+    assert not is_drawable(simple.manifest)
     for change in (
         lambda m: m["spec"]["recipe"].update(version=2), lambda m: m["spec"]["recipe"].update(fill=300),
         lambda m: m["spec"]["recipe"].update(fill="127"), lambda m: m["spec"]["recipe"].update(kind=[]),
         lambda m: m.update(recipe_columns=["top"]), lambda m: m["spec"].update(recipe={}),
+        lambda m: m.update(num_copies=0),
     ):  # fmt: skip
-        other = open_store(cut.path)
-        other.manifest = copy.deepcopy(cut.manifest)
-        change(other.manifest)
-        assert not can_draw(other)
+        other = copy.deepcopy(cut.manifest)
+        change(other)
+        assert not is_drawable(other)
 
 
 def test_the_pool_is_drawn_by_itself_where_it_can_be(cut, simple, tiny_ffcv):
     ffcv = open_store(tiny_ffcv)
 
     def drawn(store, copies=5, **options):
-        home = placement.choose(RunConfig(**options), store, 100, copies, CPU)
-        assert home.size == (drawn_bytes(store, 100, copies) if home.drawn else 100 * (copies or 1) * 12 * 12 * 3)
-        return home.drawn
+        chosen = placement.choose(RunConfig(**options), store, 100, copies, CPU)
+        assert chosen.size == (drawn_bytes(store, 100, copies) if chosen.drawn else 100 * (copies or 1) * 12 * 12 * 3)
+        return chosen.drawn
 
     assert [drawn(store) for store in (cut, simple, ffcv)] == [True, False, False]
     assert [drawn(store, pool="stored") for store in (cut, simple, ffcv)] == [False] * 3
@@ -147,8 +149,7 @@ def test_the_pool_is_drawn_by_itself_where_it_can_be(cut, simple, tiny_ffcv):
 def test_the_memory_of_a_drawn_pool_is_what_it_says(cut, erased):
     for store, boxes in ((cut, 4), (erased, 5)):
         pool = Drawn(store, np.arange(30), 5, CPU)
-        held = [pool._base._flat, pool._boxes, *([] if pool._values is None else [pool._values])]
-        assert sum(tensor.numel() * tensor.element_size() for tensor in held) == drawn_bytes(store, 30, 5)
+        assert pool.nbytes == drawn_bytes(store, 30, 5)
         assert drawn_bytes(store, 30, 5) == 30 * (store.train_images.layout.row_bytes + 5 * boxes)
 
 
@@ -164,3 +165,25 @@ def test_parameters_that_are_no_boxes_are_refused(cut, box, monkeypatch):
     monkeypatch.setattr(store, "read_params", lambda rows: np.broadcast_to(np.array(box, np.int32), (len(rows), 5, 4)))
     with pytest.raises(IntegrityError, match="copies/params"):
         Drawn(store, np.arange(4), 5, CPU)
+
+
+def test_what_the_params_of_a_copy_mean():
+    params = np.array([[[1, 3, 0, 2, 9], [0, 0, 0, 0, 0]]], np.int32)
+    boxes, values = boxes_of({"kind": "erase"}, params)
+    assert boxes.tolist() == [[[1, 3, 0, 2], [0, 0, 0, 0]]]
+    assert values.tolist() == [[9, 0]]
+    boxes, value = boxes_of({"kind": "cutout", "fill": 127}, params[..., :4])
+    assert boxes.tolist() == [[[1, 3, 0, 2], [0, 0, 0, 0]]]
+    assert value == 127
+
+
+@pytest.mark.parametrize(
+    ("params", "valid"),
+    [
+        ([0, 4, 0, 6], True), ([0, 5, 0, 6], False), ([0, 4, 0, 7], False), ([-1, 4, 0, 6], False),
+        ([0, 4, 0, 6, 255], True), ([0, 4, 0, 6, 256], False), ([0, 4, 0, 6, -1], False), ([0, 4, 7, 6], False),
+    ],
+)  # fmt: skip
+def test_boxes_lie_within_their_image(params, valid):
+    assert are_valid(np.array([params], np.int32), (4, 6)) == valid
+    assert are_valid(np.empty((0, len(params)), np.int32), (4, 6))

@@ -21,7 +21,7 @@ from trainer import config, hardware
 from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
 from trainer.contract import Losses
-from trainer.data.loader import Feed
+from trainer.data.loader import Loader, sizes_of
 from trainer.functional import schedules
 from trainer.loop import train_step
 from trainer.loop.train_step import build_optimizer
@@ -85,8 +85,8 @@ def test_a_step_on_a_gpu_reads_nothing_back(make_store: Any, name: str) -> None:
     Autograd's engine wants a real device, so the backward pass is left out; its operations are the forward ones'.
     """
     store = make_store(protocol="mismatch", ood=(2,), gamma=0.25)
-    run, settings, feed = prepared(store, name)
-    works, method, gpu = [feed.batch(feed.prepare(i)) for i in range(3)], load_method(name), torch.device("cuda", 0)
+    run, settings, loader = prepared(store, name)
+    works, method, gpu = [loader.batch(i) for i in range(3)], load_method(name), torch.device("cuda", 0)
     with FakeTensorMode(allow_non_fake_inputs=True):
         with gpu:
             state, other = state_of(store, run, settings), state_of(store, run, settings)
@@ -95,7 +95,7 @@ def test_a_step_on_a_gpu_reads_nothing_back(make_store: Any, name: str) -> None:
         learner = train_step.build_learner(state, declared, compiled=False)
         for work in works:
             raw = on(work, gpu)
-            batch = make_batch(raw, declared, feed.schedule_names, learner.state)
+            batch = make_batch(raw, declared, loader.schedule_names, learner.state)
             losses = forward_only(method, learner, batch, settings)
             for parameter in state.model.parameters():
                 parameter.grad = torch.empty_like(parameter)
@@ -127,21 +127,21 @@ def on(raw: Raw, device: torch.device) -> Raw:
     )  # fmt: skip
 
 
-def prepared(store: Any, name: str) -> tuple[RunConfig, Any, Feed]:
-    """A method's resolved settings, and its feed."""
+def prepared(store: Any, name: str) -> tuple[RunConfig, Any, Loader]:
+    """A method's resolved settings, and its loader."""
     method = load_method(name)
     flags = {"method": name, "model": "wrn-10-1", "steps": 10, "batch": 4}
     flags |= {"device": "cpu", "engine": "eager", "precision": "fp32"}
     run, settings = config.build(method, None, [], flags)
     run, settings, _ = config.resolve(run, settings, store)
     run = hardware.resolve(run)
-    return run, settings, Feed(store, method, settings, run, CPU)
+    return run, settings, Loader(store, method, settings, run, CPU)
 
 
 def state_of(store: Any, run: RunConfig, settings: Any) -> State:
     method = load_method(run.method)
-    model = build_model(run.model, store.num_classes, 0.1, method.views(settings).rotation)
-    own = method.init_state(store.num_classes, settings)
+    model = build_model(run.model, store.num_classes, 0.1, method.views(settings).heads)
+    own = method.init_state(sizes_of(store, method.views(settings), run), settings)
     return State(model, build_optimizer(model, run), Ema(model, 0.9), Telemetry(100), own)
 
 
@@ -157,17 +157,26 @@ def test_bf16_is_for_the_network_and_never_for_its_images(
     made = train_step.make_batch
     monkeypatch.setattr(train_step, "make_batch", lambda *given: seen.append(made(*given)) or seen[-1])
     for precision in ("fp32", "bf16"):
-        run, settings, feed = prepared(store, name)
+        run, settings, loader = prepared(store, name)
         torch.manual_seed(0)
         state = state_of(store, run, settings)
         run = dataclasses.replace(run, precision=precision)
-        step = train_step.build_step(state, method, settings, run, feed.schedule_names)
-        losses.append(step(feed.batch(feed.prepare(3))).total.item())
+        step = train_step.build_step(state, method, settings, run, loader.schedule_names)
+        losses.append(step(loader.batch(3)).total.item())
     for ours, theirs in zip((seen[0].x, *seen[0].u), (seen[1].x, *seen[1].u), strict=True):
         assert ours.dtype == theirs.dtype == torch.float32
         assert torch.equal(ours, theirs)
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0], "it was bf16"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_metrics_wait_without_a_gradient(make_store: Any, name: str) -> None:
+    store, method = make_store(), load_method(name)
+    run, settings, feed = prepared(store, name)
+    step = train_step.build_step(state_of(store, run, settings), method, settings, run, feed.schedule_names)
+    for metric, value in step(feed.batch(feed.prepare(0))).metrics.items():
+        assert not value.requires_grad, metric
 
 
 # --- optimizers -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""The feed: which samples, which pixels, independent of where a run starts and of what it runs on."""
+"""The loader: which samples, which pixels, wherever a run starts and wherever its images are held."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -12,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from stores.errors import ResourceError, StoreError, UsageError
+from stores.errors import IntegrityError, ResourceError, StoreError, UsageError
 from trainer.augment.views import make_batch
 from trainer.config import RunConfig
 from trainer.contract import Views
-from trainer.data import loader as feed_module
 from trainer.data import memory, placement, sampler
-from trainer.data import resident as pool_module
-from trainer.data.loader import Feed
-from trainer.data.prefetch import Prefetch
+from trainer.data.loader import Loader, sizes_of
+from trainer.data.prefetch import Stopped
+from trainer.data.resident import Resident
+from trainer.data.to_device import tensors_of
 
 CPU = torch.device("cpu")
 STILL = RunConfig(batch=4, steps=100, flip=False, shift=0)
@@ -37,8 +38,8 @@ def method(**views):
     )
 
 
-def make(store, run=STILL, **views) -> Feed:
-    return Feed(store, method(**views), None, run, CPU)
+def make(store, run=STILL, start=0, **views) -> Loader:
+    return Loader(store, method(**views), None, run, CPU, start)
 
 
 def who(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -47,16 +48,16 @@ def who(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     return pixel[:, 0], pixel[:, 1] - 1
 
 
-def step_of(feed: Feed, step: int):
+def step_of(loader: Loader, step: int):
     """The batch that a method would see, and which of its samples are OOD."""
-    raw = feed.batch(feed.prepare(step))
-    return make_batch(raw, feed.views, feed.schedule_names, {}), raw.ood
+    raw = loader.batch(step)
+    return make_batch(raw, loader.views, loader.schedule_names, {}), raw.ood
 
 
 def test_a_batch_has_labelled_images_with_their_labels_and_two_views_of_one_copy(store):
-    feed = make(store)
+    loader = make(store)
     for step in range(20):
-        batch, ood = step_of(feed, step)
+        batch, ood = step_of(loader, step)
         rows, copies = who(batch.x)
         assert set(rows) <= set(store.labeled)
         assert (copies == -1).all(), "labelled images are base images"
@@ -71,24 +72,24 @@ def test_a_batch_has_labelled_images_with_their_labels_and_two_views_of_one_copy
 
 
 def test_views_are_independent_draws(store):
-    feed = make(store, dataclasses.replace(STILL, shift=2, flip=True))
-    batch, _ = step_of(feed, 0)
+    loader = make(store, dataclasses.replace(STILL, shift=2, flip=True))
+    batch, _ = step_of(loader, 0)
     assert not torch.equal(batch.u[0], batch.u[1])
 
 
 @pytest.mark.parametrize("copies", [None, 2, 1])
 def test_an_epoch_shows_every_copy_of_every_image_once(store, copies):
-    feed = make(store, dataclasses.replace(STILL, copies=copies))
+    loader = make(store, dataclasses.replace(STILL, copies=copies))
     pairs = 28 * (copies or 4)
-    seen = [pair for step in range(pairs // 4) for pair in zip(*who(step_of(feed, step)[0].u[0]), strict=True)]
+    seen = [pair for step in range(pairs // 4) for pair in zip(*who(step_of(loader, step)[0].u[0]), strict=True)]
     assert len(seen) == len(set(seen)) == pairs
     assert {copy for _, copy in seen} == set(range(copies or 4))
     assert {row for row, _ in seen} == set(store.unlabeled)
 
 
 def test_the_labelled_stream_is_one_permutation_after_another(store):
-    feed = make(store)
-    rows = np.concatenate([who(step_of(feed, step)[0].x)[0] for step in range(6)])  # 24 = 4 epochs of 6
+    loader = make(store)
+    rows = np.concatenate([who(step_of(loader, step)[0].x)[0] for step in range(6)])  # 24 = 4 epochs of 6
     epochs = rows.reshape(4, 6)
     assert (np.sort(epochs) == store.labeled).all()
     assert len({tuple(epoch) for epoch in epochs}) > 1
@@ -125,10 +126,10 @@ def test_schedule_and_draws_reach_the_batch(store):
 
 def test_ood_flags_are_the_samples_of_other_classes(make_store):
     store = make_store(protocol="mismatch", ood=(1, 2))
-    feed = make(store, ratio=3)
+    loader = make(store, ratio=3)
     found = set()
     for step in range(10):
-        batch, ood = step_of(feed, step)
+        batch, ood = step_of(loader, step)
         rows, _ = who(batch.u[0])
         np.testing.assert_array_equal(ood, store.dataset.train_labels[rows] > 0)
         assert batch.u[0].shape[0] == len(ood) == 12
@@ -137,26 +138,26 @@ def test_ood_flags_are_the_samples_of_other_classes(make_store):
 
 
 def test_base_images_serve_methods_that_augment_themselves(no_copies):
-    feed = make(no_copies, unlabeled=("weak",), source="base")
-    rows, copies = who(step_of(feed, 3)[0].u[0])
+    loader = make(no_copies, unlabeled=("weak",), source="base")
+    rows, copies = who(step_of(loader, 3)[0].u[0])
     assert set(rows) <= set(no_copies.unlabeled)
     assert (copies == -1).all()
-    assert (feed.copies, feed.num_unlabeled, feed.images_per_step) == (None, 28, 8)
+    assert (loader.copies, loader.num_unlabeled, loader.images_per_step) == (None, 28, 8)
 
 
 def test_the_pool_may_hold_the_labelled_images_too(store):
-    feed = make(store, unlabeled=("weak",), source="base", labeled_in_unlabeled=True)
-    seen = np.concatenate([who(step_of(feed, step)[0].u[0])[0] for step in range(17)])  # two epochs of 34
+    loader = make(store, unlabeled=("weak",), source="base", labeled_in_unlabeled=True)
+    seen = np.concatenate([who(step_of(loader, step)[0].u[0])[0] for step in range(17)])  # two epochs of 34
     assert (np.bincount(seen) == 2).all()
     assert set(seen) == set(store.labeled) | set(store.unlabeled)
 
 
 def test_a_supervised_method_loads_no_pool(no_copies):
-    feed = make(no_copies, unlabeled=())
-    batch, ood = step_of(feed, 0)
+    loader = make(no_copies, unlabeled=())
+    batch, ood = step_of(loader, 0)
     assert batch.u == ()
     assert ood is None
-    assert (feed.num_unlabeled, feed.images_per_step) == (0, 4)
+    assert (loader.num_unlabeled, loader.images_per_step) == (0, 4)
 
 
 def test_what_the_store_lacks_is_said(store, no_copies):
@@ -169,7 +170,7 @@ def test_what_the_store_lacks_is_said(store, no_copies):
         make(store)
 
 
-def test_a_home_that_is_too_small_is_refused_with_its_size(store, monkeypatch):
+def test_memory_that_is_too_small_is_refused_with_its_size(store, monkeypatch):
     size = (6 + 28 * 4) * 8 * 8 * 3
     run = dataclasses.replace(STILL, feed="host")
     monkeypatch.setattr(memory, "free_memory", lambda home: size)
@@ -177,7 +178,7 @@ def test_a_home_that_is_too_small_is_refused_with_its_size(store, monkeypatch):
         make(store, run)
     assert "--feed stream" in caught.value.hint
     monkeypatch.setattr(memory, "free_memory", lambda home: 2 * size)
-    assert make(store, run).home.size == size
+    assert make(store, run).placement.size == size
 
 
 def test_free_memory_is_part_of_the_machines_memory():
@@ -185,7 +186,7 @@ def test_free_memory_is_part_of_the_machines_memory():
     assert 0 < memory.free_memory(CPU) <= pages
 
 
-HOMES = [
+KINDS = [
     ("auto", "cpu", 112, 0, "host"), ("auto", "cpu", 111, 112, "mapped"), ("auto", "cpu", 111, 111, "stream"),
     ("auto", "cuda", 167, 0, "device"), ("auto", "cuda", 166, 0, "host"), ("auto", "cuda", 111, 0, "stream"),
     ("resident", "cpu", 1, 0, "mapped"), ("resident", "cuda", 167, 0, "device"), ("host", "cuda", 1, 0, "host"),
@@ -193,77 +194,283 @@ HOMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("feed", "device", "memory_free", "disk_free", "kind"), HOMES)
-def test_the_home_follows_from_size_and_free_memory(feed, device, memory_free, disk_free, kind, store, monkeypatch):
-    """Of 6 more images and 28 × 4 copies of 192 bytes; free memory and disk in per cent of that."""
+@pytest.mark.parametrize(("feed", "device", "memory_free", "disk_free", "kind"), KINDS)
+def test_the_placement_follows_from_size_and_free_memory(
+    feed, device, memory_free, disk_free, kind, store, monkeypatch
+):
+    """Of 6 labelled images and 28 × 4 copies of 192 bytes; free memory and disk in per cent of that."""
     size = (6 + 28 * 4) * 192
     monkeypatch.setattr(placement, "free_memory", lambda device: size * memory_free // 100)
     monkeypatch.setattr(placement.shutil, "disk_usage", lambda path: SimpleNamespace(free=size * disk_free // 100))
     run = dataclasses.replace(STILL, feed=feed, window="1MB")
-    home = placement.choose(run, store.dataset, 28, 4, torch.device(device), others=6)
-    assert home.kind == kind
-    assert home.device.type == (device if kind == "device" else "cpu")
-    assert home.size == (1_000_000 if kind == "stream" else size)
-    assert home.drawn is False
+    placed = placement.place(store, method().views(None), run, torch.device(device))
+    assert placed.kind == kind
+    assert placed.device.type == (device if kind == "device" else "cpu")
+    assert placed.size == (1_000_000 if kind == "stream" else size)
+    assert placed.drawn is False
 
 
-def test_a_home_says_what_it_is():
+def test_a_placement_says_what_it_is():
     size = 3 << 29
-    for home, said in {
-        placement.Home("device", torch.device("cuda", 0), False, size): "in GPU memory (1.50 GiB)",
-        placement.Home("device", CPU, False, size): "in memory (1.50 GiB)",
-        placement.Home("host", CPU, True, size): "copies drawn from images in memory (1.50 GiB)",
-        placement.Home("stream", CPU, False, size): "streamed from the store through a window (1.50 GiB)",
-        placement.Home("host", CPU, False, 1 << 19): "in memory (0.5 MiB)",
-        placement.Home("mapped", CPU, False, size): "in a mapped scratch file (1.50 GiB)",
+    for placed, said in {
+        placement.Placement("device", torch.device("cuda", 0), False, size): "in GPU memory (1.50 GiB)",
+        placement.Placement("device", CPU, False, size): "in memory (1.50 GiB)",
+        placement.Placement("host", CPU, True, size): "copies drawn from images in memory (1.50 GiB)",
+        placement.Placement("stream", CPU, False, size): "streamed from the store through a window (1.50 GiB)",
+        placement.Placement("host", CPU, False, 1 << 19): "in memory (0.5 MiB)",
+        placement.Placement("mapped", CPU, False, size): "in a mapped scratch file (1.50 GiB)",
     }.items():
-        assert str(home) == said
+        assert str(placed) == said
 
 
-@pytest.mark.parametrize("kind", ["resident", "stream"])
-def test_what_decides_the_order_is_settled_once(kind, store, monkeypatch):
-    """A resumed run may find more or less memory; its order must stay."""
+@pytest.mark.parametrize("feed", ["resident", "stream"])
+def test_what_decides_the_order_stays_when_a_run_is_resumed(feed, store, monkeypatch):
+    """A resumed run may find more or less memory."""
     views = method().views(None)
-    monkeypatch.setattr(placement, "free_memory", lambda device: 0 if kind == "stream" else 1 << 40)
+    monkeypatch.setattr(placement, "free_memory", lambda device: 0 if feed == "stream" else 1 << 40)
     monkeypatch.setattr(placement.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
-    settled = feed_module.settle(store, views, STILL, CPU)
-    assert settled == dataclasses.replace(STILL, feed=kind)
-    assert feed_module.settle(store, views, settled, CPU) == settled
+    placed = placement.place(store, views, STILL, CPU)
+    assert placed.feed == feed
     monkeypatch.undo()
-    with make(store, settled) as feed:
-        assert (feed.home.kind == "stream") == (kind == "stream")
+    resumed = dataclasses.replace(STILL, feed=placed.feed)
+    with make(store, resumed) as loader:
+        assert loader.placement.feed == feed
 
 
-@pytest.mark.parametrize("home", ["host", "device", "mapped", "stream"])
+def test_one_process_that_has_to_stream_makes_all_stream(store, monkeypatch):
+    monkeypatch.setattr(placement.distributed, "agree", lambda streams: True)
+    assert placement.place(store, method().views(None), STILL, CPU).kind == "stream"
+    resident = dataclasses.replace(STILL, feed="resident")
+    assert placement.place(store, method().views(None), resident, CPU).kind == "host"
+
+
+def test_a_loader_takes_the_placement_that_was_decided(store):
+    placed = placement.Placement("stream", CPU, False, 1 << 20)
+    with Loader(store, method(), None, STILL, CPU, placement=placed) as loader:
+        assert loader.placement is placed
+        streamed = [raw.u_id for _, raw in zip(range(3), loader, strict=False)]
+    with make(store, dataclasses.replace(STILL, feed="stream", window="1MiB")) as loader:
+        assert all(map(torch.equal, streamed, [raw.u_id for _, raw in zip(range(3), loader, strict=False)]))
+
+
+def test_sizes_are_those_of_the_run(store):
+    sizes = sizes_of(store, method(ratio=2, labeled_in_unlabeled=True).views(None), STILL)
+    assert (sizes.labeled, sizes.unlabeled, sizes.num_classes, sizes.image_size) == (4, 8, 3, (8, 8))
+    assert (sizes.num_unlabeled, sizes.num_valid) == (34, 6)
+    assert make(store).sizes.unlabeled == 4
+
+
+PLACEMENTS = ["host", "device", "mapped", "stream"]
+
+
+@pytest.mark.parametrize("feed", PLACEMENTS)
 @pytest.mark.parametrize("options", [{}, {"copies": 3}, {"batch": 10}], ids=str)
 @pytest.mark.parametrize("views", [{}, {"source": "base"}, {"source": "base", "labeled_in_unlabeled": True}], ids=str)
-def test_a_batchs_pixels_are_the_stores_at_its_ids(home, options, views, store):
-    run = dataclasses.replace(STILL, feed=home, **options)
-    dataset = store.dataset
-    with make(store, run, **views) as feed:
+def test_a_batchs_pixels_are_the_stores_at_its_ids(feed, options, views, store):
+    run, dataset = dataclasses.replace(STILL, feed=feed, **options), store.dataset
+    with make(store, run, **views) as loader:
+        rows = placement.unlabeled_rows(store, loader.views)
         for step in (0, 1, 2, 40, 3):
-            work = feed.prepare(step)
-            raw = feed.batch(work)
-            np.testing.assert_array_equal(raw.x, dataset.train_images.values[work.x_rows])
-            np.testing.assert_array_equal(raw.y, store.train_labels[work.x_rows])
+            raw = loader.batch(step)
+            x_rows = raw.x[:, 0, 0, 0].numpy()  # painted there
+            assert set(x_rows) <= set(store.labeled)
+            np.testing.assert_array_equal(raw.x, dataset.train_images.values[x_rows])
+            np.testing.assert_array_equal(raw.y, store.train_labels[x_rows])
+            u_rows, copies = rows[raw.u_id.numpy()], raw.u[:, 0, 0, 1].numpy().astype(int) - 1
             if views:
-                assert (work.u_copies == -1).all()
-                expected = dataset.train_images.values[work.u_rows]
+                assert (copies == -1).all()
+                expected = dataset.train_images.values[u_rows]
             else:
-                assert work.u_copies.max() < (options.get("copies") or 4)
-                expected = dataset.copies.values[work.u_rows, work.u_copies]
+                assert copies.max() < (options.get("copies") or 4)
+                expected = dataset.copies.values[u_rows, copies]
             np.testing.assert_array_equal(raw.u, expected)
-            assert set(work.u_rows) <= set(feed_module.pool_rows(store, feed.views))
+            assert raw.u_id.dtype == torch.int64
 
 
-def test_a_mapped_pool_leaves_no_file_and_says_when_there_is_no_room(tmp_path, monkeypatch):
+def equal(a, b) -> bool:
+    ours, theirs = tensors_of(a), tensors_of(b)
+    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize("feed", PLACEMENTS)
+@pytest.mark.parametrize("start", [0, 7])
+def test_iterating_gives_the_batch_of_each_step(feed, start, make_store):
+    store = make_store(protocol="mismatch", ood=(2,))
+    run = dataclasses.replace(STILL, feed=feed, steps=60, flip=True, shift=2)
+    with make(store, run) as single, make(store, run, start) as loader:
+        assert len(loader) == 60 - start
+        assert iter(loader) is loader
+        for step, raw in enumerate(loader, start):
+            assert equal(raw, single.batch(step))
+            assert loader.step == step + 1
+        assert step == 59
+        assert len(loader) == 0
+        assert list(loader) == []
+        assert loader.waited >= 0
+
+
+def test_a_supervised_loader_iterates_too(no_copies):
+    with make(no_copies, unlabeled=()) as loader:
+        for step, raw in enumerate(loader):
+            assert equal(raw, loader.batch(step))
+            assert raw.u is raw.u_id is raw.second is raw.second_id is None
+        assert step == 99
+
+
+# --- the second unlabelled stream
+
+
+@pytest.mark.parametrize("feed", PLACEMENTS)
+@pytest.mark.parametrize("source", ["base", "copies"])
+def test_the_second_stream_starts_with_all_images_and_has_views_of_its_own(feed, source, store):
+    run = dataclasses.replace(STILL, feed=feed, shift=2)
+    declared = {"source": source, "ratio": 7, "second": ("weak", "weak")}
+    with make(store, run, **declared) as loader, make(store, run, source=source, ratio=7) as plain:
+        rows, seen = placement.unlabeled_rows(store, loader.views), []
+        for step, raw in zip(range(8), loader, strict=False):
+            np.testing.assert_array_equal(raw.second[:, 0, 0, 0], rows[raw.second_id])
+            assert (raw.second[:, 0, 0, 1] > 0).all() == (source == "copies")
+            assert raw.second.shape == raw.u.shape == (28, 8, 8, 3)
+            assert len(raw.views) == 5
+            assert len({tuple(view["weak"].ravel().tolist()) for view in raw.views}) == 5
+            if feed != "stream":  # whose window is another one
+                assert equal(
+                    dataclasses.replace(raw, second=None, second_id=None, views=raw.views[:3]), plain.batch(step)
+                )
+                assert not torch.equal(raw.u_id, raw.second_id)
+            seen += raw.second_id.tolist()
+        assert set(seen) == set(range(28))
+        assert loader.images_per_step == 4 + 4 * 28
+
+
+@pytest.mark.parametrize("feed", PLACEMENTS)
+def test_a_replaced_second_stream_takes_effect_at_its_step_and_is_the_same_when_resumed(feed, store):
+    run = dataclasses.replace(STILL, feed=feed, steps=40)
+    chosen = np.array([20, 3, 3, 11, 27, 5])
+    mask = torch.zeros(28, dtype=torch.bool)
+    mask[chosen] = True
+    with make(store, run, second=("weak",)) as loader, make(store, run, second=("weak",)) as single:
+        before = [next(loader) for _ in range(10)]
+        loader.replace_second(chosen, 10)
+        waited = loader.waited
+        after = list(loader)
+        assert len(after) == 30
+        assert loader.waited >= waited
+        assert all(equal(raw, single.batch(step)) for step, raw in enumerate(before))
+        ids = torch.cat([raw.second_id for raw in after])
+        assert set(ids.tolist()) == set(chosen)
+        for step, raw in enumerate(after, 10):
+            assert equal(dataclasses.replace(raw, second=None, second_id=None),
+                         dataclasses.replace(single.batch(step), second=None, second_id=None))  # fmt: skip
+    with make(store, run, 25, second=("weak",)) as resumed:
+        resumed.replace_second(mask, 25)
+        assert all(map(equal, resumed, after[15:]))
+
+
+def test_a_second_stream_that_cannot_be_is_refused(store):
+    with make(store, second=("weak",)) as loader:
+        for wrong in (np.array([28]), np.array([-1]), np.empty(0, np.int64), np.zeros(28, bool)):
+            with pytest.raises(ValueError, match="positions"):
+                loader.replace_second(wrong, 0)
+    with make(store) as loader, pytest.raises(ValueError, match="no second"):
+        loader.replace_second(np.array([1]), 0)
+
+
+# --- how it ends
+
+
+@pytest.mark.parametrize("feed", ["host", "stream"])
+def test_an_error_surfaces_at_its_step_and_every_time(feed, store):
+    broken = method()
+    schedule = broken.schedule
+
+    def failing(step, *given):
+        if step == 5:
+            raise IntegrityError("of step 5")
+        return schedule(step, *given)
+
+    broken.schedule = failing
+    with Loader(store, broken, None, dataclasses.replace(STILL, feed=feed), CPU) as loader:
+        assert len([next(loader) for _ in range(5)]) == loader.step == 5
+        for _ in range(2):
+            with pytest.raises(IntegrityError, match="of step 5"):
+                next(loader)
+        assert loader.step == 5
+
+
+def test_a_damaged_block_ends_the_iteration_before_anything_of_it_is_used(store, monkeypatch):
+    run = dataclasses.replace(STILL, feed="stream", window="32KiB")
+    with make(store, run) as loader:
+        rows = placement.unlabeled_rows(store, loader.views)
+        whole = list(loader)
+    of_block = [(rows[raw.u_id] // 8 == 2).any() for raw in whole]
+    read = store.dataset.copies.read
+
+    def damaged(wanted, *args, **options):
+        if np.any(np.asarray(wanted) // 8 == 2):
+            raise IntegrityError("block 2 is damaged")
+        return read(wanted, *args, **options)
+
+    monkeypatch.setattr(store.dataset.copies, "read", damaged)
+    with make(store, run) as loader:
+        good = []
+        with pytest.raises(IntegrityError, match="block 2"):
+            good.extend(loader)
+        with pytest.raises(IntegrityError, match="block 2"):
+            next(loader)
+    assert loader.step <= of_block.index(True)
+
+
+def ours() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("stream", "loader"))]
+
+
+@pytest.mark.parametrize("feed", ["host", "stream"])
+def test_threads_end_with_the_loader_wherever_it_is(feed, store):
+    run = dataclasses.replace(STILL, feed=feed)
+    loader = make(store, run, second=("weak",))
+    with contextlib.suppress(ZeroDivisionError), loader:
+        next(loader)
+        assert ours()
+        1 / 0  # noqa: B018 - the loop's error
+    assert ours() == []
+    loader.close()
+    with pytest.raises(Stopped):
+        list(loader)
+    assert ours() == []
+    with make(store, run):
+        assert ours() == []
+
+
+def test_stop_ends_a_wait_for_a_batch(store, monkeypatch):
+    release, waiting = threading.Event(), threading.Event()
+    read = store.dataset.copies.read
+
+    def stuck(*args, **options):
+        waiting.set()
+        release.wait(20)
+        return read(*args, **options)
+
+    monkeypatch.setattr(store.dataset.copies, "read", stuck)
+    loader = make(store, dataclasses.replace(STILL, feed="stream"))
+    threading.Thread(target=lambda: waiting.wait(20) and loader.stop()).start()
+    with pytest.raises(Stopped):
+        next(loader)
+    assert loader.step == 0
+    assert loader.waited > 0
+    release.set()
+    loader.close()
+    assert ours() == []
+
+
+def test_a_scratch_file_has_no_name_and_says_when_there_is_no_room(tmp_path, monkeypatch):
     values = np.random.default_rng(0).integers(0, 256, (6, 3, 2, 2, 3), dtype=np.uint8)
 
     def read(rows, copies, out):
         out[...] = values[rows, :copies]
 
     array = SimpleNamespace(shape=values.shape, read=read)
-    pool = pool_module.Pool(array, np.array([5, 1]), 2, CPU, tmp_path)
+    pool = Resident(array, np.array([5, 1]), 2, CPU, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert (pool.take(np.array([3, 0])).numpy() == values[[1, 5], [1, 0]]).all()
 
@@ -272,37 +479,5 @@ def test_a_mapped_pool_leaves_no_file_and_says_when_there_is_no_room(tmp_path, m
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(ResourceError, match="no room for"):
-        pool_module.Pool(array, np.array([5, 1]), 2, CPU, tmp_path)
+        Resident(array, np.array([5, 1]), 2, CPU, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_prefetch_keeps_the_order_and_runs_at_most_depth_ahead():
-    done = []
-    release = threading.Semaphore(0)
-
-    def prepare(step: int) -> int:
-        done.append(step)
-        release.release()
-        return step * step
-
-    with Prefetch(prepare, range(3, 7), depth=2) as ahead:
-        for expected in (3, 4, 5, 6):
-            release.acquire()
-            assert ahead.take() == expected**2
-            assert len(done) <= expected - 3 + 3
-        with pytest.raises(IndexError, match="no step is left"):
-            ahead.take()
-    assert done == [3, 4, 5, 6]
-
-
-def test_prefetch_raises_a_threads_error_where_its_step_is_asked_for_and_ends_the_thread():
-    def prepare(step: int) -> int:
-        if step == 1:
-            raise ResourceError("broken")
-        return step
-
-    ahead = Prefetch(prepare, range(5))
-    assert ahead.take() == 0
-    with pytest.raises(ResourceError, match="broken"), ahead:
-        ahead.take()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]

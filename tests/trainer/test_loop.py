@@ -16,16 +16,16 @@ from torch import nn
 
 from stores.errors import IntegrityError, Interrupted, RealMixError, ResourceError, StorageError
 from stores.format import manifest
-from trainer import api, config, hardware
+from trainer import api, config
 from trainer.augment.views import Raw
 from trainer.config import RunConfig
 from trainer.contract import Losses, Views
-from trainer.data.loader import Feed
 from trainer.loop import train_step
 from trainer.methods import load_method
 from trainer.networks.ema import Ema
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import State
+from trainer.runs.record import Spec
 from trainer.runs.run_dir import open_run
 from trainer.runs.telemetry import Telemetry, mask_quality
 
@@ -41,11 +41,7 @@ def run_of(**changes) -> RunConfig:
 
 def execute(path, store, run, folder=None, method=SUPERVISED):
     run, settings, deviations = config.resolve(run, method.Settings(), store)
-    record = {
-        "run": dataclasses.asdict(run), "settings": dataclasses.asdict(settings), "deviations": deviations,
-        "store": api.describe(store), "device": hardware.describe(run), "versions": api.versions(),
-    }  # fmt: skip
-    return api._execute(path, folder, record if folder is None else folder.config, store, run, settings, quiet=True)
+    return api.execute(Spec(store, method, settings, run, tuple(deviations)), path, folder, quiet=True)
 
 
 def lines(path, kind):
@@ -239,11 +235,11 @@ def test_realmix_reports_the_mask_on_mismatch_stores(make_store, tmp_path):
     assert {"ood_precision", "ood_kept", "weight_u"} <= set(lines(tmp_path / "run", "train")[0])
 
 
-def test_every_home_of_the_feed_trains_the_same_weights(store, tmp_path):
-    homes = ("host", "device", "mapped")
-    for feed in homes:
+def test_every_placement_trains_the_same_weights(store, tmp_path):
+    placements = ("host", "device", "mapped")
+    for feed in placements:
         execute(tmp_path / feed, store, run_of(method="realmix", feed=feed), method=load_method("realmix"))
-    weights = [(tmp_path / feed / "model.safetensors").read_bytes() for feed in homes]
+    weights = [(tmp_path / feed / "model.safetensors").read_bytes() for feed in placements]
     assert weights[0] == weights[1] == weights[2]
 
 
@@ -251,15 +247,15 @@ def test_every_home_of_the_feed_trains_the_same_weights(store, tmp_path):
 def test_images_that_cannot_be_read_end_the_run_with_its_last_step_saved(store, tmp_path, monkeypatch, error):
     path, plain = tmp_path / "run", tmp_path / "plain"
     execute(plain, store, run_of(eval_every=5))
-    prepare = Feed.prepare
+    schedule = SUPERVISED.schedule
 
-    def failing_feed(feed, step):
+    def failing(step, *given):
         if step == 3:
             raise error
-        return prepare(feed, step)
+        return schedule(step, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Feed, "prepare", failing_feed)
+        patch.setattr(SUPERVISED, "schedule", failing)  # called where a step's batch is prepared
         with pytest.raises(type(error)) as caught:
             execute(path, store, run_of(eval_every=5))
     if isinstance(error, RealMixError):
@@ -271,15 +267,15 @@ def test_images_that_cannot_be_read_end_the_run_with_its_last_step_saved(store, 
 
 
 def test_a_signal_while_images_are_waited_for_saves_the_step_before(store, tmp_path, monkeypatch):
-    path, prepare, silent = tmp_path / "run", Feed.prepare, threading.Event()
+    path, schedule, silent = tmp_path / "run", SUPERVISED.schedule, threading.Event()
 
-    def silent_feed(feed, step):
+    def waiting(step, *given):
         if step == 3:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGHUP)
             silent.wait(60)
-        return prepare(feed, step)
+        return schedule(step, *given)
 
-    monkeypatch.setattr(Feed, "prepare", silent_feed)
+    monkeypatch.setattr(SUPERVISED, "schedule", waiting)  # called where a step's batch is prepared
     save = checkpoint.save
 
     def save_and_let_go(folder, state, identity):
@@ -290,7 +286,7 @@ def test_a_signal_while_images_are_waited_for_saves_the_step_before(store, tmp_p
     monkeypatch.setattr(checkpoint, "save", save_and_let_go)
     with pytest.raises(Interrupted, match=r"interrupted at step [23]"):
         execute(path, store, run_of())
-    assert silent.is_set(), "it was saved while the feed still waited"
+    assert silent.is_set(), "it was saved while the loader still waited"
 
 
 def test_a_signal_at_the_last_step_ends_it_and_the_result_follows_later(store, tmp_path, monkeypatch):

@@ -17,13 +17,14 @@ from typing import Any, get_type_hints
 
 import pytest
 import torch
-from method_batches import SIZES, SMALL, Linear, Watched, active, make_batch, make_learner, updating_rows
+from method_batches import SIZES, SMALL, Linear, Watched, active, make_batch, make_learner, named, updating_rows
 from rounding import assert_same
 from torch import Tensor
 
 from stores.errors import UsageError
 from trainer import api, config
 from trainer.methods import METHODS, load_method
+from trainer.runs.record import Spec
 
 LABELS_ALONE = {"supervised"}  # no unlabelled loss
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -59,7 +60,7 @@ def test_naming_the_methods_does_not_import_torch() -> None:
 
 
 @every_method
-def test_losses_are_finite_and_metrics_wait_without_a_gradient(name: str) -> None:
+def test_losses_are_finite(name: str) -> None:
     method, settings = active(name)
     batch = make_batch(method, settings)
     losses = method.loss(make_learner(method, settings), batch, settings)
@@ -70,7 +71,6 @@ def test_losses_are_finite_and_metrics_wait_without_a_gradient(name: str) -> Non
     assert ("loss_u" in losses.metrics) == (name not in LABELS_ALONE)
     for metric, value in losses.metrics.items():
         assert value.shape == (), metric
-        assert not value.requires_grad, metric
         assert math.isfinite(value.item()), metric
     if losses.keep_u is not None:
         assert losses.keep_u.shape == (len(batch.u) * SIZES.unlabeled,)
@@ -100,8 +100,7 @@ def test_a_short_run_from_a_store(name: str, make_store: Any, tmp_path: Path) ->
     flags = {"method": name, "model": "wrn-10-1", "batch": 4, "steps": 2, "device": "cpu", "precision": "fp32"}
     flags |= {"engine": "eager", "threads": 1, "tensorboard": False}
     run, settings, deviations = config.resolve(*config.build(method, "digits", [], flags), store)
-    record = {"run": dataclasses.asdict(run), "deviations": deviations, "store": api.describe(store)}
-    result = api._execute(tmp_path / "run", None, record, store, run, settings, quiet=True)
+    result = api.execute(Spec(store, method, settings, run, tuple(deviations)), tmp_path / "run", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert result["steps"] == 2
     assert all(math.isfinite(line["loss"]) for line in lines if line["kind"] == "train")
@@ -178,12 +177,12 @@ def test_processes_that_share_the_rows_have_one_gradient(name: str) -> None:
 
     def divided(rank: int) -> Any:
         def over(network: Linear) -> Any:
-            def forward(rows: Tensor, groups: int = 1, update: int | None = None, **options: Any) -> Tensor:
+            def forward(rows: Tensor, groups: int = 1, update: int | None = None, **options: Any) -> Any:
                 shares = rows.unflatten(0, (groups, 2, -1))
                 own = network(shares[:, rank].flatten(0, 1)).unflatten(0, (groups, -1))
                 other = network(shares[:, 1 - rank].flatten(0, 1)).detach().unflatten(0, (groups, -1))
                 own = own.detach() + 2 * (own - own.detach())
-                return torch.stack([own, other] if rank == 0 else [other, own], 1).flatten(0, 2)
+                return named(torch.stack([own, other] if rank == 0 else [other, own], 1).flatten(0, 2), **options)
 
             return forward
 
@@ -328,4 +327,4 @@ def test_views_of_the_mixmatch_family(name: str, unlabeled: tuple[str, ...], sou
 )
 def test_settings_out_of_range(name: str, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        load_method(name).Settings(**wrong)
+        config.check(load_method(name).Settings(**wrong))

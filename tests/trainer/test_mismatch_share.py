@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import assert_same
 
-from trainer.evaluation import mismatch_share
-from trainer.evaluation.evaluator import Evaluator
-from trainer.evaluation.mismatch_share import Sample, direction, estimate, known_share
-from trainer.networks.wide_resnet import build_model
+from trainer.functional import mismatch_share
+from trainer.functional.mismatch_share import direction, estimate, known_share
 
 CLASSES, DIMENSIONS = 3, 8
 
@@ -101,48 +97,16 @@ def test_any_features(seed: int, n: int, m: int, scale: float) -> None:
     assert estimate(same, of_x, same, of_x, CLASSES) == 0
 
 
-# --- images of a store ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("n", "m"), [(3, 9), (9, 3), (0, 9)])
+def test_too_few_to_compare(n: int, m: int) -> None:
+    x, u = np.eye(DIMENSIONS)[np.zeros(n, np.int64)], np.eye(DIMENSIONS)[np.ones(m, np.int64)]
+    assert estimate(x, np.zeros(n, np.int64), u, np.zeros(m, np.int64), CLASSES) == 0
 
 
-def seen_by(store: object) -> Evaluator:
-    return Evaluator(store, build_model("wrn-10-1", store.num_classes), torch.device("cpu"), bf16=False)
-
-
-def test_features_are_the_networks(store) -> None:
-    images, evaluator = torch.from_numpy(store.dataset.train_images.read(np.arange(7))), seen_by(store)
-    features, classes = evaluator.features(images)
-    assert (features.shape, features.dtype) == ((7, 64), np.float64)
-    logits = evaluator.model.head(torch.from_numpy(features).float())
-    assert_same(logits, evaluator.logits(images), roundings=features.shape[1])
-    assert (classes == logits.argmax(1).numpy()).all()
-
-
-def test_a_store_is_sampled(store, monkeypatch) -> None:
-    evaluator, seen = seen_by(store), []
-    monkeypatch.setattr(evaluator, "features", lambda images: seen.append(images) or (np.ones((len(images), 2)),) * 2)
-    monkeypatch.setattr(mismatch_share, "estimate", lambda *rows: 0.25)
-    assert Sample(store).share(evaluator) == 0.25
-    assert torch.equal(seen[0], torch.from_numpy(store.dataset.train_images.read(store.labeled)))
-    assert torch.equal(seen[1], torch.from_numpy(store.dataset.train_images.read(store.unlabeled)))
-    monkeypatch.setattr(mismatch_share, "IMAGES", 5)
-    store.unlabeled = np.concatenate([store.unlabeled, store.labeled])
-    Sample(store).share(evaluator)
-    assert [len(images) for images in seen[2:]] == [5, 5]
-    assert torch.equal(seen[3][-1], torch.from_numpy(store.dataset.train_images.read(np.array([33])))[0]), "unlabelled"
-
-
-def test_a_broken_network_says_nothing(store) -> None:
-    evaluator = seen_by(store)
-    evaluator.model.bn.weight.data.fill_(np.inf)
-    assert Sample(store).share(evaluator) == 0
-
-
-def test_large_images_are_fewer(store, monkeypatch) -> None:
-    monkeypatch.setattr(mismatch_share, "MEMORY", 10 * store.dataset.train_images.read(np.arange(1)).nbytes)
-    assert [len(images) for images in Sample(store)._images] == [6, 10]
-
-
-@pytest.mark.parametrize("part", ["labeled", "unlabeled"])
-def test_too_few_to_compare(store, part: str) -> None:
-    setattr(store, part, getattr(store, part)[:3])
-    assert Sample(store).share(seen_by(store)) == 0
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_numbers_say_nothing(value: float) -> None:
+    rng, classes = np.random.default_rng(0), np.zeros(60, np.int64)
+    x, u = rng.normal(0, 1, (60, 2)), rng.normal(9, 1, (60, 2))
+    assert estimate(x, classes, u, classes, 1) > 0.3
+    u[7, 1] = value
+    assert estimate(x, classes, u, classes, 1) == 0

@@ -14,8 +14,14 @@ from trainer.data.mixing import Mixing
 COUNTS = st.lists(st.integers(1, 7), min_size=1, max_size=6).map(np.array)
 
 
-def ticks(mixing: Mixing, first: int, last: int):
-    return [np.stack(mixing.samples(tick), axis=1) for tick in range(first, last)]
+def samples(mixing: Mixing, tick: int) -> np.ndarray:
+    """int64 [n, 4]: entry, block, row and copy."""
+    entry, block, sample, _ = mixing.mix(tick, 1)
+    return np.stack([entry, block, *np.divmod(sample, mixing.copies)], axis=1)
+
+
+def ticks(mixing: Mixing, first: int, last: int) -> list[np.ndarray]:
+    return [samples(mixing, tick) for tick in range(first, last)]
 
 
 @settings(deadline=None)
@@ -42,7 +48,7 @@ def test_no_tick_holds_two_copies_of_one_row_and_none_more_than_the_width(counts
     width = min(width, len(counts))
     mixing = Mixing(counts, copies, width, seed)
     for tick in range(30):
-        rows = [tuple(row) for row in np.stack(mixing.samples(tick)[:3], axis=1).tolist()]
+        rows = [tuple(row) for row in samples(mixing, tick)[:, :3].tolist()]
         assert len(set(rows)) == len(rows)
         open_now = mixing.open(tick)
         assert len(open_now) <= width
@@ -53,7 +59,7 @@ def test_no_tick_holds_two_copies_of_one_row_and_none_more_than_the_width(counts
 @given(COUNTS, st.integers(1, 9), st.integers(1, 6), st.integers(0, 40))
 def test_any_position_is_found_without_what_came_before(counts, copies, width, tick):
     width = min(width, len(counts))
-    sizes = [len(samples) for samples in ticks(Mixing(counts, copies, width, 1), 0, tick + 1)]
+    sizes = [len(tick) for tick in ticks(Mixing(counts, copies, width, 1), 0, tick + 1)]
     fresh = Mixing(counts, copies, width, 1)
     assert fresh.through(tick) == sum(sizes)
     for position in {sum(sizes[:-1]), sum(sizes) - 1} if sizes[-1] else ():
@@ -73,7 +79,7 @@ def test_ticks_mixed_together_are_those_mixed_one_by_one(counts, copies, width, 
     np.testing.assert_array_equal(
         np.stack([entry, block, sample // copies, sample % copies], axis=1), np.concatenate(each)
     )
-    assert ends.tolist() == np.cumsum([len(samples) for samples in each]).tolist()
+    assert ends.tolist() == np.cumsum([len(tick) for tick in each]).tolist()
 
 
 def test_seeds_epochs_and_blocks_have_orders_of_their_own():
@@ -88,9 +94,9 @@ def test_the_quality_of_the_mix_is_what_it_says():
     """CIFAR-10 × 50 within 512 MiB: 40 blocks of 64 images. In the long run no two copies of an image share a batch of
     64, but for the 4 % of batches across two ticks; 2,560 images are at hand; copies of an image come evenly."""
     mixing = Mixing(np.full(782, 64), 50, 40, 1)
-    whole = [np.stack(mixing.samples(tick), axis=1) for tick in range(500, 700)]
-    images = [samples[:, 0] * 64 + samples[:, 2] for samples in whole]
-    assert {len(samples) for samples in whole} == {1600}
+    whole = ticks(mixing, 500, 700)
+    images = [tick[:, 0] * 64 + tick[:, 2] for tick in whole]
+    assert {len(tick) for tick in whole} == {1600}
     assert len(np.unique(np.concatenate(images[:2]))) == pytest.approx(2560, rel=0.02)
     stream = np.concatenate(images)
     batches = stream[: len(stream) // 64 * 64].reshape(-1, 64)

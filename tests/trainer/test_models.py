@@ -13,6 +13,7 @@ from rounding import assert_same
 from torch import Tensor, nn
 
 from stores.errors import UsageError
+from trainer.contract import Head
 from trainer.networks.wide_resnet import BatchNorm, Block, build_model, kernels
 
 
@@ -181,10 +182,10 @@ def test_the_rotation_head_changes_no_other_weight() -> None:
     torch.manual_seed(0)
     plain = build_model("wrn-10-1", 5)
     torch.manual_seed(0)
-    model = build_model("wrn-10-1", 5, rotation=True)
+    model = build_model("wrn-10-1", 5, heads=[Head("rotation", lambda k, d: [4])])
     x = torch.randn(4, 3, 8, 8)
     assert torch.equal(model(x), plain(x))
-    assert model(x, head="rotation").shape == (4, 4)
+    assert model(x, heads=["rotation"])["rotation"].shape == (4, 4)
     assert len(kernels(model)) == len(kernels(plain)) + 1, "its kernel decays too"
 
 

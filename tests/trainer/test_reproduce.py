@@ -64,7 +64,7 @@ CONFIG = {"run": {"batch": 4}, "store": {"image_size": [12, 10]}}
 @pytest.mark.parametrize("store", ["../tiny_20", "/etc", "a/b"])
 def test_the_stores_of_a_recipe_lie_where_the_stores_are(mine, store):
     mine.write_text(MINE.replace('"20" = "tiny_20"', f'"20" = "{store}"'))
-    with pytest.raises(UsageError, match=r"the store '.*' is no name"):
+    with pytest.raises(UsageError, match=r"the store '.*' cannot be the name"):
         load(str(mine))
 
 
@@ -101,8 +101,8 @@ def test_the_papers_numbers():
         (('published = ["10.0"]', 'published = ["10.0", "9.0"]'), "2 published errors for 1 columns"),
         (('method = "realmix"', 'method = "realmix"\nonly = ["40"]'), "unknown column '40'"),
         (('method = "realmix"', 'method = "realmix"\ninit = true'), "does not say what is trained first"),
-        (("title =", "title"), "is no TOML"),
-        (("[columns]", "x = " + "[" * 5000), "is no TOML"),
+        (("title =", "title"), "is not TOML"),
+        (("[columns]", "x = " + "[" * 5000), "is not TOML"),
         (("[columns]", "#" * 300_000), "is larger than"),
         (('name = "RealMix"', 'name = "Supervised"'), "'rows' has 'Supervised'"),
         (('published = ["10.0"]', 'published = ["ten"]'), "'published' has 'ten'"),
@@ -131,7 +131,7 @@ def test_a_wrong_recipe_is_one_error(command, mine, tiny, change, said):
         (["table1", "--seeds", "1;2"], 2, "--seeds 1;2"),
         (["table1", "--row", "Realmix"], 2, "did you mean RealMix?"),
         (["table1", "--column", "10 %"], 2, "no column '10 %'"),
-        (["table1", "--store", "nowhere"], 3, "'nowhere' is no store"),
+        (["table1", "--store", "nowhere"], 3, "'nowhere' is not a store"),
     ],
 )
 def test_a_mistake_is_one_error_before_anything_is_trained(command, words, code, said, monkeypatch, tmp_path):

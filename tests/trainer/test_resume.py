@@ -16,6 +16,7 @@ import pytest
 from stores import open_store
 from stores.errors import StoreError
 from stores.format import manifest
+from stores.system import aside
 from trainer import api
 from trainer.runs import weights
 from trainer.runs.run_dir import Run
@@ -27,7 +28,7 @@ STEPS = 20
 
 def start(split: Path, runs: Path) -> tuple[Path, dict]:
     flags = {"store": str(split), "model": "wrn-10-1", "steps": STEPS, "threads": 1, "device": "cpu"}
-    return api.start(SETTINGS, flags, runs, "run", quiet=True)
+    return api.train(SETTINGS, flags, runs, "run", quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def run_and_die(split: Path, runs: Path, where: str, count: int) -> None:
 
     def before_replacing(path: Path, data: bytes) -> None:
         if path.name == where and next(events) == 1:
-            path.with_name(f".{path.name}.1.tmp").write_bytes(bytes(data)[:1000])
+            aside.named(path).write_bytes(bytes(data)[:1000])
             die()
         write_atomically(path, data)
 

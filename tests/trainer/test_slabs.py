@@ -1,9 +1,9 @@
-"""Slabs change when batches are read, never what they are; their memory is bounded, and reused when nobody looks."""
+"""Blocks of steps read at once are the steps read one by one; their memory is reused, but never while it is in use."""
 
 from __future__ import annotations
 
-import threading
-import time
+import gc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,173 +11,105 @@ import pytest
 import torch
 
 from stores import open_store
-from stores.errors import IntegrityError
-from trainer.data import slabs
-from trainer.data.resident import Pool
-from trainer.data.sampler import BLOCK, Shuffled
-from trainer.data.slabs import Memory, Slabs
+from trainer.data.memory import Buffers
+from trainer.data.prefetch import Prefetch
+from trainer.data.resident import Resident, Shuffled
+from trainer.data.sampler import BLOCK
 from trainer.data.streaming import Stream
 
 CPU = torch.device("cpu")
-SIZE, IMAGE = 7, 2 * 2 * 3
-BATCH = SIZE * IMAGE  # bytes
+SIZE = 7
 
 
-@pytest.fixture(autouse=True)
-def no_thread_stays():
-    yield
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("slab", "stream"))]
-
-
-@pytest.fixture
-def closing():
-    """Slabs that are closed with the test."""
-    made = []
-
-    def add(one: Slabs) -> Slabs:
-        made.append(one)
-        return one
-
-    yield add
-    for each in made:
-        each.close()
-
-
-def shuffled(seed: int = 1) -> Shuffled:
+def shuffled(block: int = 1) -> Shuffled:
     """Of 100 images, image i full of the value i."""
 
     def read(rows, copies, out):
         out[...] = rows[:, None, None, None]
 
-    return Shuffled(Pool(SimpleNamespace(shape=(100, 2, 2, 3), read=read), np.arange(100), None, CPU), SIZE, seed, "x")
+    array = SimpleNamespace(shape=(100, 2, 2, 3), read=read)
+    return Shuffled(Resident(array, np.arange(100), None, CPU), None, SIZE, 1, "x", block)
 
 
-class Recorded:
-    """A source that writes a batch's step into its pixels, and down what it was asked for."""
+def read_ahead(images, start: int, end: int, threads: int) -> list[tuple[np.ndarray, torch.Tensor]]:
+    """Batches as the loader reads them."""
 
-    size, image_shape = SIZE, (2, 2, 3)
+    def prepare(step, steps):
+        samples, pixels = images.read(step, steps)
+        return list(zip(samples.reshape(steps, -1), pixels.chunk(steps), strict=True))
 
-    def __init__(self, broken: int = 1 << 62) -> None:
-        self.broken, self.asked, self.closed = broken, [], False
-
-    def __len__(self) -> int:
-        return 100
-
-    def take(self, step, pin=False):
-        self.asked.append((step, pin))
-        return np.full(SIZE, step), torch.full((SIZE, 2, 2, 3), step, dtype=torch.uint8)
-
-    def read(self, step, out):
-        steps = len(out) // SIZE
-        self.asked.append((step, steps))
-        out.view(steps, -1)[:] = torch.arange(step, step + steps, dtype=torch.uint8)[:, None]
-        if step <= self.broken < step + steps:
-            raise IntegrityError(f"step {self.broken}")
-        return np.repeat(np.arange(step, step + steps), SIZE)
-
-    def close(self):
-        self.closed = True
+    made = Prefetch(prepare, start, end, images.block, threads)
+    batches = list(made)
+    made.close()
+    return batches
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("start", [0, 3, 6, BLOCK - 1])
-def test_batches_are_the_sources_wherever_a_slab_begins(closing, threads, start):
-    """Slabs of 1, 2, 4, 5, 5 … batches, read from the beginning, from the middle of a former slab, after jumps."""
-    source, made = shuffled(), closing(Slabs(shuffled(), threads, 5 * BATCH + 1))
-    assert made.most == 5
-    assert len(made) == 100
-    for step in (*range(start, start + 80), 2, 3, start, 41, 40):
-        for found, expected in zip(made.take(step), source.take(step), strict=True):
-            np.testing.assert_array_equal(found, expected)
-        samples, pixels = made.take(step)
-        assert (samples.dtype, samples.shape) == (np.int64, (SIZE,))
-        assert (pixels.dtype, pixels.shape) == (torch.uint8, (SIZE, 2, 2, 3))
+@pytest.mark.parametrize("start", [0, 3, BLOCK - 1])
+def test_resident_batches_are_the_same_in_blocks_of_any_size(threads, start):
+    single = shuffled()
+    for block in (1, 5, 32):
+        for step, (samples, pixels) in enumerate(read_ahead(shuffled(block), start, start + 150, threads), start):
+            expected, images = single.read(step)
+            np.testing.assert_array_equal(samples, expected)
+            assert torch.equal(pixels, images)
+            assert (pixels == torch.from_numpy(samples)[:, None, None, None]).all()
+            assert (samples.dtype, pixels.dtype, pixels.shape) == (np.int64, torch.uint8, (SIZE, 2, 2, 3))
 
 
 @pytest.mark.parametrize("start", [0, 5, 33])
-def test_a_stream_in_slabs_is_the_stream(tiny, closing, start):
+def test_streamed_batches_are_the_same_in_blocks_of_any_size(tiny, start):
     array, rows = open_store(tiny).copies, np.arange(150)
-    plain, made = Stream(array, rows, 5, SIZE, 1, 1 << 21), closing(Slabs(Stream(array, rows, 5, SIZE, 1, 1 << 21)))
-    for step in (*range(start, start + 90), 4):
-        for found, expected in zip(made.take(step), plain.take(step), strict=True):
-            np.testing.assert_array_equal(found, expected)
+    plain, blocks = Stream(array, rows, 5, SIZE, 1, 1 << 21), Stream(array, rows, 5, SIZE, 1, 1 << 21, block=6)
+    for step, (samples, pixels) in enumerate(read_ahead(blocks, start, start + 90, 1), start):
+        expected, images = plain.read(step)
+        np.testing.assert_array_equal(samples, expected)
+        assert torch.equal(pixels, images)
     plain.close()
+    blocks.close()
 
 
-def test_the_first_slab_is_one_batch_and_none_is_larger_than_the_limit(closing):
-    source = Recorded()
-    made = closing(Slabs(source, 1, 6 * BATCH))
-    for step in range(30):
-        made.take(step)
-    assert source.asked[:5] == [(0, 1), (1, 2), (3, 4), (7, 6), (13, 6)]
-    single = closing(Slabs(Recorded(), 1, BATCH - 1))
-    assert single.most == 1, "a batch that is larger than the limit is a slab of its own"
+def test_an_epoch_has_every_sample_once():
+    images = shuffled(4)
+    samples = np.concatenate([images.read(step, 4)[0] for step in range(0, 100, 4)])
+    assert (np.bincount(samples) == 7).all()
+    assert len(images) == 100
 
 
-def test_memory_is_bounded_and_a_kept_batch_stays_as_it_is(closing):
-    for threads in (1, 2):
-        made = closing(Slabs(Recorded(), threads, 4 * BATCH))
-        pieces = set()
-        for step in range(200):
-            _, pixels = made.take(step)
-            pieces.add(pixels.untyped_storage().data_ptr())
-            assert (pixels == step).all()
-        assert len(pieces) <= threads + 3, "read ahead, the current one, and the one that `pixels` still held"
-    kept = [made.take(step)[1] for step in range(100)]
-    assert all((pixels == step).all() for step, pixels in enumerate(kept))
+def test_a_subset_shows_its_images_alone_in_an_order_of_its_own():
+    images, chosen = shuffled(), np.array([3, 50, 98])
+    some = images.subset(chosen, "some")
+    samples, pixels = some.read(0, 1)
+    assert len(some) == 3
+    assert (pixels == torch.from_numpy(chosen[samples])[:, None, None, None]).all()
+    assert set(samples.tolist()) == {0, 1, 2}
+    assert not np.array_equal(some.read(0)[0], images.subset(chosen, "others").read(0)[0])
 
 
-def test_a_piece_of_memory_is_lent_again_when_no_view_is_left():
-    memory = Memory(100)
-    whole = memory.lend()
-    part, array = whole[10:20].view(2, 5), whole[50:].numpy()
-    address = whole.data_ptr()
+def test_a_batch_stays_as_it_is_while_it_is_kept():
+    kept = read_ahead(shuffled(5), 0, 200, 2)
+    for step, (samples, pixels) in enumerate(kept):
+        np.testing.assert_array_equal(samples, shuffled().read(step)[0])
+        assert (pixels == torch.from_numpy(samples)[:, None, None, None]).all()
+
+
+def test_memory_is_used_again_when_no_view_of_it_is_left():
+    buffers = Buffers(100)
+    whole = buffers.lend(100)
+    part, array, address = whole[10:20].view(2, 5), whole[50:].numpy(), whole.data_ptr()
     del whole
-    assert memory.free == []
+    assert buffers.lend(5, 20).data_ptr() != address
     del part
-    assert memory.free == []
+    gc.collect()
+    assert address not in [buffers.lend(100).data_ptr() for _ in range(3)]
     del array
-    assert len(memory.free) == 1
-    again = memory.lend()
-    assert again.data_ptr() == address
-    assert memory.lend().data_ptr() != address
+    assert address in [piece.data_ptr() for piece in [buffers.lend(10) for _ in range(4)]]
 
 
-def test_an_error_comes_at_its_step_and_every_time(closing):
-    made = closing(Slabs(Recorded(broken=10), 1, 6 * BATCH))
-    for step in range(10):
-        assert (made.take(step)[1] == step).all()
-    for _ in range(3):
-        with pytest.raises(IntegrityError, match="step 10"):
-            made.take(10)
-    assert (made.take(11)[1] == 11).all()
-
-
-def test_page_locked_batches_are_the_sources_own():
-    source = Recorded()
-    made = Slabs(source)
-    made.take(5, pin=True)
-    made.take(6, pin=True)
-    assert source.asked == [(5, True), (6, True)]
-    made.close()
-    assert source.closed
-
-
-def test_closing_does_not_wait_for_a_slab(tiny, monkeypatch):
-    """A slab of many blocks, each of them slow."""
-    array = open_store(tiny).copies
-    read = array.read
-
-    def slow(*args, **options):
-        time.sleep(0.05)
-        return read(*args, **options)
-
-    monkeypatch.setattr(array, "read", slow)
-    made = Slabs(Stream(array, np.arange(150), 5, SIZE, 1, 1 << 21), 1, slabs.LIMIT)
-    for step in range(1 + 2 + 4 + 8 + 16):
-        made.take(step)
-    began = time.perf_counter()
-    made.close()
-    assert time.perf_counter() - began < 1
-    made.take(3)  # a closed one may be asked again
-    made.close()
+def test_memory_ends_with_its_last_user():
+    buffers = Buffers(100)
+    lent, owner = buffers.lend(100), weakref.ref(buffers)
+    lent.fill_(3)
+    del buffers
+    assert owner() is None
+    assert (lent == 3).all()

@@ -18,8 +18,8 @@ from stores.errors import IntegrityError, Interrupted, UsageError
 from stores.format.layout import ArrayLayout
 from trainer import api
 from trainer.data import streaming
-from trainer.data.prefetch import Prefetch
-from trainer.data.streaming import Plan, Stream
+from trainer.data.prefetch import Stopped
+from trainer.data.streaming import Budget, Stream
 from trainer.loop import loop
 from trainer.runs import weights
 
@@ -28,7 +28,7 @@ WINDOW = 8 * BLOCK
 
 
 def ours() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("stream", "feed", "slab"))]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("stream", "loader"))]
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +57,8 @@ def split(tiny):
 
 
 @pytest.mark.parametrize("copies", [5, 2, None])
-@pytest.mark.parametrize(("rows", "whole"), [("most", True), ("unlabeled", False), ("few", False)])
-def test_pixels_are_the_stores(split, opened, copies, rows, whole):
+@pytest.mark.parametrize("rows", ["most", "unlabeled", "few"])
+def test_pixels_are_the_stores(split, opened, copies, rows):
     """Whole blocks in place, blocks with gaps, fewer copies than stored, and images without any."""
     rows = {
         "most": np.delete(np.arange(150), [0, 80]), "unlabeled": np.sort(split.unlabeled),
@@ -66,10 +66,9 @@ def test_pixels_are_the_stores(split, opened, copies, rows, whole):
     }[rows]  # fmt: skip
     array = split.dataset.copies if copies else split.dataset.train_images
     made = opened(array, rows, copies, window=1 << 21)
-    assert made._whole == (whole and copies == 5)
     everything, seen = array.read(rows, copies=copies).reshape(-1, 12, 12, 3), []
     for step in range(2 * len(made) // 7 + 1):
-        samples, images = made.take(step)
+        samples, images = made.read(step)
         np.testing.assert_array_equal(images, everything[samples])
         seen += samples.tolist()
     assert set(seen) == set(range(len(made)))
@@ -80,10 +79,10 @@ def test_pixels_are_the_stores(split, opened, copies, rows, whole):
 def test_a_stream_may_start_at_any_step_and_jump(split, opened, start):
     rows = np.sort(split.unlabeled)
     whole = opened(split.dataset.copies, rows)
-    orders = [whole.take(step)[0] for step in range(335)]
+    orders = [whole.read(step)[0] for step in range(335)]
     fresh = opened(split.dataset.copies, rows)
     for step in (start, start + 1, 2, start):
-        np.testing.assert_array_equal(fresh.take(step)[0], orders[step])
+        np.testing.assert_array_equal(fresh.read(step)[0], orders[step])
     assert len({tuple(order) for order in orders}) == len(orders)
 
 
@@ -93,7 +92,7 @@ def test_the_order_depends_on_seed_and_window_alone(split, opened, monkeypatch):
 
     def orders(**options):
         made = opened(array, rows, **options)
-        return [made.take(step)[0].tolist() for step in range(60)]
+        return [made.read(step)[0].tolist() for step in range(60)]
 
     first = orders()
     monkeypatch.setattr(streaming, "parallel", lambda place: 1)
@@ -101,7 +100,7 @@ def test_the_order_depends_on_seed_and_window_alone(split, opened, monkeypatch):
     monkeypatch.setattr(streaming, "parallel", lambda place: 64)
     assert orders() == first
     narrow, wide = opened(array, rows), opened(array, rows, window=2 * WINDOW)
-    assert narrow.plan.width <= wide.plan.width == 3
+    assert narrow.budget.width <= wide.budget.width == 3
     assert orders(seed=2) != first
 
 
@@ -118,13 +117,14 @@ def test_a_window_is_never_exceeded(window, side, copies, cores, blocks):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streaming, "parallel", lambda store: cores)
         try:
-            plan = Plan(array, place, blocks, window)
+            budget = Budget(array, place, blocks, window)
         except UsageError:
             assert window < 2 * (raw + place) + place
             return
-    assert plan.places * place + plan.threads * 2 * raw <= window
-    assert 1 <= plan.width <= min(blocks, plan.places - 1)
-    assert 1 <= plan.threads <= cores
+    decoding = budget.threads + budget.helps
+    assert budget.places * place + decoding * 2 * raw <= window
+    assert 1 <= budget.width <= min(blocks, budget.places - 1)
+    assert 1 <= budget.threads <= decoding <= cores
 
 
 def test_the_first_batch_needs_one_block_only(split, opened, monkeypatch):
@@ -142,21 +142,21 @@ def test_the_first_batch_needs_one_block_only(split, opened, monkeypatch):
 
     monkeypatch.setattr(array, "read", slow)
     made = opened(array, np.sort(split.unlabeled))
-    made.take(0)
+    made.read(0)
     release.set()
 
 
 def test_a_stream_that_nobody_holds_ends_its_threads(split):
     made = Stream(split.dataset.copies, np.sort(split.unlabeled), 5, 7, 1, WINDOW)
-    made.take(0)
-    window = weakref.ref(made._images)
+    made.read(0)
+    stream = weakref.ref(made)
     assert ours()
     del made
     gc.collect()
     ends = time.monotonic() + 20
     while ours() and time.monotonic() < ends:
         time.sleep(0.001)
-    assert window() is None
+    assert stream() is None
 
 
 def test_a_damaged_file_is_named_before_anything_of_it_is_used_and_every_time(tiny_copy, opened):
@@ -168,11 +168,11 @@ def test_a_damaged_file_is_named_before_anything_of_it_is_used_and_every_time(ti
     made = opened(split.dataset.copies, np.sort(split.unlabeled))
     for _ in range(3):
         with pytest.raises(IntegrityError, match="is damaged") as caught:
-            made.take(0)
+            made.read(0)
         assert str(file) in str(caught.value)
     file.unlink()
     with pytest.raises(IntegrityError, match="is missing"):
-        opened(split.dataset.copies, np.sort(split.unlabeled)).take(0)
+        opened(split.dataset.copies, np.sort(split.unlabeled)).read(0)
 
 
 def test_a_window_that_is_too_small_says_what_it_needs(split):
@@ -188,14 +188,14 @@ SETTINGS = ["checkpoint_every=2", "batch=8", "precision=fp32", "tensorboard=fals
 
 
 def start(split, runs, name="run"):
-    return api.start(SETTINGS, {**FLAGS, "store": str(split)}, runs, name, quiet=True)
+    return api.train(SETTINGS, {**FLAGS, "store": str(split)}, runs, name, quiet=True)
 
 
 def test_ffcv_streams_the_same_batches(split, tiny_ffcv, opened):
     rows = np.sort(split.unlabeled)
     zarr, ffcv = opened(split.dataset.copies, rows), opened(open_store(tiny_ffcv).copies, rows)
     for step in (*range(40), 3):
-        for expected, found in zip(zarr.take(step), ffcv.take(step), strict=True):
+        for expected, found in zip(zarr.read(step), ffcv.read(step), strict=True):
             np.testing.assert_array_equal(found, expected)
     ffcv.close()
     assert not [thread for thread in threading.enumerate() if "Epoch" in type(thread).__name__]
@@ -238,7 +238,7 @@ def test_a_shard_that_is_lost_ends_the_run_with_its_name(tiny_copy, tmp_path):
     assert ours() == []
 
 
-def test_closing_does_not_wait_for_what_is_not_begun(split, opened, monkeypatch):
+def test_closing_does_not_wait_for_what_has_not_begun(split, opened, monkeypatch):
     array = split.dataset.copies
     read = array.read
 
@@ -249,8 +249,34 @@ def test_closing_does_not_wait_for_what_is_not_begun(split, opened, monkeypatch)
     monkeypatch.setattr(array, "read", slow)
     monkeypatch.setattr(streaming, "parallel", lambda place: 1)
     made = opened(array, np.arange(150), window=200 * BLOCK)
-    with Prefetch(made.take, range(50)) as ahead:
-        ahead.take()
+    made.read(0)
     began = time.perf_counter()
     made.close()
     assert time.perf_counter() - began < 1
+
+
+def test_closing_ends_a_read_that_waits_in_another_thread(split, opened, monkeypatch):
+    array, release, ended = split.dataset.copies, threading.Event(), []
+    read = array.read
+
+    def stuck(*args, **options):
+        release.wait(20)
+        return read(*args, **options)
+
+    monkeypatch.setattr(array, "read", stuck)
+    made = opened(array, np.arange(150))
+
+    def wait() -> None:
+        with pytest.raises(Stopped):
+            [made.read(step) for step in range(1000)]
+        ended.append(None)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(0.05)
+    threading.Timer(0.1, release.set).start()
+    made.close()
+    waiting.join(20)
+    assert ended
+    with pytest.raises(Stopped):
+        made.read(0)

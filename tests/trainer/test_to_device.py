@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from trainer.augment.views import Raw
-from trainer.data.to_device import Transfer, each_tensor
-from trainer.loop import train_step
+from trainer.data.to_device import Transfer, each_tensor, tensors_of
 
 CPU = torch.device("cpu")
 
@@ -19,20 +18,31 @@ def raw(**changes) -> Raw:
     made = Raw(
         x=torch.zeros(4, 8, 8, 3, dtype=torch.uint8), y=torch.arange(4), u=torch.ones(8, 8, 8, 3, dtype=torch.uint8),
         views=views, draws={"lam": torch.rand(4)}, schedule=torch.rand(3), ood=torch.zeros(8, dtype=torch.bool),
+        u_id=torch.arange(8), second=torch.ones(8, 8, 8, 3, dtype=torch.uint8), second_id=torch.arange(8),
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
 
 
-@pytest.mark.parametrize("inputs", [raw(), raw(u=None, ood=None), raw(draws={}, views=())], ids=["all", "few", "none"])
+@pytest.mark.parametrize(
+    "inputs",
+    [raw(), raw(u=None, ood=None, u_id=None, second=None, second_id=None), raw(draws={}, views=())],
+    ids=["all", "few", "none"],
+)
 def test_every_tensor_moves(inputs):
     moved = each_tensor(inputs, lambda tensor: tensor.to("meta"))
-    before, after = list(train_step._tensors(inputs)), list(train_step._tensors(moved))
-    assert len(before) == len(after) >= 3
+    before, after = tensors_of(inputs), tensors_of(moved)
+    assert len(before) == len(after) == sum(map(count, dataclasses.astuple(inputs)))
     assert {tensor.device.type for tensor in after} == {"meta"}
     assert {tensor.device.type for tensor in before} == {"cpu"}, "the inputs stay"
     for was, now in zip(before, after, strict=True):
         assert (was.shape, was.dtype) == (now.shape, now.dtype)
     assert (moved.u is None, moved.ood is None) == (inputs.u is None, inputs.ood is None)
+
+
+def count(value) -> int:
+    if isinstance(value, dict | tuple | list):
+        return sum(map(count, value.values() if isinstance(value, dict) else value))
+    return int(isinstance(value, torch.Tensor))
 
 
 def test_what_is_no_tensor_stays():

@@ -16,6 +16,7 @@ from torch import Tensor
 from stores.errors import IntegrityError, Interrupted, StoreError, UsageError
 from trainer import api
 from trainer.config import RunConfig
+from trainer.contract import Head
 from trainer.networks.wide_resnet import WideResNet, build_model
 from trainer.runs import checkpoint, transfer, weights
 
@@ -27,7 +28,7 @@ def split(tiny):
 
 def start(split: Path, runs: Path, name: str, **flags: Any) -> Path:
     given = {"store": str(split), "model": "wrn-10-1", "steps": 4, "threads": 1, "device": "cpu"} | flags
-    return api.start(SETTINGS, given, runs, name, quiet=True)[0]
+    return api.train(SETTINGS, given, runs, name, quiet=True)[0]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def trained(split, tmp_path_factory) -> Path:
 
 def network(classes: int = 5, rotation: bool = False, seed: int = 3, name: str = "wrn-10-1") -> WideResNet:
     torch.manual_seed(seed)
-    return build_model(name, classes, rotation=rotation)
+    return build_model(name, classes, heads=[Head("rotation", lambda k, d: [4])] if rotation else [])
 
 
 def test_all_but_the_heads_are_taken_over(trained: Path) -> None:

@@ -1,11 +1,11 @@
-"""CTAugment (Berthelot et al. 2020, ReMixMatch §3.2.2), in the form of FixMatch's code: magnitudes that are learned.
+"""CTAugment (Berthelot et al. 2020, ReMixMatch §3.2.2) as in FixMatch's code: augmentation with learned magnitudes.
 
-Every magnitude is a level in [0, 1], cut into bins. A bin's weight follows how close the averaged network's predictions
-for probe images with such a magnitude stay to their labels; training draws from bins whose weight is not much below
-the best one's. Exposed borders are black, and cutout is grey 127.
+Every magnitude is a level in [0, 1], divided into bins. The weight of a bin follows how close the averaged network's
+predictions for probe images with this magnitude are to their labels; training draws from the bins whose weight is not
+far below that of the best one. Exposed borders are black, and CutOut is grey (127).
 
-    draw_probe → apply_probe → the network → closeness → update      the weights, once a step
-    draw → apply                                                     the strong views, through the weights
+    draw_probe → apply_probe → learn (teacher → closeness → update)      the weights, once a step
+    draw → apply                                                         the strong views, from the weights
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from trainer.augment import warp
 from trainer.augment.pixels import box, in_parts, paint, planes, scaled
 from trainer.augment.rescale import FILTERS, LARGEST, matrices, rescale
 from trainer.augment.tone import adjust
-from trainer.functional.ops import one_hot
+from trainer.contract import Batch, Network
+from trainer.functional.ops import one_hot, softmax
 
 DEPTH = 2
 BINS, POSTERIZE_BINS = 17, 8
@@ -32,7 +33,7 @@ GREY = (127, 127, 127)
 
 
 def init_state() -> dict[str, Tensor]:
-    """What is learned.
+    """The weights before the first step.
 
     Returns:
         weights: float32 [20, 17], a row for each operation and one for rescale's filter; 1 for bins that exist, 0 for
@@ -59,7 +60,7 @@ def draw(rng: np.random.Generator, n: int, size: tuple[int, int]) -> dict[str, n
 
 
 def draw_probe(rng: np.random.Generator, n: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Draws of a probe of n samples, whatever was learned.
+    """Draws of a probe of n samples; they do not depend on the weights.
 
     Returns:
         op: int64 [n, 2].
@@ -83,7 +84,7 @@ def apply(
         draws: of `draw`, on the same device.
         state: of `init_state`, on the same device.
         cutout: end with a square of half the side (FixMatch; ReMixMatch has none).
-        legacy: translate by up to 0.3 pixels, as the authors' code does, which is nothing; not 0.3 of the side.
+        legacy: translate by up to 0.3 pixels, which changes nothing, as the authors' code does; else 0.3 of the side.
 
     Returns:
         float32 [n, 3, H, W] in [−1, 1], in channels_last memory.
@@ -92,12 +93,12 @@ def apply(
 
 
 def apply_probe(images: Tensor, draws: Mapping[str, Tensor], legacy: bool = False) -> Tensor:
-    """The probe, as `apply`: draws of `draw_probe`, no last cutout."""
+    """The probe: as `apply`, with draws of `draw_probe` and without the last CutOut."""
     return _view(images, draws, False, legacy)
 
 
 def levels(draws: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Tensor:
-    """Levels float32 [n, 2, 2] of a strong view: its uniform numbers through the weights."""
+    """Levels of a strong view, float32 [n, 2, 2]: its uniform numbers mapped to bins according to the weights."""
     rows = _rows(draws["op"])
     which, where = draws["uniform"].unflatten(2, (2, 2)).unbind(3)
     total = probabilities(state).cumsum(1)[rows]  # [n, 2, 2, 17]
@@ -107,7 +108,7 @@ def levels(draws: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Tensor:
 
 
 def probabilities(state: Mapping[str, Tensor]) -> Tensor:
-    """float32 [20, 17], rows sum to 1: in proportion to the weight, but 0 for less than 0.8 of the row's largest."""
+    """float32 [20, 17], rows sum to 1: proportional to the weights, but 0 below 0.8 of the row's largest weight."""
     weights = state["weights"]
     row = torch.arange(METHOD + 1, device=weights.device).unsqueeze(1)
     exists = torch.arange(BINS, device=weights.device) < _bins(row)
@@ -115,6 +116,16 @@ def probabilities(state: Mapping[str, Tensor]) -> Tensor:
     rates = rates / rates.amax(1, keepdim=True)
     rates = torch.where(rates < THRESHOLD, 0.0, rates)
     return rates / rates.sum(1, keepdim=True)
+
+
+def learn(teacher: Network | None, batch: Batch, state: Mapping[str, Tensor]) -> None:
+    """Update the weights in `state` by the averaged network's predictions for the probe, if the batch has one."""
+    if batch.probe is None:
+        return
+    assert teacher is not None, "who declares a probe declares a teacher"
+    with torch.no_grad():
+        probs = softmax(teacher(batch.probe, running=True))
+    update(state, batch.draws, closeness(probs, batch.y))
 
 
 def closeness(probs: Tensor, labels: Tensor) -> Tensor:
@@ -129,14 +140,14 @@ def closeness(probs: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def update(state: Mapping[str, Tensor], draws: Mapping[str, Tensor], omega: Tensor) -> None:
-    """Learn from a probe, in place: m ← 0.99 m + 0.01 ω for the bin of every level used, image after image.
+    """Update the weights in place from a probe: m ← 0.99 m + 0.01 ω for the bin of every level used, image by image.
 
-    A bin hit K times becomes 0.99^K m + 0.01 Σ 0.99^(hits still to come) ω; all bins at once, in float64.
+    A bin that is hit K times becomes 0.99^K m + 0.01 Σ 0.99^(later hits) ω; all bins are computed at once, in float64.
 
     Args:
-        state: of `init_state`.
-        draws: of `draw_probe`.
-        omega: float32 [n], `closeness` of each image's prediction.
+        state: as `init_state` returns it.
+        draws: as `draw_probe` returns them.
+        omega: float32 [n], the `closeness` of each image's prediction.
     """
     op, level = draws["op"], draws["level"].to(torch.float64)
     rows = _rows(op)
@@ -153,18 +164,18 @@ def update(state: Mapping[str, Tensor], draws: Mapping[str, Tensor], omega: Tens
 
 
 def _rows(op: Tensor) -> Tensor:
-    """Rows of the weights that an operation's two levels belong to: int64 [n, 2, 2]."""
+    """The rows of the weights to which an operation's two levels belong: int64 [n, 2, 2]."""
     return torch.stack([op, torch.full_like(op, METHOD)], 2)
 
 
 def _bins(row: Tensor) -> Tensor:
-    """How many bins a row of the weights has."""
+    """Number of bins of a row of the weights."""
     few = torch.where(row == ops.POSTERIZE, POSTERIZE_BINS, BINS)
     return torch.where(row == METHOD, len(FILTERS), few)
 
 
 def amounts(op: Tensor, level: Tensor, size: tuple[int, int], legacy: bool = False) -> Tensor:
-    """The amount, float64 [n, 2], of a level in [0, 1] of each operation."""
+    """The amount of each operation at a level in [0, 1]: float64 [n, 2]."""
     height, width = (1, 1) if legacy else size
     signed = 2 * level - 1
     amount = torch.where(ops.between(op, ops.BRIGHTNESS, ops.SHARPNESS), 0.1 + 1.9 * level, level)
@@ -184,7 +195,7 @@ def amounts(op: Tensor, level: Tensor, size: tuple[int, int], legacy: bool = Fal
 
 
 def _view(images: Tensor, draws: Mapping[str, Tensor], cutout: bool, legacy: bool) -> Tensor:
-    """Both layers, levels given: uint8 [n, H, W, 3] to float32 [n, 3, H, W] in [−1, 1]."""
+    """Apply both layers, with given levels: uint8 [n, H, W, 3] to float32 [n, 3, H, W] in [−1, 1]."""
     size = (images.shape[1], images.shape[2])
     down = matrices(size[0], images.device)
     across = down if size[0] == size[1] else matrices(size[1], images.device)

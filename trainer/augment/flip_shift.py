@@ -1,7 +1,7 @@
-"""Weak augmentation, batched: a random flip, then a random shift over a reflected border, each sample with its own.
+"""Weak augmentation of a batch: a random flip and a random shift of each sample, with reflected borders.
 
-The draws are made on the host (`draw_weak`), the pixels move on the device in a single gather (`weak`). The edge pixel
-is not repeated: what lies one pixel outside is the pixel one inside.
+The draws are made on the host (`draw_weak`); on the device a single gather moves the pixels (`weak`). The border is
+mirrored without repeating the edge: one pixel outside the image is the pixel one inside.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ def draw_weak(rng: np.random.Generator, n: int, flip: bool, shift: int) -> np.nd
         shift: largest shift in pixels, either way, in both directions; less than the side.
 
     Returns:
-        int64 [n, 3]: flipped (0 or 1); then where the crop starts, down and right of the image's corner, each in
-        −shift … shift.
+        int64 [n, 3]: flipped (0 or 1), and the first row and column of the crop, each from −shift to shift.
     """
     draws = np.empty((n, 3), np.int64)
     draws[:, 0] = rng.integers(0, 2, n) * flip
@@ -38,7 +37,7 @@ def move(images: Tensor, draws: Tensor) -> Tensor:
 
     Args:
         images: uint8 [n, H, W, C].
-        draws: int64 [n, 3] of `draw_weak`, on the same device.
+        draws: int64 [n, 3], as `draw_weak` returns them, on the same device.
 
     Returns:
         uint8 [n, H, W, C].

@@ -1,6 +1,6 @@
-"""The operations of the policies: their codes and the meaning of an amount of each. Grouped by how they are computed.
+"""The operations of the augmentation policies: their codes, and the meaning of an amount of each.
 
-An amount is a number in the operation's own unit, and what Pillow is called with in the papers' code:
+An amount is a number in the operation's own unit, the one that the papers' code passes to Pillow:
 
     identity                                   nothing
     autocontrast, equalize, invert             share of the result blended with the image, 0–1
@@ -23,22 +23,46 @@ from torch import Tensor
 
 NAMES = (
     "identity",
-    "autocontrast", "equalize", "invert", "posterize", "solarize",
-    "brightness", "contrast", "color", "sharpness",
-    "blur", "smooth",
-    "rotate", "shear_x", "shear_y", "translate_x", "translate_y",
+    "autocontrast",
+    "equalize",
+    "invert",
+    "posterize",
+    "solarize",
+    "brightness",
+    "contrast",
+    "color",
+    "sharpness",
+    "blur",
+    "smooth",
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
     "rescale",
     "cutout",
-)  # fmt: skip
+)
 (
     IDENTITY,
-    AUTOCONTRAST, EQUALIZE, INVERT, POSTERIZE, SOLARIZE,
-    BRIGHTNESS, CONTRAST, COLOR, SHARPNESS,
-    BLUR, SMOOTH,
-    ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y,
+    AUTOCONTRAST,
+    EQUALIZE,
+    INVERT,
+    POSTERIZE,
+    SOLARIZE,
+    BRIGHTNESS,
+    CONTRAST,
+    COLOR,
+    SHARPNESS,
+    BLUR,
+    SMOOTH,
+    ROTATE,
+    SHEAR_X,
+    SHEAR_Y,
+    TRANSLATE_X,
+    TRANSLATE_Y,
     RESCALE,
     CUTOUT,
-) = range(len(NAMES))  # fmt: skip
+) = range(len(NAMES))
 
 
 def codes(*names: str) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""Images as whole grey levels: from bytes, to the network's input, in parts that a cache holds, and squares on them.
+"""Pixels as whole numbers: conversion from bytes and to the network's input, processing in parts, painting squares.
 
-Pixels are float32 [n, 3, H, W], whole numbers 0–255: exact, and on a CPU several times as fast as bytes.
+Pixels are float32 [n, 3, H, W], whole numbers from 0 to 255: exact, and several times as fast as bytes on a CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CACHED = 1 << 17  # pixels
 def in_parts(
     view: Callable[[Tensor, Mapping[str, Tensor]], Tensor], images: Tensor, draws: Mapping[str, Tensor]
 ) -> Tensor:
-    """`view` of images and their draws: on a CPU a few rows at a time, whose pixels stay in its cache."""
+    """Apply `view` to images and their draws; on a CPU, to as many images at a time as its cache holds."""
     n, height, width, _ = images.shape
     rows = max(CACHED // (height * width), 1)
     if n <= rows or images.device.type != "cpu":
@@ -39,11 +39,11 @@ def scaled(pixels: Tensor, shown: Tensor | None = None) -> Tensor:
 
 
 def box(centre: Tensor, half: Tensor | int, size: tuple[int, int]) -> Tensor:
-    """bool [n, 1, H, W]: from centre − half up to, and without, centre + half, clipped at the border.
+    """Bool [n, 1, H, W]: True from centre − half to centre + half, exclusive, clipped at the border.
 
     Args:
         centre: int64 [n, 2], row and column.
-        half: half the side, whole pixels, [n] or one for all.
+        half: half the side in whole pixels, [n] or one number for all.
     """
     within = []
     for dim, side in enumerate(size):
@@ -54,6 +54,6 @@ def box(centre: Tensor, half: Tensor | int, size: tuple[int, int]) -> Tensor:
 
 
 def paint(pixels: Tensor, where: Tensor, colour: Sequence[int]) -> Tensor:
-    """The pixels with one colour, 0–255 for each channel, in a box."""
+    """Paint pixels in one colour, 0–255 for each channel, where `where` [n, 1, H, W] is True."""
     fill = torch.stack([torch.full((), float(level), device=pixels.device) for level in colour])
     return torch.lerp(pixels, fill.view(-1, 1, 1), where.to(torch.float32))

@@ -1,10 +1,9 @@
-"""RandAugment as FixMatch's and UDA's code have it: two operations, each with probability ½ and a magnitude of 1–9.
+"""RandAugment (Cubuk et al. 2020) as in FixMatch's and UDA's code: two operations, each with probability ½.
 
-After Cubuk et al. 2020, with AutoAugment's magnitudes. Operations are drawn with replacement, magnitude and sign for
-each anew. Then CutOut: a square of half the side. What geometry exposes and what is cut out become 0 in [−1, 1].
+Operations are drawn with replacement, each with a sign and a magnitude from 1 to 9 on AutoAugment's scale. CutOut
+follows, a square of half the side. Exposed borders and CutOut become 0 in [−1, 1].
 
-FixMatch applies it to weakly augmented images. UDA flips and shifts afterwards: `augment.move` does that to the result,
-as [n, H, W, 3].
+FixMatch applies it to weakly augmented images. UDA flips and shifts its result instead, with `flip_shift.move`.
 """
 
 from __future__ import annotations
@@ -25,14 +24,39 @@ Variant = Literal["fixmatch", "uda"]
 DEPTH, MAGNITUDES = 2, 9
 KINDS: dict[Variant, tuple[int, ...]] = {
     "fixmatch": ops.codes(
-        "identity", "autocontrast", "equalize", "rotate", "solarize", "color", "contrast", "brightness", "sharpness",
-        "shear_x", "translate_x", "translate_y", "posterize", "shear_y",
+        "identity",
+        "autocontrast",
+        "equalize",
+        "rotate",
+        "solarize",
+        "color",
+        "contrast",
+        "brightness",
+        "sharpness",
+        "shear_x",
+        "translate_x",
+        "translate_y",
+        "posterize",
+        "shear_y",
     ),
     "uda": ops.codes(
-        "invert", "cutout", "sharpness", "autocontrast", "posterize", "shear_x", "translate_x", "translate_y",
-        "shear_y", "rotate", "equalize", "contrast", "color", "solarize", "brightness",
+        "invert",
+        "cutout",
+        "sharpness",
+        "autocontrast",
+        "posterize",
+        "shear_x",
+        "translate_x",
+        "translate_y",
+        "shear_y",
+        "rotate",
+        "equalize",
+        "contrast",
+        "color",
+        "solarize",
+        "brightness",
     ),
-}  # fmt: skip
+}
 CUTOUT_COLOUR = (125, 122, 113)  # what operations after UDA's cutout see: the mean of CIFAR-10
 
 
@@ -56,7 +80,7 @@ def draw(rng: np.random.Generator, n: int, size: tuple[int, int], variant: Varia
 
 
 def amounts(op: np.ndarray, magnitude: np.ndarray, sign: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The amount, float64, of magnitude 1–9 of each operation; the sign, ±1, counts for geometry alone."""
+    """The amount of each operation at a magnitude from 1 to 9, float64; the sign, ±1, only affects geometry."""
     height, width = size
     amount = np.ones(op.shape)
     for code, value in (
@@ -79,7 +103,7 @@ def apply(images: Tensor, draws: Mapping[str, Tensor], variant: Variant) -> Tens
 
     Args:
         images: uint8 [n, H, W, 3].
-        draws: of `draw`, on the same device.
+        draws: as `draw` returns them, on the same device.
 
     Returns:
         float32 [n, 3, H, W] in [−1, 1], in channels_last memory.
@@ -90,7 +114,7 @@ def apply(images: Tensor, draws: Mapping[str, Tensor], variant: Variant) -> Tens
 def _view(images: Tensor, draws: Mapping[str, Tensor], variant: Variant) -> Tensor:
     kinds, size = KINDS[variant], (images.shape[1], images.shape[2])
     pixels = planes(images)
-    # what is not shown is 0 in the end, but black, or the cutout's colour, to the operations that follow
+    # what is not shown ends as 0, but later operations see it as black, or in CutOut's colour
     shown = torch.ones_like(pixels[:, :1], dtype=torch.bool)
     for i in range(DEPTH):
         op, amount, centre = draws["op"][:, i], draws["amount"][:, i], draws["centre"][:, i]

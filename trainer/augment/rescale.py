@@ -1,8 +1,8 @@
-"""Rescale: cut the same share off every side and enlarge what is left, with one of six filters.
+"""Rescale: crop the same share from every side and enlarge the rest to the old size, with one of six filters.
 
-Resampling is separable, so each image is multiplied by a matrix of its own on either side. There are few matrices, one
-for each margin in whole pixels and filter; rows choose theirs. The weights are Pillow's, in its 22-bit fixed point,
-taken in two halves, so that float32 holds every sum exactly: Pillow's pixels, whatever the order of summation.
+Resampling is separable, so each image is multiplied by one matrix from the left and one from the right. There is one
+matrix for each margin in whole pixels and each filter. The weights are Pillow's 22-bit fixed-point numbers, split into
+two halves so that float32 holds every sum exactly: the result is Pillow's, in any order of summation.
 """
 
 from __future__ import annotations

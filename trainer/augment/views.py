@@ -1,6 +1,6 @@
-"""The views of a step, made on the device from uint8 images and what the host drew: weak, strong, CTAugment's probe.
+"""Makes the views of a step on the device, from uint8 images and the host's draws: weak, strong, CTAugment's probe.
 
-Pure functions of tensors, without waiting for the device, so that they are compiled together with the loss.
+Pure functions of tensors that never wait for the device, so that they can be compiled together with the loss.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stores.errors import UsageError
 from trainer.augment import ctaugment, flip_shift, randaugment
-from trainer.contract import Batch, Kind, Views, require
+from trainer.contract import Batch, Kind, Views
 
 
 @dataclass
@@ -21,12 +20,17 @@ class Raw:
     """One step's inputs on the training device, before augmentation.
 
     Attributes:
-        x, u: uint8 [B, H, W, 3] labelled and [U, H, W, 3] unlabelled images, 0–255; u is None where none are needed.
-        y: int64 [B].
-        views: what was drawn for each view, labelled ones first: "weak" int64 [n, 3], and the policy's draws.
-        draws: the method's.
-        schedule: float32 [S + 1], the method's schedule and, last, the step's learning rate.
-        ood: bool [U], samples of no training class; None unless the store is a mismatch store.
+        x: uint8 [B, H, W, 3], labelled images.
+        y: int64 [B], their labels.
+        u: uint8 [U, H, W, 3], unlabelled images; None unless the method declares views of them.
+        views: the draws of each view, of labelled images, then of unlabelled ones, then of the second stream: "weak"
+            int64 [n, 3], and those of the policy.
+        draws: the method's own draws.
+        schedule: float32 [S + 1], the values of the method's schedule, then the learning rate of the step.
+        ood: bool [U], True for samples of no training class; None unless the store is a mismatch store.
+        u_id: int64 [U], position of each unlabelled sample's image in the run's unlabelled index array.
+        second: uint8 [U, H, W, 3], images of the second unlabelled stream; None unless the method declares one.
+        second_id: int64 [U], their positions in the run's unlabelled index array.
     """
 
     x: Tensor
@@ -36,39 +40,31 @@ class Raw:
     draws: Mapping[str, Tensor]
     schedule: Tensor
     ood: Tensor | None = None
-
-
-def check(declared: Views, batch: int, size: tuple[int, int]) -> None:
-    """Refuse what the declared views cannot be made of: `batch` labelled images of the given height and width.
-
-    Raises:
-        UsageError: rotations of a batch without quarters, or of images that are not square.
-    """
-    if not declared.rotation:
-        return
-    require(batch % 4 == 0, "batch", batch, "a multiple of 4: rotations turn a quarter of the images each way")
-    if size[0] != size[1]:
-        raise UsageError("images must be square to be rotated", f"these are {size[0]} pixels high, {size[1]} wide",
-                         "--set lambda_rotation=0 trains without")  # fmt: skip
+    u_id: Tensor | None = None
+    second: Tensor | None = None
+    second_id: Tensor | None = None
 
 
 def make_batch(raw: Raw, declared: Views, names: tuple[str, ...], state: Mapping[str, Tensor]) -> Batch:
-    """Make every view that a method declared.
+    """Make every view that a method declares.
 
     Args:
-        names: of the schedule's entries.
-        state: the method's own tensors; CTAugment's weights among them.
+        raw: the inputs.
+        declared: what the method declares.
+        names: names of the schedule's values.
+        state: the method's state, which has CTAugment's weights in it.
     """
-    images = [raw.x] * len(declared.labeled) + [raw.u] * len(declared.unlabeled)
-    kinds = [*declared.labeled, *declared.unlabeled]
-    made = [
-        _view(rows, kind, drawn, declared, state) for rows, kind, drawn in zip(images, kinds, raw.views, strict=True)
-    ]
-    labeled, unlabeled = made[: len(declared.labeled)], made[len(declared.labeled) :]
+    drawn = iter(raw.views)
+
+    def views_of(images: Tensor | None, kinds: tuple[Kind, ...]) -> list[Tensor]:
+        return [_view(images, kind, next(drawn), declared, state) for kind in kinds]
+
+    labeled = views_of(raw.x, declared.labeled)
+    unlabeled, second = views_of(raw.u, declared.unlabeled), views_of(raw.second, declared.second)
     probe, probed = None, {}
     if "probe" in declared.labeled:
         place = declared.labeled.index("probe")
-        probe, probed = labeled[place], {name: raw.views[place][name] for name in ("op", "level")}
+        probe, probed = labeled.pop(place), {name: raw.views[place][name] for name in ("op", "level")}
     return Batch(
         x=labeled[0],
         y=raw.y,
@@ -76,6 +72,10 @@ def make_batch(raw: Raw, declared: Views, names: tuple[str, ...], state: Mapping
         probe=probe,
         draws={**raw.draws, **probed},
         schedule={name: raw.schedule[i] for i, name in enumerate(names)},
+        u_id=raw.u_id,
+        second=tuple(second),
+        second_id=raw.second_id,
+        more_x=tuple(labeled[1:]),
     )
 
 

@@ -1,15 +1,13 @@
-"""From a store to a step's batch: which images, from where, and ahead of the step.
+"""From a store to the batches of a run: which samples, from where, read ahead of the step.
 
-loader      batches of a run as a function of (seed, step)
+loader      the batches of a run, each a function of (seed, step)
 placement   where the unlabelled images are held, decided once
-memory      free memory, and the refusal of what does not fit
+memory      free memory, a check before anything is read, and reusable buffers
 resident    images in memory, gathered by index
-parametric  copies drawn from images and boxes
-sampler     the shuffled order of a resident pool
-mixing      the shuffled order of a stream
+parametric  copies drawn from base images and boxes
 streaming   images read from the store through a bounded window
-slabs       several batches gathered at once
-crew        threads that decode
-prefetch    steps prepared ahead
-to_device   copies to the GPU
+sampler     the shuffled order of resident images
+mixing      the shuffled order of a stream
+prefetch    threads that work ahead: blocks of steps, chunks of a stream
+to_device   asynchronous copies to the GPU
 """

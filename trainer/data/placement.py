@@ -1,18 +1,16 @@
-"""Where the unlabelled images of a run live: chosen from their size and the memory that is free, or as `--feed` says.
+"""Where the unlabelled images of a run are held: decided once, from their size and the free memory or by `--feed`.
 
-    device, host, mapped   resident: on the GPU, in memory, in a scratch file mapped into memory. Any sample at any
-                           time, so all three have one order, and a resumed run may have another home.
-    stream                 read from the store as it is needed, in an order of its own, within `--window` bytes.
+    device, host, mapped   resident: on the GPU, in memory, in a memory-mapped scratch file. Any sample at any time, so
+                           all three have one order, and a resumed run may use another one of them.
+    stream                 read from the store as needed, in an order of its own, within `--window` bytes.
 
-A resident pool of copies holds them as they were stored, or the images and boxes from which they are drawn
-(`trainer.data.parametric`): the same pixels for a fiftieth of the memory, there in a second. That is the default
-wherever the recipe allows it, except for stores whose copies are in FFCV's format alone: whoever made those wants FFCV
-to read them.
+Resident copies are held as they were stored, or as the images and boxes from which they are drawn
+(`trainer.data.parametric`): the same pixels in a fiftieth of the memory, loaded in a second. That is the default where
+the recipe allows it, except for stores whose copies are in FFCV's format only: they were made to be read with FFCV.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -22,32 +20,36 @@ from typing import Literal
 import numpy as np
 import torch
 
-from stores import DatasetStore
-from stores.errors import UsageError
+from stores import DatasetStore, SplitStore
+from stores.copies import is_drawable
+from stores.errors import StoreError, UsageError
+from trainer import distributed
 from trainer.config import RunConfig, parse_size
+from trainer.contract import Views
 from trainer.data.memory import MARGIN, free_memory
-from trainer.data.parametric import Drawn, can_draw, drawn_bytes
-from trainer.data.resident import Pool
-from trainer.data.sampler import Shuffled
-from trainer.data.slabs import LIMIT, Slabs
+from trainer.data.parametric import Drawn, drawn_bytes
+from trainer.data.resident import Pool, Resident, Shuffled
 from trainer.data.streaming import Stream
 
-DEVICE_SHARE = 0.6  # of the GPU's free memory that a pool may take unasked
-STORED = 16 << 20  # bytes of a slab of stored copies, and at most a 32nd of a stream's window
-THREADS = 2  # that gather from a resident pool: memory is not much faster for more
+DEVICE_SHARE = 0.6  # of the GPU's free memory that images may take unasked
+# Bytes gathered by one call. What is written twice, as drawn copies are, should stay in the processor's cache.
+DRAWN_BLOCK, STORED_BLOCK = 4 << 20, 16 << 20
+MOST_STEPS = 32  # of a block, however small its batches are
 
+Images = Shuffled | Stream
 Kind = Literal["device", "host", "mapped", "stream"]
 
 
 @dataclass(frozen=True)
-class Home:
-    """Where a pool lives.
+class Placement:
+    """Where the unlabelled images are held.
 
     Attributes:
-        kind: as above. device: that holds the pool; of a stream and of a mapped pool the computer.
+        kind: as above.
+        device: that holds them; the CPU for "mapped" and "stream".
         drawn: copies are drawn when a batch is taken, not held.
-        size: bytes of the pool, of a stream its window.
-        scratch: folder of a mapped pool's file.
+        size: bytes held; of a stream its window.
+        scratch: folder of the scratch file, if "mapped".
     """
 
     kind: Kind
@@ -55,6 +57,11 @@ class Home:
     drawn: bool
     size: int
     scratch: Path | None = None
+
+    @property
+    def feed(self) -> Literal["resident", "stream"]:
+        """What decides the order of samples, and must therefore stay when a run is resumed: a value of `--feed`."""
+        return "stream" if self.kind == "stream" else "resident"
 
     def __str__(self) -> str:
         """`copies drawn from images in memory (155.2 MiB)`"""
@@ -67,19 +74,37 @@ class Home:
         return f"copies drawn from images in {where} {amount}" if self.drawn else f"in {where} {amount}"
 
 
-def choose(
-    run: RunConfig, store: DatasetStore, rows: int, copies: int | None, device: torch.device, others: int = 0
-) -> Home:
-    """The home of a pool.
+def place(store: SplitStore, views: Views, run: RunConfig, device: torch.device) -> Placement:
+    """Decide where a run's images are held. Of several processes, one that has to stream makes all of them stream.
 
     Args:
-        run: its `feed`, `pool`, `window` and `scratch`.
-        rows, copies: how many images, and how many copies of each; None: the images themselves.
+        views: of the method.
+        run: its `feed`, `pool`, `copies`, `window` and `scratch`.
         device: of the network.
-        others: how many more images there will be beside the pool.
 
     Raises:
-        UsageError: copies are to be drawn that cannot be, or streamed.
+        StoreError: the method needs copies or unlabelled images that the store does not hold.
+        UsageError: more copies asked for than stored; copies are to be drawn that cannot be, or that are streamed.
+    """
+    rows, copies = unlabeled_rows(store, views), num_copies(store, views, run)
+    chosen = choose(run, store.dataset, len(rows), copies, device, others=len(store.labeled))
+    if run.feed == "auto" and distributed.agree(chosen.kind == "stream"):
+        return _stream(run)
+    return chosen
+
+
+def choose(
+    run: RunConfig, store: DatasetStore, rows: int, copies: int | None, device: torch.device, others: int = 0
+) -> Placement:
+    """The placement for this process alone.
+
+    Args:
+        rows: number of images.
+        copies: number of copies of each; None: the images themselves.
+        others: number of images that are held beside them.
+
+    Raises:
+        UsageError: as `place`.
     """
     size, drawn = _size(run, store, rows, copies)
     size += others * int(np.prod(store.image_size)) * 3
@@ -96,46 +121,109 @@ def choose(
     else:
         kind = "stream"
     if kind == "stream":
-        return Home("stream", host, False, parse_size(run.window))
-    return Home(kind, device if kind == "device" else host, drawn, size, scratch if kind == "mapped" else None)
+        return _stream(run)
+    return Placement(kind, device if kind == "device" else host, drawn, size, scratch if kind == "mapped" else None)
 
 
 def open_images(
-    store: DatasetStore, rows: np.ndarray, copies: int | None, home: Home, size: int, seed: int,
+    store: DatasetStore,
+    rows: np.ndarray,
+    copies: int | None,
+    placement: Placement,
+    batch: int,
+    seed: int,
     purpose: str = "order unlabeled",
-) -> Shuffled | Slabs:  # fmt: skip
-    """Endless shuffled batches of a pool: `take(step)` gives samples and pixels, `close()` ends the threads.
+) -> Images:
+    """Load images where the placement says, or open their stream.
 
     Args:
-        rows: int64 [m], ascending, of the store's training images.
+        rows: int64 [m], ascending, none twice: training images of the store.
         copies: K; sample i·K + j is copy j of row i. None: the images themselves.
-        size: of a batch.
+        batch: samples a step.
+        seed, purpose: of the order; the order of a stream has no name.
+
+    Returns:
+        endless shuffled batches: `read(step, steps)`, `close()`.
+
+    Raises:
+        IntegrityError: a file is missing or damaged; it is named.
+        ResourceError: there is no room for a scratch file.
+        UsageError: the window is too small.
     """
     array = store.copies if copies else store.train_images
-    if home.kind == "stream":
+    step_bytes = batch * int(np.prod(store.image_size)) * 3
+    if placement.kind == "stream":
         assert array is not None
-        return Slabs(Stream(array, rows, copies, size, seed, home.size), limit=min(STORED, home.size // 32))
-    if home.drawn:
+        block = _block(step_bytes, min(STORED_BLOCK, placement.size // 32))
+        return Stream(array, rows, copies, batch, seed, placement.size, block)
+    if placement.drawn:
         assert copies is not None
-        pool: Pool | Drawn = Drawn(store, rows, copies, home.device, home.scratch)
+        pool: Pool = Drawn(store, rows, copies, placement.device, placement.scratch)
     else:
         assert array is not None
-        pool = Pool(array, rows, copies, home.device, home.scratch)
-    images = Shuffled(pool, size, seed, purpose)
-    if home.device.type != "cpu":
-        return images
-    return Slabs(images, min(THREADS, len(os.sched_getaffinity(0))), LIMIT if home.drawn else STORED)
+        pool = Resident(array, rows, copies, placement.device, placement.scratch)
+    block = _block(step_bytes, DRAWN_BLOCK if placement.drawn else STORED_BLOCK)
+    return Shuffled(pool, copies, batch, seed, purpose, block)
+
+
+def unlabeled_rows(store: SplitStore, views: Views) -> np.ndarray:
+    """The run's unlabelled index array: int64 rows of the dataset store, ascending, none twice.
+
+    MixMatch and RealMix leave the labelled images out; ReMixMatch and FixMatch use them unlabelled as well.
+
+    Raises:
+        StoreError: the store has no unlabelled images, and the method needs some.
+    """
+    if not views.unlabeled:
+        return np.empty(0, np.int64)
+    rows = np.union1d(store.unlabeled, store.labeled) if views.labeled_in_unlabeled else np.sort(store.unlabeled)
+    if not len(rows):
+        raise StoreError(f"'{store.path}' has no unlabelled images", hint="--method supervised trains without any")
+    return rows
+
+
+def num_copies(store: SplitStore, views: Views, run: RunConfig) -> int | None:
+    """Number of copies of each unlabelled image that the run uses; None: the images themselves.
+
+    Raises:
+        StoreError: the store holds no copies.
+        UsageError: more copies asked for than stored.
+    """
+    if not views.unlabeled or views.source == "base":
+        return None
+    stored = store.dataset.num_copies
+    if not stored:
+        raise StoreError(
+            f"'{store.dataset.path}' holds no copies",
+            "the method trains on stored copies of the unlabelled images",
+            "`realmix-data build … --copies 50` makes them",
+        )
+    if run.copies is not None and run.copies > stored:
+        raise UsageError(
+            f"--copies {run.copies} is more than '{store.dataset.path}' holds", f"it holds {stored} of each image"
+        )
+    return run.copies or stored
+
+
+def _stream(run: RunConfig) -> Placement:
+    return Placement("stream", torch.device("cpu"), False, parse_size(run.window))
+
+
+def _block(step_bytes: int, limit: int) -> int:
+    """Number of steps that are gathered by one call."""
+    return max(1, min(MOST_STEPS, limit // step_bytes))
 
 
 def _size(run: RunConfig, store: DatasetStore, rows: int, copies: int | None) -> tuple[int, bool]:
-    """Bytes of a resident pool, and whether its copies are drawn."""
-    possible = copies is not None and can_draw(store)
+    """Bytes of resident images, and whether their copies are drawn."""
+    possible = copies is not None and is_drawable(store.manifest)
     if run.pool == "drawn" and copies is not None:
         if not possible:
             raise UsageError(
                 f"copies of the recipe '{store.manifest['spec']['recipe']['name']}' cannot be drawn",
-                "cutout's and erase's can", "--set pool=stored takes them as they were stored",
-            )  # fmt: skip
+                "cutout's and erase's can",
+                "--set pool=stored takes them as they were stored",
+            )
         if run.feed == "stream":
             raise UsageError("a stream takes copies as they were stored", hint="--set pool=drawn needs another --feed")
     images = rows * (copies or 1) * int(np.prod(store.image_size)) * 3

@@ -1,8 +1,8 @@
-"""A step's inputs on their way to the GPU: copied on a stream of their own, ahead of the step, without anybody waiting.
+"""Asynchronous copies to the GPU: on a stream of their own, ahead of the step, without anybody waiting on the host.
 
-The thread that prepares a step enters `aside`, moves what it made and records an event; the training thread makes its
-stream wait for the event, which the host does not. On a CPU all of it is the identity. Pages for the way come from
-torch's caching host allocator, which hands them out again when the copy from them is done.
+The thread that prepares a step enters `aside`, sends what it made and records an event; the training thread makes its
+own stream wait for that event. On a CPU all of it is the identity. Page-locked memory comes from torch's caching host
+allocator, which reuses it when the copy from it is done.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ class Transfer:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        if self._stream is not None:  # what a pool was loaded by comes first
+        if self._stream is not None:  # images may still be on their way to the GPU
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def aside(self) -> contextlib.AbstractContextManager[object]:
-        """What the calling thread asks of the GPU within goes to the transfer's own stream."""
+        """Within, the calling thread's GPU work goes to the stream of the transfer."""
         return torch.cuda.stream(self._stream) if self._stream is not None else contextlib.nullcontext()
 
     def send(self, inputs: T) -> tuple[T, torch.cuda.Event | None]:
-        """Move every tensor of `inputs` (see `each_tensor`), within `aside`; and the event that they are there."""
+        """Move every tensor of `inputs` (see `each_tensor`); call it within `aside`.
+
+        Returns:
+            the moved inputs, and the event that they have arrived; None on a CPU.
+        """
         if self._stream is None:
             return inputs, None
         sent = each_tensor(inputs, self._move)
@@ -41,7 +45,7 @@ class Transfer:
         return sent, event
 
     def receive(self, inputs: T, event: torch.cuda.Event | None) -> T:
-        """What was sent, for the current stream of the calling thread: its next work comes after the event."""
+        """Hand over what was sent: later work on the calling thread's current stream comes after the event."""
         if event is None:
             return inputs
         stream = torch.cuda.current_stream(self._device)
@@ -60,7 +64,7 @@ class Transfer:
 
 
 def each_tensor(inputs: T, change: Callable[[Tensor], Tensor]) -> T:
-    """The same dataclass, mapping or tuple with every tensor in it changed; anything else stays as it is."""
+    """The same dataclass, mapping or tuple with `change` applied to every tensor in it; anything else is kept."""
     found: Any = inputs
     if isinstance(found, Tensor):
         return change(found)  # type: ignore[return-value]
@@ -72,3 +76,15 @@ def each_tensor(inputs: T, change: Callable[[Tensor], Tensor]) -> T:
         fields = {f.name: each_tensor(getattr(found, f.name), change) for f in dataclasses.fields(found)}
         return dataclasses.replace(found, **fields)  # type: ignore[return-value]
     return inputs
+
+
+def tensors_of(inputs: object) -> list[Tensor]:
+    """Every tensor that `each_tensor` would change, always in the same order."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    each_tensor(inputs, note)
+    return found

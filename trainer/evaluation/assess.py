@@ -1,6 +1,6 @@
-"""What a trained network is worth on a store: error by class, calibration, and whether it notices foreign images.
+"""Assesses a trained network on a store: errors by class, calibration, and detection of foreign images.
 
-Deterministic, and without training: the end of a run and `realmix-train eval` say the same numbers of the same weights.
+It is deterministic: the end of a run and `realmix-train eval` give the same numbers for the same weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FOREIGN_SAMPLE = 10_000  # unlabelled images that the out-of-distribution score 
 
 
 def assess(evaluator: Evaluator, store: SplitStore) -> dict[str, Any]:
-    """Look at the network that `evaluator.model` is.
+    """Assess the network `evaluator.model`.
 
     Returns:
         test_error: per cent; test_images: their number; valid_error: per cent, None without a validation set
@@ -51,7 +51,7 @@ def probabilities(logits: Tensor) -> np.ndarray:
     """float64 [n, K] on the host.
 
     Raises:
-        IntegrityError: they are no numbers: finite weights can still be too large for what is computed from them.
+        IntegrityError: they are not finite, which happens with finite but very large weights.
     """
     probs = torch.softmax(logits.to("cpu", torch.float64), 1).numpy()
     if not np.isfinite(probs).all():

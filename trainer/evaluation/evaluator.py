@@ -1,8 +1,8 @@
-"""Evaluation: averaged weights with the live BatchNorm statistics, on the test set and any validation set.
+"""Evaluates the averaged weights, with the current BatchNorm statistics, on the test set and any validation set.
 
-Three numbers describe a run, because papers differ in which they quote: the last evaluation, the median of the last 20
-(MixMatch, RealMix), and the test error where the validation error was lowest (Oliver et al. 2018). The live weights can
-be looked at beside the averaged ones; they decide nothing. Nothing here trains.
+Three numbers describe a run, because papers quote different ones: the error of the last evaluation, the median of the
+last 20 (MixMatch, RealMix), and the test error at the lowest validation error (Oliver et al. 2018). The current weights
+can be evaluated as well, for information.
 """
 
 from __future__ import annotations
@@ -27,7 +27,20 @@ MEDIAN_OF = 20
 
 
 class Evaluator:
-    """Held-out images on the device, and the network that sees them: a copy, for the live one never leaves training."""
+    """Held-out images on the device, and a copy of the network in evaluation mode.
+
+    Args:
+        store: where the images are.
+        model: the network that is trained; it stays in training mode.
+        device: where to evaluate.
+        bf16: use bfloat16 autocast.
+
+    Attributes:
+        model: the copy.
+
+    Raises:
+        StoreError: the store has no test images.
+    """
 
     def __init__(self, store: SplitStore, model: WideResNet, device: torch.device, bf16: bool) -> None:
         dataset = store.dataset
@@ -42,12 +55,13 @@ class Evaluator:
         """Evaluate the averaged weights, which stay in `self.model`.
 
         Args:
-            raw: evaluate the live weights too, which takes as long again.
+            ema: the averaged weights.
+            raw: evaluate the current weights as well.
 
         Returns:
-            {"test_error": per cent, "valid_error": per cent, if there is a validation set}, with `raw` also
-            "raw_test_error" and "raw_valid_error", of the live weights
-            test confusion matrix, int64 [K, K] on the host: rows are true classes, columns predicted ones.
+            errors in per cent: "test_error" and, with a validation set, "valid_error"; with `raw` also
+            "raw_test_error" and "raw_valid_error", of the current weights;
+            confusion matrix of the test set, int64 [K, K] on the host: rows are true classes, columns predicted ones.
         """
         live: dict[str, float] = {}
         if raw:
@@ -58,7 +72,7 @@ class Evaluator:
         return errors | live, confusion
 
     def held_out(self, part: Literal["test", "valid"]) -> tuple[Tensor, Tensor]:
-        """What `self.model` says of those images: float32 [n, K], and their classes int64 [n]; both on the host."""
+        """Logits of those images, float32 [n, K], and their classes, int64 [n], both on the host."""
         held = self._test if part == "test" else self._valid
         if held is None:
             return torch.empty(0, self._num_classes), torch.empty(0, dtype=torch.int64)
@@ -66,21 +80,17 @@ class Evaluator:
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """What `self.model` says of uint8 [n, H, W, 3] images: float32 [n, K] on the device."""
+        """Logits of uint8 [n, H, W, 3] images: float32 [n, K] on the device."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             parts = [self.model(scale(part.to(self._device))) for part in images.split(BATCH)]
         return torch.cat(parts)
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """What `self.model` makes of uint8 [n, H, W, 3] images.
-
-        Returns:
-            pooled features, float64 [n, D], and the class with the largest logit, int64 [n]; both on the host.
-        """
+    def outputs(self, images: Tensor, heads: Sequence[str]) -> dict[str, Tensor]:
+        """Outputs of `self.model` by name for uint8 [n, H, W, 3] images: float32 [n, …] on the host."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            features = torch.cat([self.model.embed(scale(part.to(self._device))) for part in images.split(BATCH)])
-        return features.double().cpu().numpy(), self.model.head(features).argmax(1).cpu().numpy()
+            parts = [self.model(scale(part.to(self._device)), heads=heads) for part in images.split(BATCH)]
+        return {name: torch.cat([part[name] for part in parts]).cpu() for name in heads}
 
     def _errors(self) -> tuple[dict[str, float], Tensor]:
         assert self._test is not None
@@ -107,25 +117,31 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
 
 
 def error(confusion: Tensor) -> float:
-    """Per cent of the images that are off the confusion matrix's diagonal."""
+    """Error in per cent, from a confusion matrix."""
     total = int(confusion.sum())
     return 100 * (total - int(confusion.trace())) / total
 
 
 def per_class_error(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float | None]:
-    """Per cent of each class's images that were taken for another class; None for a class without images."""
+    """Error of each class in per cent; None for a class without images."""
     rows = zip(class_names, confusion, strict=True)
     return {name: 100 * (1 - int(row[i]) / int(row.sum())) if row.sum() else None for i, (name, row) in enumerate(rows)}
 
 
 def summary(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The run's three numbers, of evaluations in order of their steps.
+    """The numbers that describe a run.
+
+    Args:
+        history: the evaluations, in order.
 
     Returns:
-        error_last; error_median20, of the last min(20, n) evaluations, their number in median_of;
-        error_best_by_valid, the test error of the first evaluation with the lowest validation error, and its step
-        best_step (both None without a validation set); evaluations, their number; raw_error_last, of the live weights
-        (None unless the last evaluation looked at them).
+        error_last: test error of the last evaluation.
+        error_median20: median test error of the last 20 evaluations, or of all if there are fewer.
+        median_of: how many these were.
+        error_best_by_valid: test error of the first evaluation with the lowest validation error; None without one.
+        best_step: step of that evaluation, or None.
+        raw_error_last: test error of the current weights in the last evaluation, or None.
+        evaluations: number of evaluations.
     """
     last = [entry["test_error"] for entry in history[-MEDIAN_OF:]]
     validated = [entry for entry in history if "valid_error" in entry]

@@ -1,8 +1,4 @@
-"""What probabilities are worth: calibration, and how well a score tells two groups apart. NumPy alone, float64.
-
-Calibration after Guo et al. 2017: the expected calibration error compares, bin by bin, how sure a network says it is
-with how often it is right. Nothing here knows networks, stores or runs.
-"""
+"""Metrics of probabilities and scores: calibration (Guo et al. 2017) and AUROC, in float64 NumPy."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ HISTOGRAM_BINS = 20
 
 
 def ood_score(probs: np.ndarray) -> np.ndarray:
-    """Out-of-distribution score: 1 − the largest probability. [n, K] to [n] in [0, 1 − 1/K]; high = looks foreign."""
+    """Out-of-distribution score: 1 − the largest probability. [n, K] to [n] in [0, 1 − 1/K]; high means foreign."""
     return 1 - probs.max(1)
 
 
@@ -51,7 +47,7 @@ def calibration(probs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Chance that a positive scores above a negative, ties counted half (Mann–Whitney U): 0.5 tells nothing.
+    """Area under the ROC curve: the probability that a positive scores above a negative, ties counted as half.
 
     Args:
         scores: [n]; positive: bool [n].

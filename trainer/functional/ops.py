@@ -7,7 +7,7 @@ rows count, and by what they are divided, is the method's decision.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -51,6 +51,12 @@ def guess(logits: Sequence[Tensor], temperature: float) -> Tensor:
     """
     probs = torch.stack([softmax(z) for z in logits]).mean(0)
     return sharpen(probs, temperature).detach()
+
+
+def concatenate(chunks: Iterable[tuple[object, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """The outputs of a hook's `Predictor`, all chunks together: [n, …] by name."""
+    outputs = [out for _, out in chunks]
+    return {name: torch.cat([out[name] for out in outputs]) for name in outputs[0]}
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

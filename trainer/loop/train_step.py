@@ -1,4 +1,4 @@
-"""The step engine: from a step's raw inputs to updated weights, as plain torch calls or compiled, without waiting.
+"""The step engine: from a step's raw inputs to updated weights, in eager mode or compiled, without waiting.
 
     views → method's loss → backward → optimizer → kernel decay → average
 
@@ -10,8 +10,7 @@ then the optimizer, then the decay of the kernels, then the average.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from trainer import distributed
 from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
-from trainer.contract import Learner, Losses, Method, Views
+from trainer.contract import Learner, Losses, Method, Options, Views
+from trainer.data.to_device import each_tensor, tensors_of
 from trainer.networks.wide_resnet import WideResNet, kernels
 from trainer.runs.checkpoint import State
 
@@ -27,7 +27,7 @@ Step = Callable[[Raw], Losses]
 WARM_UP = 3  # steps that run as they are before one is recorded: cuDNN and the compiler choose their kernels in them
 
 
-def build_step(state: State, method: Method, settings: Any, run: RunConfig, names: tuple[str, ...]) -> Step:
+def build_step(state: State, method: Method, settings: Options, run: RunConfig, names: tuple[str, ...]) -> Step:
     """The function that makes one update of `state` from a step's inputs.
 
     Args:
@@ -41,7 +41,9 @@ def build_step(state: State, method: Method, settings: Any, run: RunConfig, name
     def loss(raw: Raw) -> Losses:
         batch = make_batch(raw, declared, names, learner.state)  # grey levels are exact: bf16 holds half of them
         with torch.autocast(raw.x.device.type, torch.bfloat16, enabled=run.precision == "bf16"):
-            return method.loss(learner, batch, settings)
+            losses = method.loss(learner, batch, settings)
+        metrics = {name: value.detach() for name, value in losses.metrics.items()}
+        return Losses(losses.total, metrics, losses.keep_u)
 
     if compiled and declared.one_graph and distributed.world() == 1:
         loss = torch.compile(loss, fullgraph=True, dynamic=False)
@@ -130,7 +132,7 @@ class Recorded:
             self._done += 1
             return self._aside(raw)
         if self._graph is None:
-            self._raw = _like(raw)
+            self._raw = each_tensor(raw, torch.empty_like)
             _copy(self._raw, raw)
             torch.cuda.synchronize()
             self._graph = torch.cuda.CUDAGraph()
@@ -153,30 +155,8 @@ class Recorded:
         return losses
 
 
-def _tensors(raw: Raw) -> Iterator[Tensor]:
-    """Every tensor of a step's inputs, always in the same order."""
-    yield from (raw.x, raw.y, raw.schedule)
-    yield from (tensor for tensor in (raw.u, raw.ood) if tensor is not None)
-    for drawn in (*raw.views, raw.draws):
-        yield from drawn.values()
-
-
-def _like(raw: Raw) -> Raw:
-    """Memory for the inputs of a recorded step."""
-
-    def empty(drawn: Any) -> dict[str, Tensor]:
-        return {name: torch.empty_like(values) for name, values in drawn.items()}
-
-    return Raw(
-        x=torch.empty_like(raw.x), y=torch.empty_like(raw.y), u=None if raw.u is None else torch.empty_like(raw.u),
-        views=tuple(empty(drawn) for drawn in raw.views), draws=empty(raw.draws),
-        schedule=torch.empty_like(raw.schedule),
-        ood=None if raw.ood is None else torch.empty_like(raw.ood),
-    )  # fmt: skip
-
-
 @torch.no_grad()
 def _copy(to: Raw, source: Raw) -> None:
     """The next step's inputs, into the memory that the recorded step reads."""
-    for place, tensor in zip(_tensors(to), _tensors(source), strict=True):
+    for place, tensor in zip(tensors_of(to), tensors_of(source), strict=True):
         place.copy_(tensor, non_blocking=True)

@@ -1,12 +1,15 @@
-"""The methods by name, and how to get one. Importing this package never imports torch; `load_method` does.
+"""The methods by name. Importing this package never imports torch; `load_method` does.
 
-A new method is one module beside these and one line here.
+A new method is one module beside these and one line here. A method of another package is registered with
+`register_method`, or found through an entry point of the group `realmix.methods`, whose name is the method's and whose
+object is the module.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, cast
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from stores.errors import UsageError, suggest
 
@@ -26,15 +29,59 @@ METHODS: dict[str, str] = {
     "remixmatch": "trainer.methods.remixmatch",
     "uda": "trainer.methods.uda",
     "fixmatch": "trainer.methods.fixmatch",
+    "freematch": "trainer.methods.freematch",
 }
+GROUP = "realmix.methods"  # of entry points
+
+LOADED: dict[str, Method] = {}  # and registered
+
+
+def list_methods() -> list[str]:
+    """Names of all methods: the built-in ones, then those of other packages."""
+    others = {*LOADED, *(point.name for point in entry_points(group=GROUP))} - METHODS.keys()
+    return [*METHODS, *sorted(others)]
 
 
 def load_method(name: str) -> Method:
-    """The method's module.
+    """A method by name.
 
     Raises:
-        UsageError: no method has this name.
+        UsageError: no method has this name, or the package that it comes from does not work.
     """
-    if name not in METHODS:
-        raise UsageError(f"unknown method '{name}'", hint=suggest(name, METHODS))
-    return cast("Method", importlib.import_module(METHODS[name]))
+    if name not in LOADED:
+        LOADED[name] = _load(name)
+    return LOADED[name]
+
+
+def register_method(source: object) -> Method:
+    """Make a method of another package known for the rest of this process; it replaces one registered under its name.
+
+    Args:
+        source: a module, or any object with the same attributes; see `trainer.contract.Method`.
+
+    Raises:
+        UsageError: it lacks what every method defines, or a built-in method has its name.
+    """
+    from trainer.contract import Method
+
+    method = Method.of(source)
+    if method.NAME in METHODS:
+        raise UsageError(f"there already is a method '{method.NAME}'", hint="give yours another NAME")
+    LOADED[method.NAME] = method
+    return method
+
+
+def _load(name: str) -> Method:
+    from trainer.contract import Method
+
+    if name in METHODS:
+        return Method.of(importlib.import_module(METHODS[name]))
+    for point in entry_points(group=GROUP, name=name):
+        try:
+            method = Method.of(point.load())
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"the method '{name}' cannot be loaded", f"{point.value}: {error}") from error
+        if name != method.NAME:
+            raise UsageError(f"the method '{name}' cannot be loaded", f"'{point.value}' calls itself '{method.NAME}'")
+        return method
+    raise UsageError(f"unknown method '{name}'", hint=suggest(name, list_methods()))

@@ -9,15 +9,14 @@ Differs from the official code:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.augment import ctaugment
-from trainer.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Sizes, Views, option
 from trainer.functional import ops
 
 NAME = "fixmatch"
@@ -28,25 +27,16 @@ SUMMARY = "confident predictions for weak views are the labels of strong ones"
 class Settings:
     """Settings of FixMatch."""
 
-    policy: Literal["randaugment", "ctaugment"] = field(
-        default="randaugment", metadata={"help": "what makes the strong views: randaugment or ctaugment"}
+    policy: Literal["randaugment", "ctaugment"] = option(
+        "randaugment", "what makes the strong views: randaugment or ctaugment"
     )
-    threshold: float = field(default=0.95, metadata={"help": "least confidence of a row that counts"})
-    lambda_u: float = field(default=1.0, metadata={"help": "weight of the unlabelled loss"})
-    ratio: int = field(default=7, metadata={"help": "unlabelled images per labelled one"})
-
-    cta_legacy: bool = field(
-        default=False, metadata={"help": "CTAugment translates by parts of a pixel, as in the authors' code"}
-    )
-
-    def __post_init__(self) -> None:
-        require(self.policy in ("randaugment", "ctaugment"), "policy", self.policy, "randaugment or ctaugment")
-        require(0 <= self.threshold <= 1, "threshold", self.threshold, "between 0 and 1")
-        require(self.lambda_u >= 0, "lambda_u", self.lambda_u, "at least 0")
-        require(self.ratio >= 1, "ratio", self.ratio, "at least 1")
+    threshold: float = option(0.95, "least confidence of a row that counts", min=0, max=1)
+    lambda_u: float = option(1.0, "weight of the unlabelled loss", min=0)
+    ratio: int = option(7, "unlabelled images per labelled one", min=1)
+    cta_legacy: bool = option(False, "CTAugment translates by fractions of a pixel, as in the authors' code")
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS = {
     "any": {"run": {"optimizer": "sgd", "lr": 0.03, "lr_schedule": "cosine", "weight_decay": 5e-4}},
     "cifar100": {"run": {"weight_decay": 1e-3}},
 }
@@ -56,20 +46,20 @@ def views(settings: Settings) -> Views:
     """A weak and a strong view of all training images; with CTAugment also the probe and the averaged network."""
     learns = settings.policy == "ctaugment"
     return Views(
-        labeled=("weak", "probe") if learns else ("weak",), unlabeled=("weak", "strong"), labeled_in_unlabeled=True,
-        ratio=settings.ratio, policy=settings.policy, cutout=learns, cta_legacy=settings.cta_legacy,
+        labeled=("weak", "probe") if learns else ("weak",),
+        unlabeled=("weak", "strong"),
+        labeled_in_unlabeled=True,
+        ratio=settings.ratio,
+        policy=settings.policy,
+        cutout=learns,
+        cta_legacy=settings.cta_legacy,
         teacher=learns,
-    )  # fmt: skip
+    )
 
 
-def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
+def init_state(sizes: Sizes, settings: Settings) -> dict[str, Tensor]:
     """What CTAugment has learned."""
     return ctaugment.init_state() if settings.policy == "ctaugment" else {}
-
-
-def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
-    """Nothing."""
-    return {}
 
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
@@ -79,11 +69,7 @@ def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dic
 
 def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     """One step of FixMatch (algorithm 1)."""
-    if batch.probe is not None:
-        assert learner.teacher is not None
-        with torch.no_grad():
-            probs = ops.softmax(learner.teacher(batch.probe, running=True))
-        ctaugment.update(learner.state, batch.draws, ctaugment.closeness(probs, batch.y))
+    ctaugment.learn(learner.teacher, batch, learner.state)
 
     # One forward pass of all rows: they share BatchNorm's statistics, and all of them move the running ones.
     weak, strong = batch.u
@@ -98,8 +84,8 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     loss_x = ops.cross_entropy(z_x, ops.one_hot(batch.y, num_classes)).mean()
     loss_u = (keep * ops.cross_entropy(z_strong, ops.one_hot(label, num_classes))).mean()  # over all rows, eq. 4
     metrics = {
-        "loss_x": loss_x.detach(),
-        "loss_u": loss_u.detach(),
+        "loss_x": loss_x,
+        "loss_u": loss_u,
         "kept": keep.mean(),
         "confidence": confidence.mean(),
     }

@@ -1,21 +1,17 @@
 """MixUp with guessed labels: the semi-supervised "MixUp" baseline of the MixMatch paper (Berthelot et al. 2019).
 
 Labelled images are mixed with labelled ones, unlabelled with unlabelled ones, whose targets are the network's own
-predictions. Nothing is sharpened, averaged or ramped.
-
-Differs from the official code: in nothing that is known.
+predictions. Nothing is sharpened, averaged or ramped. No known differences from the official code.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from trainer.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Sizes, Views, option
 from trainer.functional import ops
 
 NAME = "mixup"
@@ -26,15 +22,11 @@ SUMMARY = "MixUp of labelled images, and of unlabelled ones with the network's o
 class Settings:
     """Settings of semi-supervised MixUp."""
 
-    beta: float = field(default=0.75, metadata={"help": "MixUp: λ ~ Beta(β, β), one for each image"})
-    lambda_u: float = field(default=1.0, metadata={"help": "weight of the unlabelled loss, from the first step"})
-
-    def __post_init__(self) -> None:
-        require(self.beta > 0, "beta", self.beta, "above 0")
-        require(self.lambda_u >= 0, "lambda_u", self.lambda_u, "at least 0")
+    beta: float = option(0.75, "MixUp: λ ~ Beta(β, β), one for each image", above=0)
+    lambda_u: float = option(1.0, "weight of the unlabelled loss, from the first step", min=0)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS = {
     "cifar10": {"beta": 0.75},
     "svhn": {"beta": 0.25},
     "digits": {"beta": 0.25, "lambda_u": 0.1},  # few labels, short runs: guesses are wrong for most of the run
@@ -42,13 +34,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def views(settings: Settings) -> Views:
-    """One weak view; labelled images are not in the unlabelled pool."""
+    """One weak view; the labelled images are not in the unlabelled set."""
     return Views(unlabeled=("weak",))
-
-
-def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
-    """None."""
-    return {}
 
 
 def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
@@ -65,7 +52,7 @@ def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dic
 
 
 def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
-    """One step, as many unlabelled as labelled images."""
+    """One step, with as many unlabelled as labelled images."""
     (u,) = batch.u
 
     # Guess: the prediction as it is.
@@ -77,16 +64,11 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     x, y = (ops.mixup(rows, lam_x, partner) for rows in (batch.x, ops.one_hot(batch.y, q.shape[1])))
     u, y_u = (ops.mixup(rows, lam_u, partner) for rows in (u, q))
 
-    # Predict: BatchNorm's running statistics follow the labelled images.
+    # Predict: the labelled images update BatchNorm's running statistics.
     z_x, z_u = learner.model(torch.cat([x, u]), groups=2, update=0).chunk(2)
 
     loss_x = ops.cross_entropy(z_x, y).mean()
     loss_u = ops.cross_entropy(z_u, y_u).mean()
     weight_u = batch.schedule["weight_u"]
-    metrics = {
-        "loss_x": loss_x.detach(),
-        "loss_u": loss_u.detach(),
-        "weight_u": weight_u,
-        "confidence": q.amax(1).mean(),
-    }
+    metrics = {"loss_x": loss_x, "loss_u": loss_u, "weight_u": weight_u, "confidence": q.amax(1).mean()}
     return Losses(loss_x + weight_u * loss_u, metrics)

@@ -1,20 +1,17 @@
 """Pseudo-Label (Lee 2013): where the network is confident, its prediction is taken for the label.
 
 Differs from the official code (MixMatch's, and those after it):
-- the mask is one value an image; there it has one dimension too many, so that the mean runs over all pairs of an image
-  and a mask and images without confidence are trained as well (`legacy_broadcast` does that).
+- the mask has one value per image; there a superfluous dimension makes the mean run over all pairs of an image and a
+  mask, so that unconfident images are trained on as well (`legacy_broadcast` does that).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from trainer.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Views, option
 from trainer.functional import ops, schedules
 
 NAME = "pseudo_label"
@@ -25,40 +22,21 @@ SUMMARY = "Pseudo-Label: confident predictions are taken for labels"
 class Settings:
     """Settings of Pseudo-Label."""
 
-    lambda_u: float = field(default=1.0, metadata={"help": "weight of the unlabelled loss once the ramp is over"})
-    threshold: float = field(default=0.95, metadata={"help": "confidence that a prediction must exceed"})
-    rampup_share: float = field(
-        default=0.4, metadata={"help": "share of the run over which the unlabelled loss grows linearly"}
-    )
-    legacy_broadcast: bool = field(
-        default=False, metadata={"help": "every image counts by the mean of the mask, as in the authors' code"}
-    )
-
-    def __post_init__(self) -> None:
-        require(self.lambda_u >= 0, "lambda_u", self.lambda_u, "at least 0")
-        require(0 <= self.threshold <= 1, "threshold", self.threshold, "between 0 and 1")
-        require(0 <= self.rampup_share <= 1, "rampup_share", self.rampup_share, "between 0 and 1")
+    lambda_u: float = option(1.0, "weight of the unlabelled loss once the ramp is over", min=0)
+    threshold: float = option(0.95, "confidence that a prediction must exceed", min=0, max=1)
+    rampup_share: float = option(0.4, "share of the run over which the unlabelled loss grows linearly", min=0, max=1)
+    legacy_broadcast: bool = option(False, "every image counts by the mean of the mask, as in the authors' code")
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS = {
     "cifar10": {"lambda_u": 1.0, "run": {"weight_decay": 0.02}},
     "svhn": {"lambda_u": 2.0},
 }
 
 
 def views(settings: Settings) -> Views:
-    """One weak view; labelled images are not in the unlabelled pool."""
+    """One weak view; the labelled images are not in the unlabelled set."""
     return Views(unlabeled=("weak",))
-
-
-def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
-    """None."""
-    return {}
-
-
-def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
-    """Nothing."""
-    return {}
 
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
@@ -67,10 +45,10 @@ def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dic
 
 
 def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
-    """One step, as many unlabelled as labelled images."""
+    """One step, with as many unlabelled as labelled images."""
     (u,) = batch.u
 
-    # BatchNorm's running statistics follow the labelled images.
+    # The labelled images update BatchNorm's running statistics.
     z_x, z_u = learner.model(torch.cat([batch.x, u]), groups=2, update=0).chunk(2)
 
     # The prediction is its own target: the gradient goes through the logits, not through the label or the mask.
@@ -82,8 +60,8 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     loss_u = (errors_u * (keep.mean() if settings.legacy_broadcast else keep)).mean()  # over all images, kept or not
     weight_u = batch.schedule["weight_u"]
     metrics = {
-        "loss_x": loss_x.detach(),
-        "loss_u": loss_u.detach(),
+        "loss_x": loss_x,
+        "loss_u": loss_u,
         "weight_u": weight_u,
         "kept": keep.mean(),
         "confidence": confidence.mean(),

@@ -17,16 +17,17 @@ Differs from the official code:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stores.errors import UsageError
 from trainer.augment import ctaugment
-from trainer.contract import Batch, Kind, Learner, Losses, Sizes, Views, require
-from trainer.functional import ops, schedules
+from trainer.contract import STRONG, WEAK, Batch, Head, Learner, Losses, Sizes, Views, option
+from trainer.functional import mixmatch, ops, schedules
 
 NAME = "remixmatch"
 SUMMARY = "MixMatch with distribution alignment, strong views anchored to a weak one, and rotations"
@@ -39,41 +40,26 @@ TINY = 1e-6
 class Settings:
     """Settings of ReMixMatch."""
 
-    strong_views: int = field(default=8, metadata={"help": "strong views of each unlabelled image (K)"})
-    alpha: float = field(default=0.75, metadata={"help": "MixUp: λ ~ Beta(α, α), one for each image"})
-    temperature: float = field(default=0.5, metadata={"help": "sharpening temperature of the guessed labels"})
-    lambda_u: float = field(default=1.5, metadata={"help": "weight of the unlabelled loss once the ramp is over"})
-    lambda_pre: float = field(
-        default=0.5, metadata={"help": "weight of the first strong view's loss without MixUp, once the ramp is over"}
+    strong_views: int = option(8, "strong views of each unlabelled image (K)", min=1)
+    alpha: float = option(0.75, "MixUp: λ ~ Beta(α, α), one for each image", above=0)
+    temperature: float = option(0.5, "sharpening temperature of the guessed labels", above=0)
+    lambda_u: float = option(1.5, "weight of the unlabelled loss once the ramp is over", min=0)
+    lambda_pre: float = option(
+        0.5, "weight of the first strong view's loss without MixUp, once the ramp is over", min=0
     )
-    lambda_rotation: float = field(
-        default=0.5, metadata={"help": "weight of the rotation loss, from the start; 0: no such head"}
+    lambda_rotation: float = option(0.5, "weight of the rotation loss, from the start; 0: no such head", min=0)
+    rampup_steps: int = option(16384, "steps over which the unlabelled losses grow linearly", min=0)
+    align: bool = option(True, "distribution alignment of the guesses")
+    policy: Literal["ctaugment", "none"] = option(
+        "ctaugment", "what makes the strong views: ctaugment, or none (weak views instead)"
     )
-    rampup_steps: int = field(default=16384, metadata={"help": "steps over which the unlabelled losses grow linearly"})
-    align: bool = field(default=True, metadata={"help": "distribution alignment of the guesses"})
-    policy: Literal["ctaugment", "none"] = field(
-        default="ctaugment", metadata={"help": "what makes the strong views: ctaugment, or none (weak views instead)"}
+    unlabeled_loss: Literal["cross_entropy", "squared_error"] = option(
+        "cross_entropy", "cross_entropy, or squared_error as in MixMatch"
     )
-    unlabeled_loss: Literal["cross_entropy", "squared_error"] = field(
-        default="cross_entropy", metadata={"help": "cross_entropy, or squared_error as in MixMatch"}
-    )
-
-    cta_legacy: bool = field(
-        default=False, metadata={"help": "CTAugment translates by parts of a pixel, as in the authors' code"}
-    )
-
-    def __post_init__(self) -> None:
-        require(self.strong_views >= 1, "strong_views", self.strong_views, "at least 1")
-        require(self.alpha > 0, "alpha", self.alpha, "above 0")
-        require(self.temperature > 0, "temperature", self.temperature, "above 0")
-        for name in ("lambda_u", "lambda_pre", "lambda_rotation", "rampup_steps"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        require(self.policy in ("ctaugment", "none"), "policy", self.policy, "ctaugment or none")
-        kinds = ("cross_entropy", "squared_error")
-        require(self.unlabeled_loss in kinds, "unlabeled_loss", self.unlabeled_loss, " or ".join(kinds))
+    cta_legacy: bool = option(False, "CTAugment translates by fractions of a pixel, as in the authors' code")
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS = {
     "stl10": {"strong_views": 4},
     "digits": {"strong_views": 2, "rampup_steps": 300},  # runs of about a thousand steps
 }
@@ -81,35 +67,52 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def views(settings: Settings) -> Views:
     """A weak view and K strong ones of all training images; a strong view of the labelled ones, and the probe."""
-    weak: tuple[Kind, ...] = ("weak",)
-    strong: tuple[Kind, ...] = ("strong",)
-    rotation = settings.lambda_rotation > 0
+    heads = (Head("rotation", lambda classes, features: [4]),) if settings.lambda_rotation > 0 else ()
     if settings.policy == "none":
-        copies = weak * (1 + settings.strong_views)
-        return Views(unlabeled=copies, labeled_in_unlabeled=True, rotation=rotation)
+        return Views(unlabeled=WEAK * (1 + settings.strong_views), labeled_in_unlabeled=True, heads=heads)
     return Views(
-        labeled=("strong", "probe"), unlabeled=weak + strong * settings.strong_views, labeled_in_unlabeled=True,
-        policy="ctaugment", cta_legacy=settings.cta_legacy, teacher=True, rotation=rotation,
-    )  # fmt: skip
+        labeled=("strong", "probe"),
+        unlabeled=WEAK + STRONG * settings.strong_views,
+        labeled_in_unlabeled=True,
+        policy="ctaugment",
+        cta_legacy=settings.cta_legacy,
+        heads=heads,
+        teacher=True,
+    )
 
 
-def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
-    """What CTAugment has learned, and for the alignment:
+def check(sizes: Sizes, settings: Settings) -> None:
+    """Raises UsageError unless a quarter of the batch can be rotated each way."""
+    if settings.lambda_rotation == 0:
+        return
+    if sizes.labeled % 4:
+        why = "a quarter of its images is rotated each way"
+        raise UsageError(f"'batch={sizes.labeled}' is out of range", f"'batch' must be a multiple of 4: {why}")
+    height, width = sizes.image_size
+    if height != width:
+        raise UsageError(
+            "images must be square to be rotated",
+            f"these are {height} pixels high, {width} wide",
+            "--set lambda_rotation=0 trains without rotations",
+        )
 
-    p_data: float32 [K], the labels' average; p_model: float32 [128, K], mean predictions of the last batches, oldest
-    first. Both start uniform.
+
+def init_state(sizes: Sizes, settings: Settings) -> dict[str, Tensor]:
+    """CTAugment's weights and, for the alignment, averages that start uniform.
+
+    p_data: float32 [K], of the labels; p_model: float32 [128, K], of the predictions for each of the last batches,
+    oldest first.
     """
     state = ctaugment.init_state() if settings.policy == "ctaugment" else {}
     if settings.align:
-        uniform = torch.full((num_classes,), 1 / num_classes)
+        uniform = torch.full((sizes.num_classes,), 1 / sizes.num_classes)
         state |= {"p_data": uniform, "p_model": uniform.repeat(HISTORY, 1)}
     return state
 
 
 def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
     """MixUp over all n = B + (K+1)·U rows: `lam` float32 [n] = max(λ, 1 − λ), `partner` int64 [n], a permutation."""
-    rows = sizes.labeled + (1 + settings.strong_views) * sizes.unlabeled
-    return {"lam": ops.mixing_weights(rng, settings.alpha, rows), "partner": rng.permutation(rows)}
+    return mixmatch.draw(rng, settings.alpha, sizes.labeled + (1 + settings.strong_views) * sizes.unlabeled)
 
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
@@ -119,16 +122,9 @@ def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dic
 
 
 def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
-    """One step of ReMixMatch, as many unlabelled as labelled samples (algorithm 1)."""
-    assert all(view.shape == batch.x.shape for view in batch.u), "interleaving exchanges batches of one size"
+    """One step of ReMixMatch (algorithm 1), with as many unlabelled as labelled samples."""
     weak, *strong = batch.u
-    rows, copies = len(batch.x), len(batch.u)
-
-    if batch.probe is not None:
-        assert learner.teacher is not None
-        with torch.no_grad():
-            probs = ops.softmax(learner.teacher(batch.probe, running=True))
-        ctaugment.update(learner.state, batch.draws, ctaugment.closeness(probs, batch.y))
+    ctaugment.learn(learner.teacher, batch, learner.state)
 
     # Guess from the weak view: one aligned and sharpened label for all views.
     with torch.no_grad():
@@ -136,40 +132,25 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
         y = ops.one_hot(batch.y, p.shape[1])
         q = ops.sharpen(aligned(p, y, learner.state) if settings.align else p, settings.temperature)
 
-    # Mix labelled and unlabelled rows with one another.
-    lam, partner = batch.draws["lam"], batch.draws["partner"]
-    mixed = ops.mixup(torch.cat([batch.x, *batch.u]), lam, partner)
-    targets = ops.mixup(torch.cat([y, *[q] * copies]), lam, partner)
-    y_x, y_u = targets.split([rows, copies * rows])
-
-    # Predict the mixed batches, after the first strong view as it is: BatchNorm's running statistics follow the last.
-    alone = strong[:1] if settings.lambda_pre > 0 else []
-    batches = [*alone, *ops.interleave(mixed.split(rows))]
-    logits = learner.model(torch.cat(batches), groups=len(batches), update=len(batches) - 1).split(rows)
-    z_x, *z_views = ops.interleave(logits[len(alone) :])
-    z_u = torch.cat(z_views)
-
-    loss_x = ops.cross_entropy(z_x, y_x).mean()
+    # Mix and predict, with the first strong view unmixed before them: the last batch updates the running statistics.
+    first = strong[:1] if settings.lambda_pre > 0 else []
+    mixed = mixmatch.mix_and_predict(
+        learner.model, batch.x, batch.y, batch.u, q, batch.draws, first, update=len(first) + len(batch.u)
+    )
+    loss_x = ops.cross_entropy(mixed.z_x, mixed.y_x).mean()
     error = ops.cross_entropy if settings.unlabeled_loss == "cross_entropy" else ops.squared_error
-    loss_u = error(z_u, y_u).mean()
+    loss_u = error(mixed.z_u, mixed.y_u).mean()
     weight_u = batch.schedule["weight_u"]
     total = loss_x + weight_u * loss_u
-    metrics = {
-        "loss_x": loss_x.detach(),
-        "loss_u": loss_u.detach(),
-        "weight_u": weight_u,
-        "confidence": p.amax(1).mean(),
-    }
+    metrics = {"loss_x": loss_x, "loss_u": loss_u, "weight_u": weight_u, "confidence": p.amax(1).mean()}
     if settings.lambda_pre > 0:
-        loss_pre = ops.cross_entropy(logits[0], q).mean()
+        loss_pre = metrics["loss_pre"] = ops.cross_entropy(mixed.z_first, q).mean()
         total = total + batch.schedule["weight_pre"] * loss_pre
-        metrics["loss_pre"] = loss_pre.detach()
     if settings.lambda_rotation > 0:
         images, turned = rotate(strong[0])
-        z_turned = learner.model(images, head="rotation")
-        loss_rotation = ops.cross_entropy(z_turned, ops.one_hot(turned, 4)).mean()
+        z_turned = learner.model(images, heads=("rotation",))["rotation"]
+        loss_rotation = metrics["loss_rotation"] = ops.cross_entropy(z_turned, ops.one_hot(turned, 4)).mean()
         total = total + settings.lambda_rotation * loss_rotation
-        metrics["loss_rotation"] = loss_rotation.detach()
     return Losses(total, metrics)
 
 

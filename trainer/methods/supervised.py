@@ -1,18 +1,16 @@
 """Supervised training on the labelled images alone, with or without MixUp: the baseline of the MixMatch family.
 
-With all labels it is the "fully supervised" row of the papers' tables, with few it is what a semi-supervised method
-must beat. Never sees unlabelled images.
+With all labels it is the "fully supervised" row of the papers' tables; with few it is what a semi-supervised method has
+to beat.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from trainer.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Sizes, option
 from trainer.functional import ops
 
 NAME = "supervised"
@@ -23,46 +21,22 @@ SUMMARY = "labelled images only; with or without MixUp"
 class Settings:
     """Settings of the supervised baseline."""
 
-    smoothing: float = field(default=0.001, metadata={"help": "label smoothing in [0, 1); not used with MixUp"})
-    mixup: bool = field(
-        default=False,
-        metadata={
-            "help": "mix each image with its mirror row of the batch; the original pairs it with weight_decay=0.002"
-        },
+    smoothing: float = option(0.001, "label smoothing in [0, 1); not used with MixUp", min=0, below=1)
+    mixup: bool = option(
+        False, "mix each image with its mirror row of the batch; the original pairs it with weight_decay=0.002"
     )
-    beta: float = field(default=0.5, metadata={"help": "MixUp: λ ~ Beta(β, β), one for each image"})
-
-    def __post_init__(self) -> None:
-        require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "at least 0 and below 1")
-        require(self.beta > 0, "beta", self.beta, "above 0")
+    beta: float = option(0.5, "MixUp: λ ~ Beta(β, β), one for each image", above=0)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS = {
     "cifar10": {"smoothing": 0.001, "run": {"weight_decay": 0.02}},
     "svhn": {"smoothing": 0.01, "run": {"weight_decay": 0.002}},
 }
 
 
-def views(settings: Settings) -> Views:
-    """No unlabelled images."""
-    return Views()
-
-
-def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
-    """None."""
-    return {}
-
-
 def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
     """With MixUp: `lam` float32 [B] = max(λ, 1 − λ)."""
-    if not settings.mixup:
-        return {}
-    return {"lam": ops.mixing_weights(rng, settings.beta, sizes.labeled)}
-
-
-def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
-    """No ramp."""
-    return {}
+    return {"lam": ops.mixing_weights(rng, settings.beta, sizes.labeled)} if settings.mixup else {}
 
 
 def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
@@ -75,4 +49,4 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
         logits = learner.model(batch.x, update=0)
         targets = ops.smooth(ops.one_hot(batch.y, logits.shape[1]), settings.smoothing)
     loss_x = ops.cross_entropy(logits, targets).mean()
-    return Losses(loss_x, {"loss_x": loss_x.detach()})
+    return Losses(loss_x, {"loss_x": loss_x})

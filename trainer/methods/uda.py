@@ -12,14 +12,11 @@ Differs from the official code:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from trainer.contract import Batch, Learner, Losses, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Views, option
 from trainer.functional import masks, ops, schedules
 
 NAME = "uda"
@@ -30,23 +27,14 @@ SUMMARY = "strong views must predict what confident weak ones do, sharpened"
 class Settings:
     """Settings of UDA."""
 
-    temperature: float = field(default=0.4, metadata={"help": "sharpening temperature of the targets"})
-    threshold: float = field(default=0.8, metadata={"help": "rows count above this confidence, before sharpening"})
-    lambda_u: float = field(default=1.0, metadata={"help": "weight of the unlabelled loss"})
-    ratio: int = field(default=7, metadata={"help": "unlabelled images per labelled one"})
-    tsa: schedules.TSA = field(
-        default="none", metadata={"help": "training-signal annealing of the labelled rows: none, linear, log or exp"}
-    )
-
-    def __post_init__(self) -> None:
-        require(self.temperature > 0, "temperature", self.temperature, "above 0")
-        require(0 <= self.threshold <= 1, "threshold", self.threshold, "between 0 and 1")
-        require(self.lambda_u >= 0, "lambda_u", self.lambda_u, "at least 0")
-        require(self.ratio >= 1, "ratio", self.ratio, "at least 1")
-        require(self.tsa in get_args(schedules.TSA), "tsa", self.tsa, "none, linear, log or exp")
+    temperature: float = option(0.4, "sharpening temperature of the targets", above=0)
+    threshold: float = option(0.8, "rows count above this confidence, before sharpening", min=0, max=1)
+    lambda_u: float = option(1.0, "weight of the unlabelled loss", min=0)
+    ratio: int = option(7, "unlabelled images per labelled one", min=1)
+    tsa: schedules.TSA = option("none", "training-signal annealing of the labelled rows: none, linear, log or exp")
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS = {
     "any": {
         "run": {"optimizer": "sgd", "lr": 0.03, "lr_schedule": "cosine", "weight_decay": 5e-4, "ema_decay": 0.9999}
     },
@@ -56,16 +44,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 def views(settings: Settings) -> Views:
     """A weak and a strong view of all training images."""
     return Views(unlabeled=("weak", "strong"), labeled_in_unlabeled=True, ratio=settings.ratio, policy="uda")
-
-
-def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
-    """None."""
-    return {}
-
-
-def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
-    """Nothing."""
-    return {}
 
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
@@ -96,8 +74,8 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     loss_u = (keep_u * ops.kl_divergence(z_weak / settings.temperature, z_strong)).mean()  # over all rows
 
     metrics = {
-        "loss_x": loss_x.detach(),
-        "loss_u": loss_u.detach(),
+        "loss_x": loss_x,
+        "loss_u": loss_u,
         "tsa_kept": keep_x.mean(),
         "kept": keep_u.mean(),
         "confidence": confidence.mean(),

@@ -6,19 +6,19 @@ The direction is one power iteration: noise, then the gradient of the divergence
 Differs from the official code (MixMatch's):
 - the loss is the paper's KL(clean ‖ adversarial); `direction=mixmatch` turns it round as the code does;
 - ξ is 1e-2 instead of 1e-6, and the direction is never found under autocast. In float32 its cosine with the true one is
-  .999 (WRN-10-1); ξ = 1e-6 leaves rounding noise (.07), and so does TF32 (.46), which `launch` turns off.
+  .999 (WRN-10-1); ξ = 1e-6 leaves rounding noise (.07), and so does TF32 (.46), which training turns off.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.contract import Batch, Learner, Losses, Network, Sizes, Views, require
+from trainer.contract import Batch, Learner, Losses, Network, Sizes, Views, option
 from trainer.functional import ops, schedules
 
 NAME = "vat"
@@ -29,30 +29,17 @@ SUMMARY = "virtual adversarial training; with or without entropy minimisation"
 class Settings:
     """Settings of VAT. Distances are Euclidean, of whole images in [−1, 1]."""
 
-    lambda_u: float = field(default=0.3, metadata={"help": "weight of the adversarial loss once the ramp is over"})
-    epsilon: float = field(default=6.0, metadata={"help": "distance that an adversarial image is moved"})
-    xi: float = field(default=1e-2, metadata={"help": "length of the noise that the direction is found with"})
-    entropy: float = field(
-        default=0.06, metadata={"help": "weight of the predictions' entropy, from the first step; 0: VAT alone"}
+    lambda_u: float = option(0.3, "weight of the adversarial loss once the ramp is over", min=0)
+    epsilon: float = option(6.0, "distance that an adversarial image is moved", above=0)
+    xi: float = option(1e-2, "length of the noise that the direction is found with", above=0)
+    entropy: float = option(0.06, "weight of the predictions' entropy, from the first step; 0: VAT alone", min=0)
+    direction: Literal["paper", "mixmatch"] = option(
+        "paper", "paper: KL(clean ‖ adversarial); mixmatch: KL(adversarial ‖ clean), as in MixMatch's code"
     )
-    direction: Literal["paper", "mixmatch"] = field(
-        default="paper",
-        metadata={"help": "paper: KL(clean ‖ adversarial); mixmatch: KL(adversarial ‖ clean), as in MixMatch's code"},
-    )
-    rampup_share: float = field(
-        default=0.4, metadata={"help": "share of the run over which the adversarial loss grows linearly"}
-    )
-
-    def __post_init__(self) -> None:
-        require(self.lambda_u >= 0, "lambda_u", self.lambda_u, "at least 0")
-        require(self.epsilon > 0, "epsilon", self.epsilon, "above 0")
-        require(self.xi > 0, "xi", self.xi, "above 0")
-        require(self.entropy >= 0, "entropy", self.entropy, "at least 0")
-        require(self.direction in ("paper", "mixmatch"), "direction", self.direction, "paper or mixmatch")
-        require(0 <= self.rampup_share <= 1, "rampup_share", self.rampup_share, "between 0 and 1")
+    rampup_share: float = option(0.4, "share of the run over which the adversarial loss grows linearly", min=0, max=1)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS = {
     "cifar10": {"lambda_u": 0.3, "epsilon": 6.0, "entropy": 0.06, "run": {"weight_decay": 0.02}},
     "svhn": {"lambda_u": 0.3, "epsilon": 6.0, "entropy": 0.06},
     "digits": {"epsilon": 1.5},  # 8×8 pixels: the same distance a pixel as 6 among 32×32
@@ -60,13 +47,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def views(settings: Settings) -> Views:
-    """One weak view; labelled images are not in the unlabelled pool. The direction is a gradient of its own."""
+    """One weak view; the labelled images are not in the unlabelled set. The direction needs a gradient of its own."""
     return Views(unlabeled=("weak",), one_graph=False)
-
-
-def init_state(num_classes: int, settings: Settings) -> dict[str, Tensor]:
-    """None."""
-    return {}
 
 
 def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
@@ -94,10 +76,10 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     entropy = ops.entropy(*z_u or [clean]).mean()
     weight_u = batch.schedule["weight_u"]
     metrics = {
-        "loss_x": loss_x.detach(),
-        "loss_u": loss_u.detach(),
+        "loss_x": loss_x,
+        "loss_u": loss_u,
         "weight_u": weight_u,
-        "entropy": entropy.detach(),
+        "entropy": entropy,
         "confidence": ops.softmax(clean).amax(1).mean(),
     }
     return Losses(loss_x + weight_u * loss_u + settings.entropy * entropy, metrics)

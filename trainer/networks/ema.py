@@ -1,8 +1,8 @@
 """Exponential moving average of a model's parameters.
 
 The average starts at the initial parameters, without bias correction, and holds trained parameters alone: BatchNorm's
-running statistics belong to the live model and are copied for evaluation, never averaged. Evaluating with averaged or
-stale statistics is a known way to miss published results.
+running statistics belong to the live model and are copied for evaluation, never averaged. Published results cannot be
+reproduced with averaged or stale statistics.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Ema:
 
     @torch.no_grad()
     def apply_to(self, eval_model: nn.Module) -> None:
-        """Make a separate copy of the model the one to evaluate: the shadow, and the live model's buffers."""
+        """Copy the shadow and the live model's buffers into `eval_model`, a separate copy of the model."""
         parameters = [parameter.detach() for parameter in eval_model.parameters()]
         buffers = list(eval_model.buffers())
         live_buffers = list(self.model.buffers())
@@ -48,9 +48,9 @@ class Ema:
             torch._foreach_copy_(buffers, live_buffers)
 
     def teacher(self) -> nn.Module:
-        """A network whose parameters are the shadow itself and whose buffers are the live ones: nothing to copy.
+        """A network whose parameters are the shadow and whose buffers are the live model's, without copies.
 
-        It is in training mode, as the live one is; whoever calls it says which statistics normalise.
+        It is in training mode, as the live model; the caller chooses the statistics that normalise.
         """
         network = copy.deepcopy(self.model).requires_grad_(False)
         for parameter, shadow in zip(network.parameters(), self.shadow, strict=True):
@@ -65,7 +65,7 @@ class Ema:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put a shadow back, in place.
+        """Restore a shadow in place.
 
         Raises:
             StoreError: names or shapes are another network's.

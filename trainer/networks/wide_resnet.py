@@ -9,7 +9,8 @@ with running momentum .001, fan-out initialisation. Fully convolutional up to th
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -18,21 +19,23 @@ from torch import Tensor, nn
 from stores.errors import UsageError
 from stores.format.fields import SMALLEST_SIDE
 from trainer import distributed
+from trainer.contract import Head
 from trainer.functional.ops import wide, widen
 
 SLOPE = 0.1
 EPS = 1e-3
-HEADS = ("head", "rotation")  # the modules that belong to a task and not to the backbone
+BACKBONE = ("stem", "blocks", "bn")  # the modules below the heads; all other parameters belong to a task
+CLASSIFIER = "head"
 
 
-def build_model(name: str, num_classes: int, bn_momentum: float = 0.001, rotation: bool = False) -> WideResNet:
+def build_model(name: str, num_classes: int, bn_momentum: float = 0.001, heads: Sequence[Head] = ()) -> WideResNet:
     """A network by name: float32 or lower [n, 3, H, W] in [−1, 1] to logits float32 [n, num_classes].
 
     Args:
         name: `wrn-{depth}-{width}`. depth = 6n+4: three groups of n blocks, widths 16w·(1, 2, 4); depth = 8n+5: four
             groups, widths 16w·(1, 2, 4, 8). WRN-28-2 is the paper's, WRN-37-2 the one for 96×96 images.
         bn_momentum: share of the newest batch in the running statistics (PyTorch's sense).
-        rotation: with a second head, which tells four rotations apart (ReMixMatch).
+        heads: heads besides the classifier.
 
     Raises:
         UsageError: no network has this name.
@@ -42,7 +45,7 @@ def build_model(name: str, num_classes: int, bn_momentum: float = 0.001, rotatio
     for groups in (3, 4):
         blocks, rest = divmod(depth - groups - 1, 2 * groups)
         if rest == 0 and blocks > 0 and width > 0:
-            return WideResNet(groups, blocks, width, num_classes, bn_momentum, rotation)
+            return WideResNet(groups, blocks, width, num_classes, bn_momentum, heads)
     raise UsageError(
         f"unknown model '{name}'",
         "a name is wrn-{depth}-{width} with depth 6n+4 (three groups of blocks) or 8n+5 (four)",
@@ -123,15 +126,16 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN (Zagoruyko & Komodakis 2016). `embed` gives the pooled features, `head` the logits of them.
+    """WRN (Zagoruyko & Komodakis 2016). `embed` gives the pooled features, `head` the class logits of them.
 
     Attributes:
+        heads: the declared heads besides the classifier; the module of each has the head's name.
         joint: groups of rows go through the convolutions together, which is what a compiler and a GPU like, or (False)
             one after the other, which is faster where they are larger than the cache.
     """
 
     def __init__(
-        self, groups: int, blocks: int, width: int, num_classes: int, bn_momentum: float, rotation: bool
+        self, groups: int, blocks: int, width: int, num_classes: int, bn_momentum: float, heads: Sequence[Head] = ()
     ) -> None:
         super().__init__()
         self.joint = False
@@ -153,10 +157,12 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # std √(2 / (k²·outputs))
         nn.init.xavier_normal_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        if rotation:  # drawn last, so that the other weights are the same with it and without
-            self.rotation = nn.Linear(inputs, 4)
-            nn.init.xavier_normal_(self.rotation.weight)
-            nn.init.zeros_(self.rotation.bias)
+        self.heads, features = tuple(heads), {head.name: head.widths(num_classes, inputs)[-1] for head in heads}
+        for head in heads:  # drawn last, so that the other weights are the same with them and without
+            if hasattr(self, head.name) or head.name in ("features", "classes"):
+                raise ValueError(f"a head cannot be called '{head.name}'")
+            below = inputs if head.on is None else features[head.on]
+            self.add_module(head.name, _layers(head, below, head.widths(num_classes, inputs)))
 
     def check(self, batch: int, size: tuple[int, int]) -> None:
         """Refuse what cannot be normalised: a batch of images of this (height, width) of which too little is left.
@@ -180,17 +186,23 @@ class WideResNet(nn.Module):
         return x.mean((2, 3), dtype=wide(x.dtype))
 
     def forward(
-        self, rows: Tensor, groups: int = 1, update: int | None = None, *, running: bool = False,
-        head: Literal["classes", "rotation"] = "classes",
-    ) -> Tensor:  # fmt: skip
-        """Logits of images, float32 also under autocast.
+        self,
+        rows: Tensor,
+        groups: int = 1,
+        update: int | None = None,
+        *,
+        running: bool = False,
+        heads: Sequence[str] | None = None,
+    ) -> Tensor | dict[str, Tensor]:
+        """Class logits [n, num_classes] of images or, with `heads`, several outputs; float32 also under autocast.
 
         Args:
             rows: float32 or lower [n, 3, H, W] in [−1, 1], `groups` batches of equal size one after the other.
             groups: each is normalised by its own statistics, as if it went through the network alone.
             update: the group whose statistics move BatchNorm's running ones; None: none does.
             running: normalise by the running statistics, as in evaluation mode.
-            head: "classes" gives [n, num_classes]; "rotation" [n, 4], of a network built with that head.
+            heads: names of the outputs to return, by name: "features" [n, D], "classes" [n, num_classes], or those of
+                the network's other heads.
         """
         if self.joint or groups == 1:
             features = self.embed(rows, groups, update, running)
@@ -199,7 +211,29 @@ class WideResNet(nn.Module):
             features = torch.cat([self.embed(part, 1, 0 if i == update else None, running) for i, part in parts])
         # In bf16 the logits would keep three digits, too few for sharpening and for ranking by confidence.
         with torch.autocast(features.device.type, enabled=False):
-            return (self.head if head == "classes" else self.rotation)(features)
+            if heads is None:
+                return self.head(features)
+            outputs = {"features": features}
+            if "classes" in heads:
+                outputs["classes"] = self.head(features)
+            below = {head.on for head in self.heads if head.name in heads}
+            for head in self.heads:
+                if head.name in heads or head.name in below:
+                    outputs[head.name] = getattr(self, head.name)(outputs[head.on or "features"])
+            return {name: outputs[name] for name in heads}
+
+
+def _layers(head: Head, inputs: int, widths: Sequence[int]) -> nn.Module:
+    """A head's linear layers, with ReLU between them; a single layer is that layer itself."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise((inputs, *widths)):
+        linear = nn.Linear(before, after, bias=head.bias)
+        if head.init == "xavier":
+            nn.init.xavier_normal_(linear.weight)
+            if head.bias:
+                nn.init.zeros_(linear.bias)
+        layers += [nn.ReLU(), linear] if layers else [linear]
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
 def activate(x: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
-"""One HTML page about runs: self-contained, without scripts or network, the same bytes for the same runs.
+"""One HTML page about runs: self-contained, without scripts or network access, the same bytes for the same runs.
 
-    records     runs read from their folders, grouped by everything but their seeds
-    page        the page: head, one run's sections, several runs' comparison
-    sections    what is shown of one run;  comparison: of several;  samples: of their store
-    charts      SVG from numbers;  markup: HTML from text, escaped
+    records     runs read from their folders, and grouped by everything but their seeds
+    page        the whole page
+    sections    the sections about one run
+    comparison  the comparison of several runs
+    samples     images and copies of a run's store
+    charts      SVG charts
+    markup      HTML elements, with text escaped
 
-It reads what training wrote and never a weight: no torch, no evaluation.
+It reads the files that training wrote, but no weights, and does not need torch.
 """
 
 from __future__ import annotations
@@ -26,16 +29,16 @@ def write(runs: Sequence[Path], output: Path | None, remote: bool = False) -> Pa
 
     Args:
         runs: folders of runs, finished or not.
-        remote: ask object storage for the images of runs whose stores lie there; a run's record may name any place.
-        output: the file; None: report.html in the run's folder, of several runs in the folder that holds them all.
+        output: the file; None: report.html in the folder of the run, or in the common parent of several runs.
+        remote: read images of stores in object storage. The default is not to, as a run may name any address.
 
     Returns:
-        the file.
+        The file written.
 
     Raises:
-        StoreError: a folder is no run.
+        StoreError: a folder is not a run.
         IntegrityError: a file of a run is damaged.
-        UsageError: a run named twice, or no folder to write to.
+        UsageError: a run is named twice, or the folder of `output` does not exist.
     """
     found = [records.read(path, remote) for path in runs]
     resolved = [record.path.resolve() for record in found]

@@ -1,7 +1,7 @@
-"""Charts as SVG that follows the page's colours: lines, a reliability diagram, histograms. From numbers to markup.
+"""Charts as SVG in the colours of the page: lines, a reliability diagram, histograms.
 
-Drawn 360 units wide so that a phone shows them one to one; the page puts as many beside each other as fit. Series are
-told apart by colour and by dash, and the legend gives their last values: no chart needs colour or a mouse to be read.
+Charts are 360 units wide, the width of a phone; the page puts as many side by side as fit. Series differ in colour and
+dash, and the legend gives their last values, so a chart can be read without colour and without a mouse.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from trainer.report.markup import Child, Markup, el
 WIDTH, HEIGHT = 360, 216
 LEFT, RIGHT, TOP, BOTTOM = 40, 10, 8, 24
 DASHES = (None, "6 3", "2 2.5", "8 3 2 3", "1 3", "10 4")
-POINTS = 240  # of a line at most; more are averaged
-TIPS = 120  # points up to which each one says its value
+POINTS = 240  # most points of a line; more are averaged
+TIPS = 120  # most points of a line that show their value under the mouse
 Format = Callable[[float], str]
 
 
@@ -26,29 +26,35 @@ class Series:
     """A line.
 
     Attributes:
+        name: as the legend says it.
         points: (x, y), ascending in x.
-        color: number of the series' colour and dash; six colours, and other dashes for the next six.
-        band: (x, low, high) drawn behind it.
-        last: what the legend says; None: the last value.
+        color: number of its colour and dash; six colours, then the same six with other dashes.
+        band: (x, low, high) of the area drawn behind it.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
     color: int = 0
     band: Sequence[tuple[float, float, float]] = ()
-    last: str | None = None
 
 
 def lines(
-    title: str, series: Sequence[Series], format_y: Format, log: bool = False, top: float | None = None,
+    title: str,
+    series: Sequence[Series],
+    format_y: Format,
+    log: bool = False,
+    top: float | None = None,
     note: str = "",
-) -> Markup:  # fmt: skip
-    """A figure of lines over steps.
+) -> Markup:
+    """A figure of lines over steps; empty if no series has a point.
 
     Args:
-        format_y: how values are written.
-        log: logarithmic, if every value is positive and they span more than a factor of 5.
-        top: end of the axis; None: the largest value.
+        title: above the chart.
+        series: the lines.
+        format_y: writes a value of the y axis.
+        log: use a logarithmic y axis if all values are positive and span more than a factor of 5.
+        top: upper end of the y axis; None: the largest value.
+        note: below the chart.
     """
     shown = [one for one in series if one.points]
     values = [y for one in shown for _, y in one.points] + [y for one in shown for point in one.band for y in point[1:]]
@@ -57,8 +63,8 @@ def lines(
     steps = [x for one in shown for x, _ in one.points]
     low, high = min(values), max(values)
     log = log and low > 0 and high / low > 5
-    ticks = _log_ticks(low, high) if log else _ticks(min(0.0, low), top if top is not None else high)
-    bottom, ceiling = (min(low, ticks[0]), max(high, ticks[-1])) if log else (ticks[0], max(ticks[-1], high))
+    ticks = log_ticks(low, high) if log else round_ticks(min(0.0, low), top if top is not None else high)
+    bottom, ceiling = min(low, ticks[0]), max(high, ticks[-1])
     x_of = _scale(min(steps, default=0) if len(set(steps)) > 1 else 0, max(steps), LEFT, WIDTH - RIGHT)
     y_of = _scale(bottom, ceiling, HEIGHT - BOTTOM, TOP, log)
     parts = [_grid(ticks, y_of, format_y), _steps_axis(min(steps), max(steps), x_of)]
@@ -67,42 +73,25 @@ def lines(
             edge = [(x, high) for x, _, high in one.band] + [(x, low) for x, low, _ in reversed(one.band)]
             parts.append(el("polygon", points=_path(edge, x_of, y_of), class_=f"band s{one.color % 6}"))
     for one in shown:
-        points = _thin(one.points)
+        points = thin(one.points)
         if len(points) == 1:
             (x, y) = points[0]
             parts.append(el("circle", cx=_n(x_of(x)), cy=_n(y_of(y)), r=3, class_=f"dot s{one.color % 6}"))
-        parts.append(el("polyline", points=_path(points, x_of, y_of), class_=f"line s{one.color % 6}",
-                        stroke_dasharray=_dash(one.color)))  # fmt: skip
+        parts.append(_line(_path(points, x_of, y_of), one.color))
         if len(points) <= TIPS:
-            parts += [
-                el("circle", el("title", f"{one.name}, step {x:,.0f}: {format_y(y)}"), cx=_n(x_of(x)), cy=_n(y_of(y)),
-                   r=5, class_="tip")
-                for x, y in points
-            ]  # fmt: skip
-    legend = [(one.name, one.last or format_y(one.points[-1][1]), one.color) for one in shown]
+            for x, y in points:
+                tip = el("title", f"{one.name}, step {x:,.0f}: {format_y(y)}")
+                parts.append(el("circle", tip, cx=_n(x_of(x)), cy=_n(y_of(y)), r=5, class_="tip"))
+    legend = [(one.name, format_y(one.points[-1][1]), one.color) for one in shown]
     return figure(title + (", logarithmic" if log else ""), _svg(title, parts), _legend(legend), note)
 
 
-def small(title: str, points: Sequence[tuple[float, float]]) -> Markup:
-    """A small line over steps with the last value in its title, for many beside each other."""
-    values = [y for _, y in points]
-    low, high = min(0.0, *values), max(0.0, *values)
-    high = high if high > low else low + 1
-    width, height, left = 150, 74, 2
-    x_of = _scale(points[0][0] if len(points) > 1 else 0, points[-1][0], left, width - left)
-    y_of = _scale(low, high, height - 16, 6)
-    parts = [
-        el("line", x1=left, x2=width - left, y1=_n(y_of(0)), y2=_n(y_of(0)), class_="axis"),
-        el("polyline", points=_path(_thin(points), x_of, y_of), class_="line s0"),
-        el("text", f"max {brief(max(values))}", x=left, y=height - 2),
-        el("text", _thousands(points[-1][0]), x=width - left, y=height - 2, text_anchor="end"),
-    ]
-    svg = el("svg", parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=f"{title} over steps")
-    return el("figure", el("figcaption", el("span", title), el("b", brief(values[-1]))), svg, class_="small")
-
-
 def reliability(bins: Sequence[dict[str, float | None]]) -> Markup:
-    """Accuracy of each bin of confidence against the diagonal; below, how many images each bin holds."""
+    """Accuracy in each bin of confidence against the diagonal, with the number of images in each bin below.
+
+    Args:
+        bins: `count`, `accuracy` and `confidence` of equal bins of [0, 1]; the last two are None in an empty bin.
+    """
     size, strip = 216, 34
     x_of, y_of = _scale(0, 1, LEFT, WIDTH - RIGHT), _scale(0, 1, size - 4, TOP)
     count = len(bins)
@@ -116,31 +105,26 @@ def reliability(bins: Sequence[dict[str, float | None]]) -> Markup:
         if one["accuracy"] is not None and one["confidence"] is not None:
             y = y_of(one["accuracy"])
             said = f"{100 * share:.1f} % of images: confidence {one['confidence']:.3f}, right {one['accuracy']:.3f}"
-            parts.append(el("rect", el("title", said), x=_n(x), y=_n(y), width=_n(width), height=_n(y_of(0) - y),
-                            class_="bar s0"))  # fmt: skip
+            parts.append(_bar(x, y, width, y_of(0) - y, "s0", el("title", said)))
         height = strip * (one["count"] or 0) / most
-        parts.append(el("rect", x=_n(x), y=_n(floor - height), width=_n(width), height=_n(height), class_="bar quiet"))
+        parts.append(_bar(x, floor - height, width, height, "quiet"))
     parts.append(el("line", x1=x_of(0), y1=y_of(0), x2=x_of(1), y2=y_of(1), class_="ideal"))
-    parts += [
-        el("text", f"{v:g}", x=_n(x_of(v)), y=floor + 14, text_anchor="middle" if 0 < v < 1 else "start" if v == 0
-           else "end")
-        for v in (0, 0.25, 0.5, 0.75, 1)
-    ]  # fmt: skip
+    parts += _unit_axis((0, 0.25, 0.5, 0.75, 1), floor + 14, x_of)
     svg = _svg("accuracy in each bin of confidence", parts, floor + 20)
-    legend = el("p", el("span", el("i", class_="swatch s0"), "accuracy"), " ",
-                el("span", el("i", class_="swatch ideal"), "perfectly calibrated"), " ",
-                el("span", el("i", class_="swatch quiet"), "images"), class_="legend")  # fmt: skip
+    kinds = (("s0", "accuracy"), ("ideal", "perfectly calibrated"), ("quiet", "images"))
+    legend = el("p", [[el("span", el("i", class_=f"swatch {k}"), name), " "] for k, name in kinds], class_="legend")
     return figure("Accuracy by confidence, 15 bins", svg, legend)
 
 
 def histograms(title: str, groups: Sequence[tuple[str, Sequence[int], int]]) -> Markup:
-    """Step outlines of shares in equal bins of [0, 1].
+    """Step outlines of the shares in equal bins of [0, 1].
 
     Args:
-        groups: (name, counts, color) of each.
+        title: above the chart.
+        groups: name, counts and colour of each outline.
     """
     shares = [[n / (sum(counts) or 1) for n in counts] for _, counts, _ in groups]
-    ticks = _ticks(0, max(max(share) for share in shares) or 1)
+    ticks = round_ticks(0, max(max(share) for share in shares) or 1)
     x_of, y_of = _scale(0, 1, LEFT, WIDTH - RIGHT), _scale(0, ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [_grid(ticks, y_of, lambda v: f"{100 * v:.0f} %")]
     for (_, _, color), share in zip(groups, shares, strict=True):
@@ -149,13 +133,8 @@ def histograms(title: str, groups: Sequence[tuple[str, Sequence[int], int]]) -> 
             corners += [(i / len(share), value), ((i + 1) / len(share), value)]
         corners.append((1.0, 0.0))
         parts.append(el("polygon", points=_path(corners, x_of, y_of), class_=f"band s{color % 6}"))
-        parts.append(el("polyline", points=_path(corners, x_of, y_of), class_=f"line s{color % 6}",
-                        stroke_dasharray=_dash(color)))  # fmt: skip
-    parts += [
-        el("text", f"{v:g}", x=_n(x_of(v)), y=HEIGHT - 6, text_anchor="start" if v == 0 else "end" if v == 1
-           else "middle")
-        for v in (0, 0.2, 0.4, 0.6, 0.8, 1)
-    ]  # fmt: skip
+        parts.append(_line(_path(corners, x_of, y_of), color))
+    parts += _unit_axis((0, 0.2, 0.4, 0.6, 0.8, 1), HEIGHT - 6, x_of)
     legend = [(name, f"{sum(counts):,}", color) for name, counts, color in groups]
     return figure(title, _svg(title, parts), _legend(legend))
 
@@ -163,14 +142,6 @@ def histograms(title: str, groups: Sequence[tuple[str, Sequence[int], int]]) -> 
 def figure(title: str, svg: Markup, legend: Child = None, note: str = "") -> Markup:
     """A chart with its title above and its legend below."""
     return el("figure", el("figcaption", title), svg, legend, el("p", note, class_="note") if note else None)
-
-
-def brief(value: float) -> str:
-    """A number in as few signs as tell it apart: 0.00321, 4.57, 1,234."""
-    size = abs(value)
-    if size >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if size >= 1e-4 or value == 0 else f"{value:.0e}"
 
 
 def _dash(color: int) -> str | None:
@@ -188,25 +159,36 @@ def _legend(entries: Sequence[tuple[str, str, int]]) -> Markup:
         line = el("line", x1=0, x2=22, y1=4, y2=4, class_=f"line s{color % 6}", stroke_dasharray=_dash(color))
         return el("svg", line, viewBox="0 0 22 8", class_="stroke", aria_hidden="true")
 
-    return el("p", [[el("span", stroke(color), name, " ", el("b", last)), " "] for name, last, color in entries],
-              class_="legend")  # fmt: skip
+    said = [[el("span", stroke(color), name, " ", el("b", last)), " "] for name, last, color in entries]
+    return el("p", said, class_="legend")
 
 
-def _grid(ticks: Sequence[float], y_of: Format | Callable[[float], float], format_y: Format) -> Markup:
-    return el("g", [
-        [el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(float(y_of(v))), y2=_n(float(y_of(v))), class_="grid"),
-         el("text", format_y(v), x=LEFT - 5, y=_n(float(y_of(v)) + 3.5), text_anchor="end")]
-        for v in ticks
-    ])  # fmt: skip
+def _grid(ticks: Sequence[float], y_of: Callable[[float], float], format_y: Format) -> Markup:
+    rules = [el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(y_of(v)), y2=_n(y_of(v)), class_="grid") for v in ticks]
+    return el("g", rules, [_text(format_y(v), LEFT - 5, y_of(v) + 3.5, "end") for v in ticks])
 
 
 def _steps_axis(first: float, last: float, x_of: Callable[[float], float]) -> Markup:
-    ticks = [v for v in _ticks(first if last > first else 0, last) if first <= v <= last] or [last]
-    return el("g", [
-        el("text", _thousands(v), x=_n(x_of(v)), y=HEIGHT - 6,
-           text_anchor="end" if x_of(v) > WIDTH - RIGHT - 14 else "middle")
-        for v in ticks
-    ])  # fmt: skip
+    ticks = [v for v in round_ticks(first if last > first else 0, last) if first <= v <= last] or [last]
+    ends = WIDTH - RIGHT - 14
+    return el("g", [_text(_thousands(v), x_of(v), HEIGHT - 6, "end" if x_of(v) > ends else "middle") for v in ticks])
+
+
+def _unit_axis(values: Sequence[float], y: float, x_of: Callable[[float], float]) -> list[Markup]:
+    """Numbers below an axis of [0, 1]; those at its ends stay within it."""
+    return [_text(f"{v:g}", x_of(v), y, "start" if v == 0 else "end" if v == 1 else "middle") for v in values]
+
+
+def _text(text: str, x: float, y: float, anchor: str) -> Markup:
+    return el("text", text, x=_n(x), y=_n(y), text_anchor=anchor)
+
+
+def _line(path: str, color: int) -> Markup:
+    return el("polyline", points=path, class_=f"line s{color % 6}", stroke_dasharray=_dash(color))
+
+
+def _bar(x: float, y: float, width: float, height: float, kind: str, *children: Child) -> Markup:
+    return el("rect", children, x=_n(x), y=_n(y), width=_n(width), height=_n(height), class_=f"bar {kind}")
 
 
 def _thousands(step: float) -> str:
@@ -216,7 +198,7 @@ def _thousands(step: float) -> str:
     return f"{step:g}"
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def round_ticks(low: float, high: float) -> list[float]:
     """About five round numbers that enclose [low, high]."""
     span = high - low if high > low else abs(high) or 1.0
     rough = max(span / 4, 1e-300)  # a quarter of the smallest number is 0
@@ -226,10 +208,13 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """1, 2, 5, 10, 20 … from the last one below `low` to the first one above `high`."""
-    found = [factor * 10.0**power for power in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-             for factor in (1, 2, 5)]  # fmt: skip
+    found = [
+        factor * 10.0**power
+        for power in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+        for factor in (1, 2, 5)
+    ]
     below = max(i for i, v in enumerate(found) if v <= low * 1.0001)
     above = next((i for i, v in enumerate(found) if v >= high * 0.9999), len(found) - 1)
     return found[below : above + 1]
@@ -242,8 +227,8 @@ def _scale(low: float, high: float, start: float, end: float, log: bool = False)
     return lambda v: start + (turn(v) - turn(low)) / span * (end - start)
 
 
-def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most POINTS points: means of neighbours; the first and the last stay where they are."""
+def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `POINTS` points, means of neighbours; the first and the last point stay as they are."""
     if len(points) <= POINTS:
         return list(points)
     inner, parts = points[1:-1], POINTS - 2
@@ -259,5 +244,5 @@ def _path(points: Sequence[tuple[float, float]], x_of: Callable[[float], float],
 
 
 def _n(value: float) -> str:
-    """A coordinate: a tenth of a unit is less than anyone sees."""
+    """A coordinate, to a tenth of a unit."""
     return f"{value:.1f}".removesuffix(".0")

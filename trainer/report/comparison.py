@@ -1,4 +1,4 @@
-"""Several runs beside each other: mean ± standard deviation over seeds, curves in one chart, error by class."""
+"""The comparison of several runs: mean ± standard deviation over seeds, error curves, error by class."""
 
 from __future__ import annotations
 
@@ -24,22 +24,30 @@ SCORES = (  # name in result.json, heading, factor, decimals
 
 
 def compare(groups: Sequence[Group]) -> list[Child]:
-    """The table, the curves, the classes, and a list of all runs."""
+    """The sections of a comparison: table, curves, classes, and a list of all runs."""
     names = labels(groups)
     return [
-        el("section", el("h2", "Comparison"), _table(groups, names),
-           el("p", "Test error and ECE in per cent; ± is the standard deviation over seeds (n − 1). Of each column the "
-              "best mean is bold.", class_="note"),
-           el("div", _curves(groups, names), class_="charts")),
+        el(
+            "section",
+            el("h2", "Comparison"),
+            _table(groups, names),
+            el(
+                "p",
+                "Test error and ECE in per cent; ± is the standard deviation over seeds (n − 1). Of each column the "
+                "best mean is bold.",
+                class_="note",
+            ),
+            el("div", _curves(groups, names), class_="charts"),
+        ),
         _by_class(groups, names),
         el("section", el("h3", "Runs"), _runs(groups, names)),
-    ]  # fmt: skip
+    ]
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
-    """A short name for each: its method, the settings that tell it from its method's others, the store if they differ.
+    """A short name for each group: its method, the settings that differ from the method's other groups, and the store.
 
-    Model and length are named wherever any two groups differ in them.
+    Model and steps are named if any two groups differ in them, the store if there are several.
     """
     everywhere = [name for name in differing(groups) if name in ("model", "steps")]
     stores = {_store(one) for one in groups}
@@ -97,15 +105,20 @@ def _time(group: Group) -> str:
 
 def _curves(groups: Sequence[Group], names: Sequence[str]) -> list[Markup]:
     return [
-        charts.lines("Test error in %, averaged weights", _over_seeds(groups, names, "test_error"),
-                     lambda v: f"{v:.3g}", log=True, note="Mean over seeds; the band spans all of them."),
+        charts.lines(
+            "Test error in %, averaged weights",
+            _over_seeds(groups, names, "test_error"),
+            lambda v: f"{v:.3g}",
+            log=True,
+            note="Mean over seeds; the band spans all of them.",
+        ),
         charts.lines("Precision of the mask", _over_seeds(groups, names, "ood_precision"), lambda v: f"{v:.2g}", top=1),
         charts.lines("Recall of the mask", _over_seeds(groups, names, "ood_recall"), lambda v: f"{v:.2g}", top=1),
-    ]  # fmt: skip
+    ]
 
 
 def _over_seeds(groups: Sequence[Group], names: Sequence[str], what: str) -> list[Series]:
-    """A line a group: the mean at each step that all of its runs have."""
+    """A line for each group: the mean over its runs at each step that all of them have."""
     found = []
     for i, (one, name) in enumerate(zip(groups, names, strict=True)):
         at: dict[float, list[float]] = defaultdict(list)
@@ -123,7 +136,7 @@ def _over_seeds(groups: Sequence[Group], names: Sequence[str], what: str) -> lis
 
 
 def _by_class(groups: Sequence[Group], names: Sequence[str]) -> Markup | None:
-    """Mean error of each class, if all groups have the same few classes."""
+    """Mean error of each class, if all groups have the same classes, at most `sections.MANY`."""
     finished = [(one, name) for one, name in zip(groups, names, strict=True) if one.mean("error_last")]
     classes = {tuple(one.first.store["class_names"]) for one, _ in finished}
     if len(classes) != 1 or len(next(iter(classes))) > sections.MANY:
@@ -156,5 +169,5 @@ def _runs(groups: Sequence[Group], names: Sequence[str]) -> Markup:
 
 
 def anchor(record: Record) -> str:
-    """The id of a run's part of the page."""
+    """The id of the element of a run."""
     return "run-" + "".join(c if c.isalnum() else f"-{ord(c):x}" for c in str(record.path.resolve()))

@@ -1,4 +1,4 @@
-"""HTML from Python: every text is escaped unless it is `Markup` already; a class may be called `<script>`."""
+"""HTML elements from Python. Text is escaped unless it is `Markup`: a class may be called `<script>`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VOID = ("meta", "img", "path", "line", "rect", "circle", "polyline", "polygon")
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that is HTML."""
 
     __slots__ = ()
 
@@ -20,7 +20,13 @@ Child = str | int | float | None | Iterable["Child"]
 
 
 def el(tag: str, /, *children: Child, **attributes: str | int | float | bool | None) -> Markup:
-    """An element. Attributes: `class_` is class, `_` becomes `-`, None and False are left out."""
+    """An HTML element.
+
+    Args:
+        tag: its name.
+        children: elements, text, numbers, or nested sequences of them; None is left out.
+        attributes: `class_` is class, other `_` become `-`; None and False are left out.
+    """
     said = [
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(visible(value), quote=True)}"'
         for key, value in attributes.items()
@@ -45,9 +51,13 @@ def join(children: Child) -> Markup:
 def table(
     head: Sequence[Child], rows: Iterable[Sequence[Child]], numbers: slice = slice(1, None), class_: str | None = None
 ) -> Markup:
-    """A table that scrolls sideways where it is too wide; `numbers` are the columns that hold some, right-aligned.
+    """A table that scrolls sideways if it is too wide.
 
-    The first cell of each row is its heading.
+    Args:
+        head: headings of the columns.
+        rows: cells of each row; the first one is the row's heading.
+        numbers: columns of numbers, which are right-aligned.
+        class_: class of the table.
     """
 
     def kind(column: int) -> str | None:
@@ -55,9 +65,10 @@ def table(
 
     top = el("tr", [el("th", cell, scope="col", class_=kind(i)) for i, cell in enumerate(head)])
     body = [
-        el("tr", [
-            el("th", cell, scope="row") if i == 0 else el("td", cell, class_=kind(i)) for i, cell in enumerate(row)
-        ])
+        el(
+            "tr",
+            [el("th", cell, scope="row") if i == 0 else el("td", cell, class_=kind(i)) for i, cell in enumerate(row)],
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
     return el("div", el("table", el("thead", top), el("tbody", body), class_=class_), class_="scroll", tabindex=0)

@@ -1,4 +1,4 @@
-"""The page itself: head, style, and the parts in their order. One run fills the page, several are compared first."""
+"""The page: head, style and sections. Several runs are compared first."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from trainer.report import comparison, sections
 from trainer.report.markup import Child, Markup, el
 from trainer.report.records import Record, group
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser itself keeps it off the network
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # makes the browser block network access
 
 
 def render(records: Sequence[Record]) -> str:
-    """The whole HTML file."""
+    """The HTML of the whole page."""
     if len(records) == 1:
         record = records[0]
         title = f"{record.run['method']} on {record.store['name']}"

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer import config
 from trainer.runs import metrics
 from trainer.runs.run_dir import open_run
 
 # what may differ between two seeds of one experiment
-INCIDENTAL = (
-    "seed", "store", "device", "threads", "feed", "window", "scratch", "tensorboard", "wandb", "engine", "precision",
-    "cuda_graph", "log_every", "eval_every", "eval_raw", "checkpoint_every",
-)  # fmt: skip
+INCIDENTAL = {"seed", *config.marked("incidental")}
 
 
 @dataclass
@@ -113,8 +111,11 @@ def group(records: Sequence[Record]) -> list[Group]:
 
 def differing(groups: Sequence[Group]) -> list[str]:
     """Names of the settings that are not the same in all groups, method and store left out."""
-    names = [name for name in dict.fromkeys(name for one in groups for name in one.first.settings)
-             if name not in (*INCIDENTAL, "method")]  # fmt: skip
+    names = [
+        name
+        for name in dict.fromkeys(name for one in groups for name in one.first.settings)
+        if name not in {*INCIDENTAL, "method"}
+    ]
     values = {name: [one.first.settings[name] for one in groups if name in one.first.settings] for name in names}
     return [name for name, found in values.items() if any(value != found[0] for value in found)]
 

@@ -1,4 +1,4 @@
-"""The store that a run was trained from, if it is still there: its recipe, and some images beside their copies."""
+"""Images beside their copies, and the recipe, from the store that a run was trained from, if it is still there."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from trainer.report.records import Record
 from trainer.runs import png
 
 ROWS, COPIES = 8, 8
-BYTES = 1_200_000  # of pixels on a page, at most
-SIDE = 96  # pixels; larger images are thinned
+BYTES = 1_200_000  # most bytes of pixels on a page
+SIDE = 96  # pixels; larger images are subsampled
 
 
 def open_split(record: Record) -> SplitStore | None:
-    """The run's store; None if it is gone, damaged, another one by now, or on the network and not asked for."""
+    """The run's store; None if it is gone, damaged or replaced, or in object storage without `Record.remote`."""
     try:
         place = locate(record.store["path"])
         if isinstance(place, BucketPath) and not record.remote:
@@ -34,7 +34,7 @@ def open_split(record: Record) -> SplitStore | None:
 
 
 def recipe(record: Record) -> str | None:
-    """Name of the copies' recipe and the seed of their draws."""
+    """Name of the recipe and seed of the copies."""
     store = open_split(record)
     if store is None or not store.dataset.num_copies:
         return None
@@ -43,13 +43,15 @@ def recipe(record: Record) -> str | None:
 
 
 def sheet(record: Record) -> Markup:
-    """Rows of an image and its first copies: labelled ones of each class in turn, then unlabelled ones."""
+    """Images and their first copies, one image per row: labelled ones of each class in turn, then unlabelled ones."""
     store = open_split(record)
     if store is None:
         where = str(record.store["path"])
         said = f"The store is not at {where} any more, so its images are not shown."
-        if "://" in where and not record.remote:  # a record may name any place: reading it contacts nobody
-            said = f"The store is at {where}, which was not asked; `realmix-train report --remote` asks for its images."
+        if "://" in where and not record.remote:  # a run may name any address, so nothing is contacted by default
+            said = (
+                f"The store is at {where}, which was not contacted; `realmix-train report --remote` reads its images."
+            )
         return el("p", said, class_="note")
     dataset = store.dataset
     copies = min(COPIES, dataset.num_copies)
@@ -67,10 +69,15 @@ def sheet(record: Record) -> Markup:
         foreign = store.protocol == "mismatch" and store.train_labels[row] < 0
         kind = "labelled" if row in labeled else "foreign" if foreign else "unlabelled"
         images = [
-            el("img", src=_data(image), alt=f"{name}, copy {i}" if i else name, width=image.shape[1],
-               height=image.shape[0])
+            el(
+                "img",
+                src=_data(image),
+                alt=f"{name}, copy {i}" if i else name,
+                width=image.shape[1],
+                height=image.shape[0],
+            )
             for i, image in enumerate(strip)
-        ]  # fmt: skip
+        ]
         body.append([el("span", name, el("small", kind), class_="who"), images])
     height, width = dataset.image_size
     said = f"{width}×{height} pixels. Left the image, then its first {copies} of {dataset.num_copies} copies."
@@ -80,7 +87,7 @@ def sheet(record: Record) -> Markup:
 
 
 def _pick(store: SplitStore, count: int) -> np.ndarray:
-    """int64 rows [≤ count]: half of them labelled, classes in turn; the others unlabelled, classes in turn."""
+    """Rows, int64 [≤ count]: half of them labelled, the others unlabelled, of the classes in turn."""
     half = min((count + 1) // 2, len(store.labeled)) if len(store.unlabeled) else count
     labels = store.dataset.train_labels
     first = _in_turn(np.sort(store.labeled), labels)[:half]
@@ -88,7 +95,7 @@ def _pick(store: SplitStore, count: int) -> np.ndarray:
 
 
 def _in_turn(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The first row of each class, then the second of each, and so on."""
+    """Rows in another order: the first of each class, then the second of each, and so on."""
     of = labels[rows]
     turn = np.empty(len(rows), np.int64)
     for label in np.unique(of):
@@ -97,7 +104,7 @@ def _in_turn(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _strips(dataset: DatasetStore, rows: np.ndarray, copies: int) -> list[list[np.ndarray]]:
-    """The image and its copies for each row, uint8 [h, w, 3]."""
+    """The image and its copies for each row, each uint8 [h, w, 3]."""
     strips = [[image] for image in dataset.train_images.read(rows)]
     if copies and dataset.copies is not None:
         for strip, made in zip(strips, dataset.copies.read(rows, copies=copies), strict=True):

@@ -1,4 +1,7 @@
-"""What the page shows of one run: its numbers, curves, classes, calibration, foreign images, and how it was made."""
+"""The sections about one run: its numbers, error curves, classes, calibration, foreign images and settings.
+
+Curves of losses and rates are TensorBoard's; the page has what that does not show.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,10 @@ from trainer.report.markup import Child, Markup, el, table
 from trainer.report.records import Record
 
 MANY = 20  # classes from which only the worst are listed
-NOT_CURVES = ("kind", "step", "seconds", "ood_precision", "ood_recall")
-PLAIN = {
-    "loss": "loss",
-    "loss_x": "labelled loss",
-    "loss_u": "unlabelled loss",
-    "weight_u": "unlabelled weight",
-    "lr": "learning rate",
-    "tsa_kept": "kept by TSA",
-    "ood_kept": "kept by the mask",
-    "confidence": "confidence",
-    "images_per_s": "images/s",
-    "data_wait": "waiting for data",
-}
 
 
 def percent(value: float | None, digits: int = 2) -> str:
+    """A number of per cent, "–" for None."""
     return "–" if value is None else f"{value:.{digits}f} %"
 
 
@@ -63,17 +54,20 @@ def _sentence(record: Record) -> str:
 
 
 def _numbers(record: Record) -> Markup:
-    """The run's numbers as tiles."""
+    """The most important numbers, as tiles."""
     tiles: list[tuple[str, str]] = []
     result = record.result
     if result is not None:
+        step = result["best_step"]
         tiles = [
             (percent(result["error_last"]), "test error, last evaluation"),
             (percent(result["error_median20"]), f"median of the last {result['median_of']}"),
-            (percent(result["error_best_by_valid"]), f"best by validation, step {result['best_step']:,}"
-             if result["best_step"] is not None else "best by validation: no validation set"),
+            (
+                percent(result["error_best_by_valid"]),
+                "best by validation" + (": no validation set" if step is None else f", step {step:,}"),
+            ),
             (percent(record.score("raw_error_last")), "of the live weights"),
-        ]  # fmt: skip
+        ]
     elif record.evals:
         tiles.append((percent(record.evals[-1]["test_error"]), f"test error at step {record.evals[-1]['step']:,}"))
     if (ece := record.score("calibration.ece")) is not None:
@@ -90,15 +84,8 @@ def _facts(record: Record) -> Markup | None:
     protocol = f"{store['protocol']}, split seed {store['split_seed']}"
     if store["protocol"] == "mismatch":
         protocol += f", suggested γ {store.get('gamma') or 0:g}"
-    sizes = ", ".join(
-        f"{counts[part]:,} {name}"
-        for part, name in (
-            ("labeled", "labelled"),
-            ("unlabeled", "unlabelled"),
-            ("valid", "validation"),
-            ("test", "test"),
-        )
-    )
+    parts = {"labeled": "labelled", "unlabeled": "unlabelled", "valid": "validation", "test": "test"}
+    sizes = ", ".join(f"{counts[part]:,} {name}" for part, name in parts.items())
     rows: list[tuple[str, Child]] = [
         ("Method", f"{run['method']}, {run['model']}, {run['steps']:,} steps of {run['batch']}, seed {run['seed']}"),
         ("Store", [store["name"], " ", el("code", store["fingerprint"][:16])]),
@@ -140,7 +127,7 @@ def duration(seconds: float) -> str:
 
 
 def column(lines: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
-    """(step, value) of the lines that have it."""
+    """(step, value) of one metric, from the lines of metrics.jsonl that have it."""
     return [(line["step"], line[name]) for line in lines if name in line]
 
 
@@ -155,11 +142,7 @@ def _curves(record: Record) -> Markup | None:
         lambda v: f"{v:.3g}",
         log=True,
     )
-    names = [name for name in dict.fromkeys(key for line in record.train for key in line) if name not in NOT_CURVES]
-    panels = [charts.small(PLAIN.get(name, name), column(record.train, name)) for name in names]
-    if not error and not panels:
-        return None
-    return _section("Curves", el("div", error or None, el("div", panels, class_="panels"), class_="curves"))
+    return _section("Curves", el("div", error, class_="charts")) if error else None
 
 
 def _classes(record: Record) -> Markup | None:
@@ -170,21 +153,18 @@ def _classes(record: Record) -> Markup | None:
     errors = [(name, result["per_class_error"][name], sum(row)) for name, row in zip(names, confusion, strict=True)]
     if len(names) > MANY:
         worst = sorted((one for one in errors if one[1] is not None), key=lambda one: -one[1])[:MANY]
-        return _section(
-            "Classes",
-            el("div",
-               el("figure", el("figcaption", f"Error of the {MANY} worst of {len(names)} classes"), _bars(worst)),
-               el("figure", el("figcaption", "Most frequent confusions"), _confusions(names, confusion)),
-               class_="pair"),
-        )  # fmt: skip
-    return _section(
-        "Classes",
-        el("div",
-           el("figure", el("figcaption", "Test error by class"), _bars(errors)),
-           el("figure", el("figcaption", "Confusion: true classes in rows, predicted ones in columns"),
-              _matrix(names, confusion)),
-           class_="pair"),
-    )  # fmt: skip
+        figures = [
+            charts.figure(f"Error of the {MANY} worst of {len(names)} classes", _bars(worst)),
+            charts.figure("Most frequent confusions", _confusions(names, confusion)),
+        ]
+    else:
+        figures = [
+            charts.figure("Test error by class", _bars(errors)),
+            charts.figure(
+                "Confusion: true classes in rows, predicted ones in columns", _confusion_matrix(names, confusion)
+            ),
+        ]
+    return _section("Classes", el("div", figures, class_="pair"))
 
 
 def _bars(errors: Sequence[tuple[str, float | None, int]]) -> Markup:
@@ -196,28 +176,30 @@ def _bars(errors: Sequence[tuple[str, float | None, int]]) -> Markup:
     return table(("class", "", "error", "images"), rows, class_="bars")
 
 
-def _matrix(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Markup:
-    """Counts; colour says the share of the row, errors in their own colour."""
+def _confusion_matrix(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Markup:
+    """Counts, coloured by their share of the row; errors have a colour of their own."""
     turned = "turned" if max(map(len, names)) > 3 else None
     head = el("tr", el("th"), [el("th", el("span", name), scope="col", class_=turned) for name in names])
     rows = []
     for i, (name, row) in enumerate(zip(names, confusion, strict=True)):
         total = sum(row) or 1
         cells = [
-            el("td", f"{n:,}" if n else "·", class_=("hit" if i == j else "miss") + (" full" if n > total / 2 else "")
-               + ("" if n else " none"),
-               style=f"--v:{n / total:.3f}" if n else None, title=f"{name} taken for {names[j]}: {n:,} of {total:,}")
+            el(
+                "td",
+                f"{n:,}" if n else "·",
+                class_=("hit" if i == j else "miss") + (" full" if n > total / 2 else "") + ("" if n else " none"),
+                style=f"--v:{n / total:.3f}" if n else None,
+                title=f"{name} taken for {names[j]}: {n:,} of {total:,}",
+            )
             for j, n in enumerate(row)
-        ]  # fmt: skip
+        ]
         rows.append(el("tr", el("th", name, scope="row"), cells))
     matrix = el("table", el("thead", head), el("tbody", rows), class_="matrix")
     return el("div", matrix, class_="scroll", tabindex=0)
 
 
 def _confusions(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Markup:
-    found = [
-        (n, i, j, sum(row)) for i, row in enumerate(confusion) for j, n in enumerate(row) if i != j and n
-    ]  # fmt: skip
+    found = [(n, i, j, sum(row)) for i, row in enumerate(confusion) for j, n in enumerate(row) if i != j and n]
     rows = [
         (names[i], names[j], f"{n:,}", percent(100 * n / total, 1))
         for n, i, j, total in sorted(found, key=lambda one: (-one[0], one[1], one[2]))[:MANY]
@@ -244,15 +226,14 @@ def _calibration(record: Record) -> Markup | None:
 
 
 def _foreign(record: Record) -> Markup | None:
-    """Only runs on mismatch stores have it."""
+    """How well foreign images are told apart; for runs on mismatch stores only."""
     detection, mask = record.score("detection"), record.score("ood")
     figures: list[Child] = []
     notes: list[str] = []
     if isinstance(detection, dict):
         groups = (("known classes", detection["known_bins"], 0), ("foreign classes", detection["foreign_bins"], 1))
-        figures.append(
-            charts.histograms("Largest probability of unlabelled images", [one for one in groups if sum(one[1])])
-        )
+        shown = [one for one in groups if sum(one[1])]
+        figures.append(charts.histograms("Largest probability of unlabelled images", shown))
         if detection["auroc"] is not None:
             notes.append(
                 f"AUROC {detection['auroc']:.3f}: how well 1 − the largest probability tells foreign from known "
@@ -262,39 +243,30 @@ def _foreign(record: Record) -> Markup | None:
         Series("precision", column(record.train, "ood_precision"), 0),
         Series("recall", column(record.train, "ood_recall"), 1),
     ]
-    if isinstance(mask, dict) and mask.get("rows") and series[0].points:
-        share = mask["ood"] / mask["rows"]
-        ends = [(series[0].points[0][0], share), (series[0].points[-1][0], share)]
-        series.append(Series("precision of chance", ends, 5))
-    figures.append(charts.lines("The mask over time", series, lambda v: f"{v:.2g}", top=1))
     if isinstance(mask, dict) and mask.get("rows"):
         share = mask["ood"] / mask["rows"]
-        dropped = mask["masked"] / mask["rows"]
+        if points := series[0].points:
+            series.append(Series("precision of chance", [(points[0][0], share), (points[-1][0], share)], 5))
+        dropped = f"{100 * mask['masked'] / mask['rows']:.1f} %"
+        foreign = "none" if mask["precision"] is None else f"{100 * mask['precision']:.1f} %"
         notes.append(
-            f"Over the whole run the mask dropped {100 * dropped:.1f} % of the unlabelled rows; "
-            + (f"{100 * mask['precision']:.1f} % of them were foreign (precision)" if mask["precision"] is not None
-               else "none")
-            + f", against {100 * share:.1f} % of all rows"
-            + (f". It dropped {100 * mask['recall']:.1f} % of the foreign rows (recall)."
-               if mask["recall"] is not None else ".")
-        )  # fmt: skip
+            f"Over the whole run the mask dropped {dropped} of the unlabelled rows. Of the dropped rows {foreign} were "
+            f"foreign (precision), of all rows {100 * share:.1f} %."
+        )
+        if mask["recall"] is not None:
+            notes[-1] += f" It dropped {100 * mask['recall']:.1f} % of the foreign rows (recall)."
+    figures.append(charts.lines("The mask over time", series, lambda v: f"{v:.2g}", top=1))
     if not any(figures):
         return None
-    return _section(
-        "Foreign images", el("div", figures, class_="charts"), [el("p", note, class_="note") for note in notes]
-    )
+    said = [el("p", note, class_="note") for note in notes]
+    return _section("Foreign images", el("div", figures, class_="charts"), said)
 
 
 def _settings(record: Record) -> Markup:
     config = record.config
     run = {name: value for name, value in config["run"].items() if name != "store"}
-    tables = [
-        ("Method", config["settings"]),
-        ("Run", run),
-        ("Versions", config.get("versions", {})),
-        ("Store", {"path": record.store["path"], "fingerprint": record.store["fingerprint"],
-                   "dataset_fingerprint": record.store["dataset_fingerprint"]}),
-    ]  # fmt: skip
+    store = {name: record.store[name] for name in ("path", "fingerprint", "dataset_fingerprint")}
+    tables = [("Method", config["settings"]), ("Run", run), ("Versions", config.get("versions", {})), ("Store", store)]
     blocks = [
         el("div", el("h4", title), table(("setting", "value"), [(k, _value(v)) for k, v in rows.items()], slice(0)))
         for title, rows in tables

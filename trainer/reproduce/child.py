@@ -1,7 +1,7 @@
-"""A run that `realmix-train reproduce` started stops, saving, when its parent is gone.
+"""Ending a run that `realmix-train reproduce` started when its parent ends; the run saves its state.
 
-The parent holds the other end of the pipe that is this process's standard input. It is closed with the parent, however
-that ends and however early: there is no moment at which it could go unnoticed.
+The standard input of the run is a pipe from the parent, which closes when the parent ends, however and whenever that
+is.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import os
 import signal
 import threading
 
-ASKED = "REALMIX_END_WITH_STDIN"  # in the environment of such a run
+ASKED = "REALMIX_END_WITH_STDIN"  # environment variable of such a run
 STDIN = 0
 
 
 def end_with_parent() -> None:
-    """SIGTERM for this process when its standard input ends."""
+    """Send SIGTERM to this process when its standard input ends."""
     threading.Thread(target=_wait_for_end, name="parent", daemon=True).start()
 
 

@@ -1,6 +1,6 @@
-"""Trains what a plan lacks: each run a process of its own, several at a time, any of them continued where it stopped.
+"""Training the missing runs of a plan: each in its own process, several in parallel; interrupted runs continue.
 
-The processes share nothing but the folder of runs. They end with this one, whatever ends it, each with its state saved.
+The processes share only the folder of runs. If this process ends, for whatever reason, they save their state and end.
 """
 
 from __future__ import annotations
@@ -21,30 +21,37 @@ from trainer.reproduce.plan import Planned
 from trainer.runs import metrics
 
 POLL_S = 0.2
-GRACE_S = 60.0  # for saving, once asked to stop
+GRACE_S = 60.0  # for runs to save their state when they are stopped
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that did not finish; `reason`: what it said."""
+    """A run that did not finish.
+
+    Attributes:
+        run: the run.
+        reason: its error message.
+    """
 
     run: Planned
     reason: str
 
 
 def execute(runs: Iterable[Planned], jobs: int, options: tuple[str, ...] = (), gpus: int = 0) -> list[Failure]:
-    """Train every run that is not finished, `jobs` at a time; one that fails does not hold up the others.
+    """Train all runs that are not finished; if one fails, the others go on.
 
     Args:
-        options: further arguments of runs that are not there yet ("--threads", "1").
-        gpus: share runs out among so many; 0: all see the same devices.
+        runs: the runs of a plan.
+        jobs: number of runs trained in parallel.
+        options: further arguments of new runs, such as ("--threads", "1").
+        gpus: number of GPUs that the runs are distributed over; 0: all runs see the same devices.
 
     Returns:
-        those that failed, and those that were to start from one.
+        Runs that failed, and runs that would have started from one of those.
     """
     distinct = list({run.path: run for run in runs}.values())
     waiting = [run for run in distinct if not run.finished]
-    active: dict[int, _Process] = {}  # by place, 0 … jobs − 1
+    active: dict[int, _Process] = {}  # by slot, 0 … jobs − 1
     failures: list[Failure] = []
     with _Progress(distinct) as progress:
         try:
@@ -53,7 +60,7 @@ def execute(runs: Iterable[Planned], jobs: int, options: tuple[str, ...] = (), g
                 for place in sorted(set(range(jobs)) - set(active)):
                     run = _next(waiting, failed)
                     if run is not None:
-                        with interrupts.held():  # none is started and not known
+                        with interrupts.held():  # so that every started process is in `active`
                             active[place] = _Process(run, options, place % gpus if gpus else None)
                 for run in [run for run in waiting if run.init in failed]:
                     waiting.remove(run)
@@ -66,7 +73,7 @@ def execute(runs: Iterable[Planned], jobs: int, options: tuple[str, ...] = (), g
                 progress.show([process.run for process in active.values()])
                 time.sleep(POLL_S)
         finally:
-            with interrupts.held():  # for as long as they save
+            with interrupts.held():  # while they save their state
                 for process in active.values():
                     process.stop()
                 until = time.monotonic() + GRACE_S
@@ -76,7 +83,7 @@ def execute(runs: Iterable[Planned], jobs: int, options: tuple[str, ...] = (), g
 
 
 def _next(waiting: list[Planned], failed: set[Path]) -> Planned | None:
-    """Take the first run whose start is there."""
+    """Take the first run whose initial network, if it needs one, has been trained."""
     for run in waiting:
         if run.init is None or (run.init not in failed and (run.init / "result.json").is_file()):
             waiting.remove(run)
@@ -85,7 +92,13 @@ def _next(waiting: list[Planned], failed: set[Path]) -> Planned | None:
 
 
 class _Process:
-    """A run being trained. `last_line`, `reason`: what it said at its end, and why it failed ("" if it did not)."""
+    """A run that is being trained.
+
+    Attributes:
+        run: the run.
+        last_line: the last line of its output, once it has ended.
+        reason: its error message; "" if it has not failed.
+    """
 
     def __init__(self, run: Planned, options: tuple[str, ...], gpu: int | None) -> None:
         self.run, self.reason, self.last_line = run, "", ""
@@ -95,13 +108,17 @@ class _Process:
         words = [*run.words, "--quiet"]
         if "--resume" not in words:
             words += options
-        # a session of its own: Ctrl-C reaches it once, through `stop`, not while it is saving already;
-        # the pipe is closed when this process ends, however it ends, and the run ends with it
-        self._out, self._said = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 a pipe could fill up unread
+        # in its own session, so that Ctrl-C reaches it only through `stop`; its standard input is a pipe, which closes
+        # when this process ends, for whatever reason, and ends the run
+        self._out, self._said = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 an unread pipe could fill up
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", *words], env=environment, stdin=subprocess.PIPE,
-            stdout=self._out, stderr=self._said, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "trainer", *words],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=self._out,
+            stderr=self._said,
+            start_new_session=True,
+        )
 
     def poll(self) -> bool:
         """Whether it has ended."""
@@ -134,7 +151,7 @@ class _Process:
 
 
 class _Progress:
-    """A bar over the steps of all runs, on a terminal also one for each that is being trained; a line for each end."""
+    """A progress bar over the steps of all runs and one for each active run, on a terminal; a line for each end."""
 
     def __init__(self, runs: list[Planned]) -> None:
         from rich.console import Console
@@ -142,8 +159,12 @@ class _Progress:
 
         self._runs = runs
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), MofNCompleteColumn(),
-                   TimeRemainingColumn(compact=True))  # fmt: skip
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+        )
         self._bars = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
         done = self._done = sum(run.steps for run in runs if run.finished)
         self._whole = self._bars.add_task("", total=sum(run.steps for run in runs), completed=done)
@@ -177,7 +198,7 @@ class _Progress:
 
 
 def _step(path: Path) -> int:
-    """How far a run has come: the last whole line of its metrics.jsonl."""
+    """The step of a run, from the last complete line of its metrics.jsonl."""
     try:
         with (path / metrics.FILE).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))

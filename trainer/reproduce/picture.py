@@ -1,6 +1,7 @@
-"""A reproduced table as one SVG picture: what was measured and, beside it on an axis of its own, what was published.
+"""A reproduced table as an SVG picture: the measured errors beside the published ones, each with its own axis.
 
-Several columns are drawn as lines over them, one column as a bar for each row. Whiskers are ± a standard deviation.
+A table of several columns is drawn as lines over the columns, a table of one column as bars. Error bars are ± a
+standard deviation.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ Value = tuple[float, float]  # mean, standard deviation (0: none)
 
 @dataclass(frozen=True)
 class _Panel:
-    """One side of the picture: its values by (row, column), where it stands, and the ends of its axis."""
+    """One side of the picture.
+
+    Attributes:
+        title: "measured" or "published".
+        values: mean and standard deviation by (row, column).
+        left: x of its left edge.
+        width: of the plot.
+    """
 
     title: str
     values: Mapping[tuple[str, str], Value]
@@ -36,7 +44,7 @@ class _Panel:
 
     @property
     def ticks(self) -> list[float]:
-        """Of an axis for lines; it begins at 0 only if that leaves them half of the height."""
+        """Ticks of the y axis, which begins at 0 unless the lines would have less than half of the height."""
         low = min((mean - std for mean, std in self.values.values()), default=0.0)
         low = low if low > self.top / 2 else 0.0
         step = next((s for s in (0.5, 1, 2, 5, 10, 20) if (self.top - low) / s <= 7), (self.top - low) / 5)
@@ -44,7 +52,13 @@ class _Panel:
 
 
 def draw(recipe: Recipe, found: Cells, caption: str) -> str:
-    """The whole SVG document."""
+    """The SVG document of a table.
+
+    Args:
+        recipe: of the table.
+        found: its cells.
+        caption: below the title.
+    """
     measured = {key: (cell.mean, cell.std or 0.0) for key, cell in found.items() if cell.mean is not None}
     published = {key: _published(cell.published) for key, cell in found.items() if cell.published}
     sides = [("measured", measured)] + ([("published", published)] if published else [])
@@ -52,8 +66,10 @@ def draw(recipe: Recipe, found: Cells, caption: str) -> str:
     start = 44 if several else 190
     width = (WIDTH - start - 16 - 44 * (len(sides) - 1)) / len(sides)
     panels = [_Panel(title, values, start + i * (width + 44), width) for i, (title, values) in enumerate(sides)]
-    head = [*((line, 15, INK, 600) for line in textwrap.wrap(recipe.title, 92)),
-            *((line, 11, SOFT, 400) for line in textwrap.wrap(caption, 128))]  # fmt: skip
+    head = [
+        *((line, 15, INK, 600) for line in textwrap.wrap(recipe.title, 92)),
+        *((line, 11, SOFT, 400) for line in textwrap.wrap(caption, 128)),
+    ]
     texts = [
         el("text", text, x=12, y=30 + 18 * i, font_size=size, fill=color, font_weight=weight)
         for i, (text, size, color, weight) in enumerate(head)
@@ -62,10 +78,19 @@ def draw(recipe: Recipe, found: Cells, caption: str) -> str:
     body = _over_columns(recipe, panels, y) if several else _bars(recipe, panels, y)
     height = y + (PLOT + 34 + LINE * ((len(recipe.rows) + 2) // 3) if several else LINE * len(recipe.rows) + 12)
     return str(
-        el("svg", el("rect", width=WIDTH, height=height, fill="#ffffff"), texts, body, xmlns="http://www.w3.org/2000/svg",
-           viewBox=f"0 0 {WIDTH} {height:.0f}", width=WIDTH, height=f"{height:.0f}", role="img",
-           font_family="system-ui, 'Segoe UI', Helvetica, Arial, sans-serif")
-    )  # fmt: skip
+        el(
+            "svg",
+            el("rect", width=WIDTH, height=height, fill="#ffffff"),
+            texts,
+            body,
+            xmlns="http://www.w3.org/2000/svg",
+            viewBox=f"0 0 {WIDTH} {height:.0f}",
+            width=WIDTH,
+            height=f"{height:.0f}",
+            role="img",
+            font_family="system-ui, 'Segoe UI', Helvetica, Arial, sans-serif",
+        )
+    )
 
 
 def _over_columns(recipe: Recipe, panels: list[_Panel], top: float) -> list[Markup]:
@@ -81,7 +106,7 @@ def _over_columns(recipe: Recipe, panels: list[_Panel], top: float) -> list[Mark
         for i, row in enumerate(recipe.rows):
             points = [(places[c], panel.values[row.name, c]) for c in recipe.columns if (row.name, c) in panel.values]
             color, dash = COLORS[i % len(COLORS)], DASHES[i % len(DASHES)]
-            if len(points) == 1:  # a baseline: the same for all columns
+            if len(points) == 1:  # a baseline that applies to all columns
                 y = y_of(points[0][1][0])
                 parts.append(_line(panel.left, y, panel.left + panel.width, y, color, 1.0, "2 3"))
             path = " ".join(f"{x:.1f},{y_of(mean):.1f}" for x, (mean, _) in points)
@@ -129,8 +154,16 @@ def _scale(low: float, high: float, at_low: float, at_high: float) -> Callable[[
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, color: str, width: float, dash: str = "") -> Markup:
-    return el("line", x1=f"{x1:.1f}", y1=f"{y1:.1f}", x2=f"{x2:.1f}", y2=f"{y2:.1f}", stroke=color, stroke_width=width,
-              stroke_dasharray=dash or None)  # fmt: skip
+    return el(
+        "line",
+        x1=f"{x1:.1f}",
+        y1=f"{y1:.1f}",
+        x2=f"{x2:.1f}",
+        y2=f"{y2:.1f}",
+        stroke=color,
+        stroke_width=width,
+        stroke_dasharray=dash or None,
+    )
 
 
 def _text(text: str, x: float, y: float, anchor: str = "start", color: str = SOFT, size: int = 11) -> Markup:

@@ -1,7 +1,7 @@
-"""From a recipe to its runs: what each is called, how it is started, and whether it is there already.
+"""Planning the runs of a recipe: their folders, their arguments, and whether they exist.
 
-A run's folder is <runs>/<model>_<steps>[_<setting>…]/<store>_<method>[_<setting>…]_s<seed>: recipes that ask for the
-same run share it, and runs of another scale lie elsewhere.
+A run's folder is <runs>/<model>_<steps>[_<setting>…]/<store>_<method>[_<setting>…]_s<seed>: recipes with the same run
+share it, and runs of another scale have other folders.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ from trainer.reproduce.recipe import Recipe, Row
 from trainer.runs.run_dir import open_run
 
 # what may differ between two runs of one cell: where and how they run, not what they compute
-WHERE = ("store", "init", "device", "precision", "engine", "cuda_graph", "feed", "pool", "window", "scratch", "threads",
-         "eval_every", "eval_raw", "checkpoint_every", "log_every", "tensorboard", "wandb")  # fmt: skip
+ELSEWHERE = config.marked("place", "incidental")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What of a recipe's runs can be chosen by the user; None: as the recipe says.
+    """The user's changes to a recipe; None: as in the recipe.
 
     Attributes:
-        stores: split stores instead of the recipe's columns, by path.
-        rows, columns: only these, by name; all if empty.
-        settings: "key=value" for every run whose method has the setting.
+        steps: of each run.
+        model: of each run.
+        seeds: of the runs.
+        stores: paths of split stores that replace the recipe's columns.
+        rows: names of the only rows; empty: all.
+        columns: names of the only columns; empty: all.
+        settings: "key=value" for each run whose method has the setting.
     """
 
     steps: int | None = None
@@ -52,8 +55,13 @@ class Planned:
     """A run of a table.
 
     Attributes:
-        path: its folder; flags, assignments: of `realmix-train`; init: folder of the run it starts from.
-        row, column: the first cell that it belongs to (names); both empty for the run that others start from.
+        path: its folder.
+        row: name of the row of its first cell; empty for the pre-training run.
+        column: name of the column of its first cell; empty for the pre-training run.
+        seed: of the run.
+        steps: of the run.
+        flags: arguments of `realmix-train`.
+        init: folder of the run that it starts from.
     """
 
     path: Path
@@ -78,21 +86,21 @@ class Planned:
 
 
 def scaled(recipe: Recipe, scale: Scale) -> Recipe:
-    """The recipe with the user's steps, model, seeds and stores; only the published numbers stay.
+    """The recipe with the user's changes.
 
-    With other stores the columns are theirs and nothing is published for them.
+    Other stores become the columns, without published errors.
     """
     changes: dict[str, Any] = {
         name: value for name, value in (("steps", scale.steps), ("model", scale.model), ("seeds", scale.seeds)) if value
     }
     if scale.steps and scale.steps < recipe.steps:
-        changes["error"] = "last"  # the median of a short run's evaluations would look far back
+        changes["error"] = "last"  # the last 20 evaluations of a short run reach far back
     if scale.stores:
         columns = {Path(store).name: store for store in scale.stores}
         rows, seen = [], set()
         for row in recipe.rows:
             what = (row.method, str(row.settings), row.init)
-            if what not in seen:  # rows that differed in their stores alone
+            if what not in seen:  # rows may have differed only in their stores
                 rows.append(dataclasses.replace(row, stores=columns, published=dict.fromkeys(columns, "")))
             seen.add(what)
         changes |= {"columns": tuple(columns), "rows": tuple(rows)}
@@ -116,14 +124,20 @@ def _chosen(recipe: Recipe, scale: Scale) -> Recipe:
 
 
 def plan(recipe: Recipe, scale: Scale, root: str, runs: Path) -> dict[tuple[str, str], list[Planned]]:
-    """All runs of a scaled recipe, checked: (row, column) → a run for each seed.
+    """Plan and check all runs of a scaled recipe.
 
     Args:
-        root: folder of the stores, or s3://bucket/…; runs: folder of the runs.
+        recipe: as returned by `scaled`.
+        scale: the user's changes.
+        root: folder of the stores, or s3://bucket/….
+        runs: folder of the runs.
+
+    Returns:
+        A run for each seed, by (row, column).
 
     Raises:
         StoreError: a store is missing, or a run in `runs` was trained from another one.
-        UsageError: a setting is wrong, or a run in `runs` had other settings.
+        UsageError: a setting is wrong, or a run in `runs` has other settings.
     """
     opened: dict[str, SplitStore] = {}
     missing = []
@@ -135,7 +149,7 @@ def plan(recipe: Recipe, scale: Scale, root: str, runs: Path) -> dict[tuple[str,
         try:
             opened[store] = open_split(place)
         except StoreError as error:
-            if store in scale.stores or not error.what.endswith("is no store"):
+            if store in scale.stores or not error.what.endswith("is not a store"):
                 raise
             missing.append(store)
     if missing:
@@ -158,13 +172,20 @@ def plan(recipe: Recipe, scale: Scale, root: str, runs: Path) -> dict[tuple[str,
 
 
 class _Maker:
-    """Makes one run at a time of what all of them share."""
+    """Plans single runs from what all runs share.
+
+    Args:
+        recipe: the recipe.
+        scale: the user's changes.
+        stores: split stores by name.
+        runs: folder of the runs.
+    """
 
     def __init__(self, recipe: Recipe, scale: Scale, stores: Mapping[str, SplitStore], runs: Path) -> None:
         self._recipe, self._scale, self._stores = recipe, scale, stores
         everywhere = [f"{key}={_text(value)}" for key, value in recipe.settings.items()]
-        self._settings = [*everywhere, *scale.settings]
-        named = [one for one in self._settings if one.partition("=")[0] not in WHERE]
+        self._settings = [*everywhere, *map(config.without_component, scale.settings)]
+        named = [one for one in self._settings if one.partition("=")[0] not in ELSEWHERE]
         self._folder = runs / _file_name(f"{recipe.model}_{recipe.steps}", named)
 
     def __call__(self, row: Row, column: str, seed: int, init: Path | None) -> Planned:
@@ -187,12 +208,12 @@ class _Maker:
 
 
 def _require_known(recipe: Recipe, assignments: Sequence[str]) -> None:
-    """Raises UsageError for a setting of the user's that no run of the recipe has."""
+    """Raise a UsageError for a setting of the user that no run of the recipe has."""
     fields = set(config.types_of(RunConfig)) - set(config.FROM_FLAGS)
     for row in recipe.rows:
         fields |= set(config.types_of(load_method(row.method).Settings))
     for one in assignments:
-        name, equals, _ = one.partition("=")
+        name, equals, _ = config.without_component(one).partition("=")
         if not equals:
             raise UsageError(f"'--set {one}' is no key=value")
         if name not in fields:
@@ -200,22 +221,26 @@ def _require_known(recipe: Recipe, assignments: Sequence[str]) -> None:
 
 
 def _require_same(path: Path, store: SplitStore, run: RunConfig, settings: Any) -> None:
-    """Raises StoreError or UsageError if the run at `path` is not the one that is planned."""
+    """Raise a StoreError or UsageError if the run at `path` is not the planned one."""
     record = open_run(path).config
     if record["store"]["fingerprint"] != store.fingerprint:
         raise StoreError(
-            f"'{path}' was trained from another store than '{store.path}'", "their fingerprints differ",
+            f"'{path}' was trained from another store than '{store.path}'",
+            "their fingerprints differ",
             "choose another --runs",
-        )  # fmt: skip
-    planned = {key: value for key, value in dataclasses.asdict(run).items() if key not in WHERE and value is not None}
+        )
+    planned = {
+        key: value for key, value in dataclasses.asdict(run).items() if key not in ELSEWHERE and value is not None
+    }
     planned |= {key: value for key, value in dataclasses.asdict(settings).items() if value is not None}
     recorded = {**record["run"], **record["settings"]}
     for key, value in planned.items():
         if recorded.get(key) != value:
             raise UsageError(
-                f"'{path}' was trained with {key}={recorded.get(key)}, not {value}", "its error belongs elsewhere",
+                f"'{path}' was trained with {key}={recorded.get(key)}, not {value}",
+                "its error belongs in another table",
                 "choose another --runs",
-            )  # fmt: skip
+            )
 
 
 def _text(value: object) -> str:

@@ -1,26 +1,26 @@
-"""A table or figure of a paper as a file: which methods train on which stores, and what the paper got.
+"""Recipes of tables and figures of papers: TOML files that say which methods train on which stores.
 
 title = "…"                        # of the table
-source = "…"                       # where the published numbers come from
-axis = "labels"                    # what the columns differ in
+source = "…"                       # of the published numbers
+axis = "labels"                    # how the columns differ
 stores = "realmix-data build …"    # the commands that make the stores
 steps = 500_000
 model = "wrn-28-2"
 seeds = [1, 2]
-error = "median20"                 # or "last", "best_by_valid"; the default is the papers' median20
+error = "median20"                 # the default, as in the papers; or "last", "best_by_valid"
 set = { batch = 16 }               # settings of all runs
 [columns]                          # heading = split store
 "250" = "cifar10_250"
-[init]                             # a run whose network others start from, in rows with `init = true`
+[init]                             # a run whose network initialises the runs of rows with `init = true`
 store = "imagenet32_all"
 method = "supervised"
 [[rows]]
 name = "RealMix"
 method = "realmix"
 set = { gamma = 0.3 }              # settings of this row's runs
-only = ["250"]                     # columns that it has; all by default
+only = ["250"]                     # its columns; all by default
 store = { "250" = "my_store" }     # another store than the column's
-published = ["9.79 ± 0.75"]        # one for each of the row's columns, "" where the paper has none
+published = ["9.79 ± 0.75"]        # for each of the row's columns; "" where the paper has none
 """
 
 from __future__ import annotations
@@ -36,17 +36,21 @@ from typing import Any
 from stores.errors import StoreError, UsageError, suggest
 from stores.format import names
 
-LARGEST = 1 << 18  # bytes of a file: far above any table
+LARGEST = 1 << 18  # bytes of a file
 ERRORS = {"median20": "error_median20", "last": "error_last", "best_by_valid": "error_best_by_valid"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method with its settings.
+    """A row of a table: a method with its settings.
 
     Attributes:
-        stores: heading of a column → name of the split store; published: heading → "mean ± std" or "".
-        init: whether it starts from the recipe's pre-trained network.
+        name: of the row.
+        method: that is trained.
+        settings: of the row's runs.
+        stores: name of the split store of each column.
+        published: published error of each column, "mean ± std" or "".
+        init: whether its runs start from the recipe's pre-trained network.
     """
 
     name: str
@@ -59,7 +63,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The fields are those of the file; `name` is the file's. `init`: (store, method) of the pre-training run."""
+    """A recipe; its fields are those of the file, except for these.
+
+    Attributes:
+        name: of the file, without .toml.
+        init: store and method of the pre-training run, if there is one.
+    """
 
     name: str
     title: str
@@ -82,10 +91,11 @@ def known() -> list[str]:
 
 
 def load(name: str) -> Recipe:
-    """A shipped recipe by its name, or one's own by its path (ending in .toml).
+    """Load a recipe of this package by its name, or another one by its path, which ends in .toml.
 
     Raises:
-        UsageError: there is none; it is no TOML, lacks a key, has an unknown one or one of another type.
+        StoreError: the file does not exist.
+        UsageError: there is no such recipe; or it is not TOML, lacks a key, or has an unknown key or a wrong type.
     """
     if name.endswith(".toml"):
         path = Path(name)
@@ -94,7 +104,7 @@ def load(name: str) -> Recipe:
         with path.open("rb") as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
-            raise UsageError(f"'{name}' is no recipe", f"it is larger than {LARGEST:,} bytes")
+            raise UsageError(f"'{name}' is not a recipe", f"it is larger than {LARGEST:,} bytes")
         name = path.stem
     elif name in known():
         text = _shipped().joinpath(f"{name}.toml").read_bytes()
@@ -102,11 +112,8 @@ def load(name: str) -> Recipe:
         raise UsageError(f"unknown recipe '{name}'", suggest(name, known()), "one of your own is a path: ./my.toml")
     try:
         content = tomllib.loads(text.decode())
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: bytes that are no UTF-8, numbers without end
-        raise UsageError(f"the recipe '{name}' is no TOML", str(error)) from None
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a number that is too long
+        raise UsageError(f"the recipe '{name}' is not TOML", str(error)) from None
     return _recipe(name, content)
 
 
@@ -119,11 +126,20 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
         raise UsageError(f"the recipe '{name}' asks for the error '{error}'", suggest(error, ERRORS))
     init = take("init", dict, {})
     recipe = Recipe(
-        name, take("title", str), take("source", str, ""), take("axis", str, ""), take("stores", str, ""),
-        take("steps", int), take("model", str), tuple(take("seeds", list)), error, take("set", dict, {}),
-        tuple(columns), tuple(_row(name, one, columns) for one in take("rows", list)),
+        name,
+        take("title", str),
+        take("source", str, ""),
+        take("axis", str, ""),
+        take("stores", str, ""),
+        take("steps", int),
+        take("model", str),
+        tuple(take("seeds", list)),
+        error,
+        take("set", dict, {}),
+        tuple(columns),
+        tuple(_row(name, one, columns) for one in take("rows", list)),
         (str(init["store"]), str(init.get("method", "supervised"))) if "store" in init else None,
-    )  # fmt: skip
+    )
     take.finish()
     wanted = [str(store) for row in recipe.rows for store in row.stores.values()]
     for store in [*wanted, *([recipe.init[0]] if recipe.init is not None else [])]:
@@ -155,26 +171,34 @@ def _row(name: str, content: dict[str, Any], columns: Mapping[str, str]) -> Row:
     if published and len(published) != len(only):
         raise UsageError(f"{take.where} has {len(published)} published errors for {len(only)} columns")
     row = Row(
-        take("name", str), take("method", str), take("set", dict, {}),
+        take("name", str),
+        take("method", str),
+        take("set", dict, {}),
         {heading: own.get(heading, columns[heading]) for heading in only},
-        dict(zip(only, published or [""] * len(only), strict=True)), take("init", bool, False),
-    )  # fmt: skip
+        dict(zip(only, published or [""] * len(only), strict=True)),
+        take("init", bool, False),
+    )
     take.finish()
     return row
 
 
 def is_error(value: Any) -> bool:
-    """Whether this is a published error: a mean in per cent and, if it has one, its deviation; "" is none."""
-    return isinstance(value, str) and (not value or (
-        _ERROR.fullmatch(value) is not None and all(float(part) <= 100 for part in value.split("±"))
-    ))  # fmt: skip
+    """Whether this is a published error: a mean in per cent, with or without a deviation; or "" for none."""
+    return isinstance(value, str) and (
+        not value or (_ERROR.fullmatch(value) is not None and all(float(part) <= 100 for part in value.split("±")))
+    )
 
 
 _ERROR = re.compile(r"\s*\d+(\.\d+)?\s*(±\s*\d+(\.\d+)?\s*)?", re.ASCII)
 
 
 class _Taker:
-    """Takes keys of a table once each, with their types; `finish` refuses what nobody took."""
+    """Takes the keys of a table and checks their types; `finish` refuses keys that were not taken.
+
+    Args:
+        where: name of the table, for errors.
+        content: the table.
+    """
 
     def __init__(self, where: str, content: dict[str, Any]) -> None:
         self.where, self._content, self._taken = f"the recipe {where}", dict(content), [""]

@@ -1,4 +1,4 @@
-"""The command's work: plan, train, show, write."""
+"""The steps of `realmix-train reproduce`: prepare a table, train its runs, show and write it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from trainer.runs.run_dir import open_run
 
 @dataclass(frozen=True)
 class Table:
-    """A table to be made.
+    """A table to be reproduced.
 
     Attributes:
-        paper: the recipe as in its file; recipe: as it is run; cells: its runs by (row, column).
+        paper: the recipe as in its file.
+        recipe: the recipe with the user's changes.
+        cells: its runs by (row, column).
     """
 
     paper: Recipe
@@ -35,31 +37,36 @@ class Table:
 
     @property
     def runs(self) -> list[Planned]:
-        """Each once, in the order of the rows."""
+        """All runs, without repeats, in the order of the rows."""
         return list({run.path: run for cell in self.cells.values() for run in cell}.values())
 
 
 def prepare(paper: Recipe, scale: Scale, root: str, runs: Path) -> Table:
-    """Check everything that the table needs before anything is trained; for arguments and errors see `plan.plan`."""
+    """Check everything that the table needs, before anything is trained; arguments and errors as in `plan.plan`."""
     recipe = scaled(paper, scale)
     table = Table(paper, recipe, plan(recipe, scale, root, runs))
-    _texts(table)  # what could not be written would be learnt when everything has trained
+    _texts(table)  # so that an error in writing them is not found after training
     return table
 
 
 def tell(table: Table) -> None:
-    """Print what each run's state is."""
+    """Print the state of each run."""
     for run in table.runs:
         state = "finished" if run.finished else "begun" if (run.path / "config.json").exists() else "to do"
         say(f"{state:9} {run.path}")
 
 
 def train(table: Table, jobs: int = 1, threads: int | None = None) -> None:
-    """Train what is missing, `jobs` runs at a time, then `write`. `threads`: of each run; None: what the machine has.
+    """Train the missing runs, then `write` the table.
+
+    Args:
+        table: the table.
+        jobs: number of runs trained in parallel.
+        threads: of each run; None: all processors, divided among the jobs.
 
     Raises:
-        RealMixError: some runs failed; the others are finished, and in the table.
-        Interrupted: by Ctrl-C, SIGTERM or SIGHUP; what was being trained is saved.
+        RealMixError: some runs failed; the others are finished and in the table.
+        Interrupted: by Ctrl-C, SIGTERM or SIGHUP; the active runs are saved.
     """
     gpus = torch.cuda.device_count()
     if threads is None and jobs > 1 and not gpus:
@@ -80,7 +87,7 @@ def train(table: Table, jobs: int = 1, threads: int | None = None) -> None:
 
 
 def write(table: Table) -> None:
-    """Write the table of the finished runs as Markdown, CSV and SVG into the folder of its runs, and print it."""
+    """Write the table of the finished runs as Markdown, CSV and SVG to the folder of its runs, and print it."""
     paths = []
     for kind, text in _texts(table).items():
         path = table.runs[0].path.parent / f"{table.recipe.name}.{kind}"
@@ -96,7 +103,7 @@ def write(table: Table) -> None:
 
 
 def _texts(table: Table) -> dict[str, str]:
-    """Content of the files by their suffix."""
+    """Contents of the files, by suffix."""
     recipe, paper = table.recipe, table.paper
     found, config = _found(table)
     return {

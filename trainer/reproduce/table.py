@@ -1,4 +1,4 @@
-"""A reproduced table as Markdown and CSV, and what a reader must know beside it: the scale, the order, the masks."""
+"""A reproduced table as Markdown and CSV, with notes on its scale, the order of methods, and the masks."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """Errors in per cent of the finished runs of a cell, in order of their seeds, and what the paper got.
+    """A cell of a table.
 
     Attributes:
+        errors: of the finished runs in per cent, in the order of their seeds.
+        seeds: of these runs.
+        published: the published error, "mean ± std" or "".
+        store: name of the split store.
         masks: counts of the out-of-distribution mask over all runs ("masked", "masked_ood", "ood", "rows"), or None.
     """
 
@@ -45,7 +49,7 @@ class Cell:
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation over seeds; None of fewer than two."""
+        """Sample standard deviation over seeds; None for fewer than two."""
         return statistics.stdev(self.errors) if len(self.errors) > 1 else None
 
     @property
@@ -62,7 +66,7 @@ Cells = Mapping[tuple[str, str], Cell]
 
 
 def cells(recipe: Recipe, runs: Runs) -> dict[tuple[str, str], Cell]:
-    """The errors of the runs that are finished."""
+    """The cells of a table, from its finished runs."""
     found = {}
     for row in recipe.rows:
         for column, store in row.stores.items():
@@ -79,7 +83,7 @@ def cells(recipe: Recipe, runs: Runs) -> dict[tuple[str, str], Cell]:
 
 
 def lines(recipe: Recipe, found: Cells) -> list[list[str]]:
-    """Header and rows of text: for each row what was measured and, where there is any, what was published."""
+    """Header and rows as text: for each row the measured and, if there are any, the published errors."""
     axis = f"error in %, by {recipe.axis}" if recipe.axis else "error in %"
     rows = [[axis, *recipe.columns]]
     for row in recipe.rows:
@@ -91,10 +95,13 @@ def lines(recipe: Recipe, found: Cells) -> list[list[str]]:
 
 
 def markdown(recipe: Recipe, paper: Recipe, found: Cells, config: Mapping[str, Any] | None) -> str:
-    """The whole page.
+    """The Markdown page of a table.
 
     Args:
-        recipe: as it was run; paper: as it is in its file; config: config.json of one of its runs.
+        recipe: with the user's changes.
+        paper: as in its file.
+        found: the cells.
+        config: config.json of one of the runs.
     """
     header, *rows = lines(recipe, found)
     out = [f"# {plain(recipe.title)}", "", caption(recipe, paper, found, config, plain), ""]
@@ -112,7 +119,7 @@ def markdown(recipe: Recipe, paper: Recipe, found: Cells, config: Mapping[str, A
 def caption(
     recipe: Recipe, paper: Recipe, found: Cells, config: Mapping[str, Any] | None, named: Name = visible
 ) -> str:
-    """What the numbers are, and how far from the recipe's scale; for Markdown where names are written so (`named`)."""
+    """What the numbers are, and how the scale differs from the recipe's; `named` escapes names."""
     counts = {len(cell.errors) for cell in found.values()}
     seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else _plural(counts.pop(), "seed")
     run = config["run"] if config else None
@@ -139,7 +146,7 @@ def caption(
 
 
 def order(recipe: Recipe, found: Cells, named: Name = visible) -> list[str]:
-    """Whether methods are in the published order: each column's pairs, and which are the other way round."""
+    """How many pairs of methods are in the published order in each column, and which are reversed."""
     agree, reversed_ = 0, []
     for column in recipe.columns:
         rows = [(row.name, found[row.name, column]) for row in recipe.rows if (row.name, column) in found]
@@ -162,7 +169,7 @@ def order(recipe: Recipe, found: Cells, named: Name = visible) -> list[str]:
 
 
 def masks(found: Cells, named: Name = visible) -> list[str]:
-    """What each out-of-distribution mask did."""
+    """Precision and recall of each out-of-distribution mask."""
     out = []
     for (row, column), cell in found.items():
         if not cell.masks or not cell.masks["masked"]:
@@ -177,22 +184,19 @@ def masks(found: Cells, named: Name = visible) -> list[str]:
 
 
 def as_csv(recipe: Recipe, found: Cells) -> str:
-    """A line for each cell."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-
-    def write(cells: list[Any]) -> None:
-        writer.writerow(map(csv_cell, cells))
-
-    write(
-        ["recipe", "row", "column", "store", "model", "steps", "error", "mean", "std", "seeds", "errors", "published"]
-    )
+    """The table as CSV, with a line for each cell."""
+    lines: list[tuple[Any, ...]] = [tuple(_CSV.split())]
     for (row, column), cell in found.items():
         mean, std = ("" if value is None else f"{value:.4f}" for value in (cell.mean, cell.std))
         seeds, errors = " ".join(map(str, cell.seeds)), " ".join(f"{error:.4f}" for error in cell.errors)
-        write([recipe.name, row, column, cell.store, recipe.model, recipe.steps, recipe.error, mean, std, seeds, errors,
-               cell.published])  # fmt: skip
+        run = (recipe.model, recipe.steps, recipe.error)
+        lines.append((recipe.name, row, column, cell.store, *run, mean, std, seeds, errors, cell.published))
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(map(csv_cell, line) for line in lines)
     return out.getvalue()
+
+
+_CSV = "recipe row column store model steps error mean std seeds errors published"
 
 
 def _plural(count: int, what: str) -> str:

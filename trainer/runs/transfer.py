@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from stores.errors import StoreError, UsageError
-from trainer.networks.wide_resnet import HEADS
+from trainer.networks.wide_resnet import BACKBONE
 from trainer.runs import weights
 from trainer.runs.run_dir import open_run
 
@@ -62,7 +62,7 @@ def read(source: str, model: str) -> Backbone:
         )
     if about.get("input", weights.INPUT) != weights.INPUT:
         raise StoreError(f"the network in '{path}' takes other pixels", f"{about['input']}, not {weights.INPUT}")
-    tensors = {name: tensor for name, tensor in content.tensors.items() if name.split(".")[0] not in HEADS}
+    tensors = {name: tensor for name, tensor in content.tensors.items() if name.split(".")[0] in BACKBONE}
     return Backbone(path, content.sha256, tensors)
 
 
@@ -72,7 +72,7 @@ def load_into(network: nn.Module, backbone: Backbone) -> None:
     Raises:
         UsageError: its tensors have other names or shapes.
     """
-    own = {name: t.shape for name, t in network.state_dict().items() if name.split(".")[0] not in HEADS}
+    own = {name: t.shape for name, t in network.state_dict().items() if name.split(".")[0] in BACKBONE}
     theirs = {name: tensor.shape for name, tensor in backbone.tensors.items()}
     differing = [name for name in sorted(own.keys() | theirs.keys()) if own.get(name) != theirs.get(name)]
     if differing:
@@ -93,8 +93,12 @@ def _weights_of(folder: Path) -> Path:
         return folder / weights.FILE
     if (folder / "config.json").is_file():
         raise StoreError(
-            f"the run '{folder}' has not finished", f"it has no '{weights.FILE}' yet",
+            f"the run '{folder}' has not finished",
+            f"it has no '{weights.FILE}' yet",
             f"`realmix-train --resume {folder}` finishes it",
-        )  # fmt: skip
-    raise StoreError(f"'{folder}' is no run", f"there is no '{weights.FILE}' in it",
-                     "--init takes a run's folder or its model.safetensors")  # fmt: skip
+        )
+    raise StoreError(
+        f"'{folder}' is no run",
+        f"there is no '{weights.FILE}' in it",
+        "--init takes a run's folder or its model.safetensors",
+    )

@@ -83,7 +83,7 @@ def test_views() -> None:
     assert (learned.labeled, learned.policy) == (("weak", "probe"), "ctaugment")
     assert learned.cutout
     assert learned.teacher
-    assert fixmatch.init_state(10, fixmatch.Settings()) == {}
+    assert fixmatch.init_state(SIZES, fixmatch.Settings()) == {}
 
 
 def test_published_settings() -> None:
@@ -98,7 +98,7 @@ def test_published_settings() -> None:
 @pytest.mark.parametrize("wrong", [{"policy": "uda"}, {"threshold": 1.1}, {"lambda_u": -1.0}, {"ratio": 0}])
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        fixmatch.Settings(**wrong)
+        config.check(fixmatch.Settings(**wrong))
 
 
 # --- CTAugment ------------------------------------------------------------------------------------------------------

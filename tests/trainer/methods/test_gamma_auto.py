@@ -1,4 +1,4 @@
-"""γ = auto: RealMix masks the share that the loop estimates."""
+"""γ = auto: RealMix masks the share that its hook estimates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rounding import assert_same
 
 from stores.errors import UsageError
 from trainer import api, config
-from trainer.evaluation.mismatch_share import LARGEST, Sample
-from trainer.loop import loop
+from trainer.functional import mismatch_share
 from trainer.methods import realmix
+from trainer.methods.realmix import LARGEST
 
 AUTO = realmix.Settings(gamma="auto")
 
@@ -36,8 +36,7 @@ def test_a_store_does_not_overrule_it(make_store) -> None:
 
 def test_the_mask_drops_the_share_in_the_state() -> None:
     batch, learner = make_batch(realmix, AUTO), make_learner(realmix, AUTO)
-    assert realmix.views(AUTO).mismatch
-    assert not realmix.views(realmix.Settings(gamma=0.5)).mismatch
+    assert realmix.hook_every(1000, realmix.Settings(gamma=0.5)) is None
     assert learner.state["gamma"] == 0, "nothing is masked before the first estimate"
     for share in (0.0, 0.3, 0.5):
         learner.state["gamma"].fill_(share)
@@ -79,17 +78,17 @@ def test_a_number_as_a_tensor_masks_as_the_number_does() -> None:
 def lines(tiny, runs, monkeypatch, share: float) -> list[dict]:
     """Training lines of a run of 40 steps, in which every estimate is `share`."""
     seen = []
-    monkeypatch.setattr(loop, "ESTIMATE_EVERY", (2, 500))
-    monkeypatch.setattr(Sample, "share", lambda _, evaluator: seen.append(evaluator) or share)
+    monkeypatch.setattr(realmix, "EVERY", (2, 500))
+    monkeypatch.setattr(mismatch_share, "estimate", lambda *features: seen.append(features) or share)
     flags = {"store": str(tiny.with_name("tiny_20")), "model": "wrn-10-1", "steps": 40, "batch": 4, "threads": 1}
     words = ["gamma=auto", "log_every=1", "eval_every=40", "tensorboard=false", "precision=fp32", "engine=eager"]
-    path, _ = api.start(words, {**flags, "device": "cpu"}, runs, "run", quiet=True)
+    path, _ = api.train(words, {**flags, "device": "cpu"}, runs, "run", quiet=True)
     assert len(seen) == 20
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [record for record in records if record["kind"] == "train"]
 
 
-def test_the_loop_estimates_now_and_then(tiny, tmp_path, monkeypatch) -> None:
+def test_it_is_estimated_now_and_then(tiny, tmp_path, monkeypatch) -> None:
     records = lines(tiny, tmp_path, monkeypatch, 0.25)
     assert [record["gamma"] for record in records] == [0, 0, *[0.25] * 38]
     assert [record["ood_kept"] for record in records] == [1, 1, *[0.75] * 38]
@@ -103,4 +102,4 @@ def test_some_rows_are_left(tiny, tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize(("steps", "between"), [(300, 100), (4000, 200), (500_000, 500)])
 def test_how_often(steps: int, between: int) -> None:
-    assert loop.estimate_every(steps) == between
+    assert realmix.hook_every(steps, AUTO) == between

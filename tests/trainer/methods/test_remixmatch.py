@@ -14,7 +14,8 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 from stores.errors import UsageError
-from trainer.augment import ctaugment, views
+from trainer import config
+from trainer.augment import ctaugment
 from trainer.contract import Batch, Sizes
 from trainer.functional import ops
 from trainer.methods import remixmatch
@@ -33,9 +34,10 @@ class TwoHeads(nn.Module):
             self.classes.weight.mul_(8)
 
     def forward(
-        self, rows: Tensor, groups: int = 1, update: int | None = None, *, running: bool = False, head: str = "classes"
-    ) -> Tensor:
-        return (self.classes if head == "classes" else self.rotation)(rows.flatten(1))
+        self, rows: Tensor, groups: int = 1, update: int | None = None, *, running: bool = False, heads: Any = None
+    ) -> Any:
+        rows = rows.flatten(1)
+        return {"rotation": self.rotation(rows)} if heads == ("rotation",) else self.classes(rows)
 
 
 # --- a step, written again from the paper in float64 ----------------------------------------------------------------
@@ -141,7 +143,7 @@ def step_of_alignment(state: dict[str, Tensor], p: Tensor, labels: list[int]) ->
 
 
 def wide_state() -> dict[str, Tensor]:
-    state = remixmatch.init_state(3, Settings(policy="none"))
+    state = remixmatch.init_state(Sizes(64, 64, 3), Settings(policy="none"))
     return {name: tensor.double() for name, tensor in state.items()}
 
 
@@ -193,13 +195,12 @@ def test_turns_of_a_small_image() -> None:
 
 
 def test_a_batch_without_quarters_and_oblong_images_are_refused() -> None:
-    declared = remixmatch.views(Settings())
-    views.check(declared, 8, (32, 32))
-    with pytest.raises(UsageError, match="batch = 6"):
-        views.check(declared, 6, (32, 32))
+    remixmatch.check(Sizes(8, 8, 4), Settings())
+    with pytest.raises(UsageError, match="batch=6"):
+        remixmatch.check(Sizes(6, 6, 4), Settings())
     with pytest.raises(UsageError, match="square"):
-        views.check(declared, 8, (32, 40))
-    views.check(remixmatch.views(Settings(lambda_rotation=0.0)), 6, (32, 40))
+        remixmatch.check(Sizes(8, 8, 4, (32, 40)), Settings())
+    remixmatch.check(Sizes(6, 6, 4, (32, 40)), Settings(lambda_rotation=0.0))
 
 
 # --- passes, views, settings ----------------------------------------------------------------------------------------
@@ -244,19 +245,20 @@ def test_guesses_use_the_batchs_own_statistics() -> None:
 def test_views() -> None:
     wanted = remixmatch.views(Settings())
     assert (wanted.labeled, wanted.unlabeled) == (("strong", "probe"), ("weak", *["strong"] * 8))
-    assert (wanted.policy, wanted.cutout, wanted.teacher, wanted.rotation) == ("ctaugment", False, True, True)
+    assert (wanted.policy, wanted.cutout, wanted.teacher) == ("ctaugment", False, True)
+    assert [head.name for head in wanted.heads] == ["rotation"]
     assert (wanted.source, wanted.labeled_in_unlabeled, wanted.ratio) == ("base", True, 1)
     plain = remixmatch.views(Settings(policy="none", lambda_rotation=0.0, strong_views=2))
     assert (plain.labeled, plain.unlabeled, plain.policy) == (("weak",), ("weak", "weak", "weak"), None)
-    assert not (plain.teacher or plain.rotation)
+    assert not (plain.teacher or plain.heads)
 
 
 def test_state() -> None:
-    state = remixmatch.init_state(5, Settings())
+    state = remixmatch.init_state(Sizes(64, 64, 5), Settings())
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
         "weights": tuple(ctaugment.init_state()["weights"].shape), "p_data": (5,), "p_model": (128, 5),
     }  # fmt: skip
-    assert remixmatch.init_state(5, Settings(policy="none", align=False)) == {}
+    assert remixmatch.init_state(Sizes(64, 64, 5), Settings(policy="none", align=False)) == {}
 
 
 def test_probe_teaches_ctaugment() -> None:
@@ -299,4 +301,4 @@ def test_published_settings() -> None:
 )  # fmt: skip
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        Settings(**wrong)
+        config.check(Settings(**wrong))

@@ -14,8 +14,8 @@ from test_resume import SETTINGS, assert_equal, die
 
 from stores.format import manifest
 from trainer import api
-from trainer.evaluation.mismatch_share import Sample
-from trainer.loop import loop
+from trainer.functional import mismatch_share
+from trainer.methods import realmix
 from trainer.runs import checkpoint
 
 STEPS = 10
@@ -28,14 +28,14 @@ LEARNING = {
 
 
 def estimate_often(replace: Callable[[Any, str, Any], None]) -> None:
-    """γ every second step, from the weights: a store as small as this one tells nothing of itself."""
-    replace(loop, "ESTIMATE_EVERY", (2, 2))
-    replace(Sample, "share", lambda _, evaluator: float(evaluator.model.head.weight.abs().sum()) % 0.8)
+    """γ every second step, from the features: a store as small as this one tells nothing of itself."""
+    replace(realmix, "EVERY", (2, 2))
+    replace(mismatch_share, "estimate", lambda x, *_: float(abs(x).sum()) % 0.8)
 
 
 def start(split: Path, runs: Path, method: str) -> Path:
     flags = {"store": str(split), "method": method, "model": "wrn-10-1", "steps": STEPS, "threads": 1, "device": "cpu"}
-    return api.start([*SETTINGS, *LEARNING[method]], flags, runs, "run", quiet=True)[0]
+    return api.train([*SETTINGS, *LEARNING[method]], flags, runs, "run", quiet=True)[0]
 
 
 def start_and_die(split: Path, runs: Path, method: str) -> None:

@@ -128,4 +128,4 @@ def test_a_run_too_short_for_the_papers_average_gets_the_automatic_one() -> None
 )
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        uda.Settings(**wrong)
+        config.check(uda.Settings(**wrong))
