@@ -18,7 +18,8 @@ from torch import Tensor
 from stores import ImageArray
 from stores.errors import UsageError
 from stores.ffcv.reading import BetonArray
-from stores.storage.location import BucketPath, parallel
+from stores.storage.bucket import BucketPath
+from stores.storage.location import parallel
 from trainer.data.memory import Buffers
 from trainer.data.mixing import Mixing
 from trainer.data.prefetch import ReadAhead, Stopped
