@@ -11,17 +11,14 @@ from typing import Any
 
 import torch
 
-from trainer import api, config, hardware
+from trainer import api
 from trainer.augment.views import make_batch
 from trainer.config import RunConfig
-from trainer.data.loader import Feed, settle
+from trainer.data.loader import Feed
 from trainer.data.prefetch import Prefetch
 from trainer.loop import train_step
-from trainer.methods import load_method
-from trainer.networks.ema import Ema
-from trainer.networks.wide_resnet import build_model, kernels
+from trainer.networks.wide_resnet import kernels
 from trainer.runs.checkpoint import State
-from trainer.runs.telemetry import Telemetry
 
 REPEATS = 20  # of each part
 ENDLESS = 1 << 62
@@ -45,25 +42,13 @@ def assemble(
     name: str = "realmix", assignments: Sequence[str] = (),
 ) -> Parts:  # fmt: skip
     """A method from a split store; `how` is the engine's name, `assignments` are settings as "key=value"."""
-    store = api.open_split(str(store_path))
-    method = load_method(name)
-    flags = {"store": str(store_path), "model": model, "batch": batch, "engine": how, "precision": precision,
+    flags = {"method": name, "model": model, "batch": batch, "engine": how, "precision": precision,
              "threads": threads, "copies": copies}  # fmt: skip
-    run, settings = config.build(method, "cifar10", assignments, flags)
-    run, settings, _ = config.resolve(run, settings, store)
-    run = hardware.resolve(run)
-    run = settle(store, method.views(settings), run, hardware.device(run))
-    assert run.bn_momentum is not None and run.ema_decay is not None
-    device = hardware.device(run)
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False
-    torch.manual_seed(run.seed)
-    net = build_model(run.model, store.num_classes, run.bn_momentum, method.views(settings).rotation).to(device)
-    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    own = {key: tensor.to(device) for key, tensor in method.init_state(store.num_classes, settings).items()}
-    state = State(net, train_step.build_optimizer(net, run), Ema(net, run.ema_decay), Telemetry(run.log_every), own)
-    feed = Feed(store, method, settings, run, device)
-    step = train_step.build_step(state, method, settings, run, feed.schedule_names)
-    return Parts(state, feed, step, run, method, settings, store.dataset.image_size[0])
+    spec = api.configure(api.open_split(str(store_path)), assignments, flags)
+    made = api.assemble(spec)
+    step = train_step.build_step(made.state, spec.method, spec.settings, spec.run, made.loader.schedule_names)
+    side = spec.store.dataset.image_size[0]
+    return Parts(made.state, made.loader, step, spec.run, spec.method, spec.settings, side)
 
 
 def clock(steps: Iterator[object], warm_up: int, count: int) -> dict[str, float]:

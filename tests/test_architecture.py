@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("pipeline", "realmix", "stores", "trainer")
 
 
 def imported_by(package: str) -> dict[str, set[str]]:
@@ -33,9 +35,12 @@ def imported_by(package: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [
-        ("pipeline", {"trainer"}),
-        ("stores", {"trainer", "pipeline", "torch", "torchvision", "albumentations"}),
-        ("trainer", {"pipeline", "albumentations", "torchvision", "PIL", "sklearn", "cv2", "scipy", "matplotlib"}),
+        ("pipeline", {"realmix", "trainer"}),
+        ("stores", {"realmix", "trainer", "pipeline", "torch", "torchvision", "albumentations"}),
+        (
+            "trainer",
+            {"realmix", "pipeline", "albumentations", "torchvision", "PIL", "sklearn", "cv2", "scipy", "matplotlib"},
+        ),
     ],
 )
 def test_packages_meet_only_in_stores(package, forbidden):
@@ -48,11 +53,12 @@ LAYERS = {
     "stores": [
         "system", "errors", "storage", "format", "ffcv", "images", "draws", "reader", "identity", "writer", "verify",
     ],
-    "pipeline": ["recipes", "splits", "sources", "build", "check", "commands", "cli", "__main__"],
+    "pipeline": ["recipes", "splits", "sources", "build", "check", "api", "commands", "cli", "__main__"],
     "trainer": [
         "functional", "contract", "config", "distributed", "hardware", "networks", "augment", "methods", "data", "runs",
         "evaluation", "report", "loop", "api", "inference", "reproduce", "commands", "cli", "__main__",
     ],
+    "realmix": ["loading", "training"],
 }  # fmt: skip
 FILES_OF_A_PACKAGE, FILES_OF_A_FOLDER = 8, 14
 
@@ -89,6 +95,44 @@ def test_every_folder_is_seen_at_a_glance(package):
     sizes = {folder: len(list(folder.glob("*.py"))) for folder in {f.parent for f in (ROOT / package).rglob("*.py")}}
     assert sizes.pop(ROOT / package) <= FILES_OF_A_PACKAGE
     assert {str(folder): size for folder, size in sizes.items() if size > FILES_OF_A_FOLDER} == {}
+
+
+# Tests that still look at what is inside; they go from here when they test what it does.
+LOOK_INSIDE = {
+    "tests/pipeline/test_preview.py",
+    "tests/pipeline/test_sources_local.py",
+    "tests/stores/test_object_storage.py",
+    "tests/stores/test_picture.py",
+    "tests/trainer/test_crew.py",
+    "tests/trainer/test_drawn.py",
+    "tests/trainer/test_mismatch_share.py",
+    "tests/trainer/test_report.py",
+    "tests/trainer/test_results.py",
+    "tests/trainer/test_stream.py",
+    "tests/trainer/test_to_device.py",
+}
+PRIVATE = re.compile(r"_[a-z]\w*")
+PUBLIC_ALL_THE_SAME = {"_exit", "_replace", "_asdict"}  # os._exit, and named tuples
+
+
+def private_names(file: Path) -> list[str]:
+    """Names with an underscore that a file takes from elsewhere: imported, read, or replaced by name."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            found += [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
+            found.append(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")).endswith("attr"):
+            found += [arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant)]
+    return [name for name in map(str, found) if PRIVATE.fullmatch(name) and name not in PUBLIC_ALL_THE_SAME]
+
+
+def test_tests_and_benchmarks_use_what_everybody_may_use():
+    files = [file for folder in ("tests", "benchmarks") for file in sorted((ROOT / folder).rglob("*.py"))]
+    found = {str(file.relative_to(ROOT)): names for file in files if (names := private_names(file))}
+    assert {name: names for name, names in found.items() if name not in LOOK_INSIDE} == {}
+    assert found.keys() == LOOK_INSIDE, "what no longer looks inside is no exception"
 
 
 @pytest.mark.parametrize("module", ["pipeline.cli", "trainer.cli"])
@@ -134,9 +178,9 @@ def test_the_wheel_holds_the_code_and_no_built_store(tmp_path):
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(tree)]
     subprocess.run(command, check=True, capture_output=True)
     shipped = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
-    code = {n for n in listed if n.split("/")[0] in ("pipeline", "stores", "trainer") and n.endswith(".py")}
+    code = {n for n in listed if n.split("/")[0] in PACKAGES and n.endswith((".py", "py.typed"))}
     assert code, "the tree is a git checkout"
     assert code <= shipped
     assert "stores/FORMAT.md" in shipped
     assert not [n for n in shipped if n.startswith("stores/digits")]
-    assert {n.split("/")[0] for n in shipped} == {"pipeline", "stores", "trainer", "realmix-0.1.0.dist-info"}
+    assert {n.split("/")[0] for n in shipped} == {*PACKAGES, "realmix-0.1.0.dist-info"}

@@ -228,7 +228,7 @@ def shown(tmp_path_factory, source):
         faults.edit(place, lambda found: found.update(class_names=NAMES))
     faults.edit(store, lambda found: found["spec"]["recipe"].update(name="[bold]\x1b[2Jcutout"))
     flags = {"store": str(root / "stores/tiny_20"), "model": "wrn-10-1", "steps": 2, "threads": 1, "device": "cpu"}
-    api.start(["batch=4", "tensorboard=false"], {**flags, "method": "supervised"}, root / "runs", "r", quiet=True)
+    api.train(["batch=4", "tensorboard=false"], {**flags, "method": "supervised"}, root / "runs", "r", quiet=True)
     for name in ("=cmd\x1b[2J.png", "[red]\udcff.png"):
         Image.new("RGB", (8, 8)).save(root / name, "PNG")
     (root / "mine.toml").write_text(

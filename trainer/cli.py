@@ -19,13 +19,12 @@ from trainer.commands import doctor, methods, reproduce, results
 from trainer.commands.options import Debug, Device, Json
 
 app = typer.Typer(
-    invoke_without_command=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="Train from a split store that `realmix-data` built: any method, any seed.",
     epilog="Example: `realmix-train --store stores/cifar10_250 --method realmix --seed 1`",
-)  # fmt: skip
-
-KEPT_ON_RESUME = ("method", "steps", "seed", "model", "init", "device", "feed", "window", "copies", "batch", "engine",
-                  "threads", "eval_every", "checkpoint_every", "wandb")  # fmt: skip
+)
 
 
 def main() -> None:
@@ -111,15 +110,19 @@ def train(
     debug: Debug = False,
     version: Version = False,
 ) -> None:
+    """Train, or continue a run, where no command is named."""
     if context.invoked_subcommand is not None:
         return
-    flags = {key: context.params[key] for key in KEPT_ON_RESUME}
     if resume is None and store is None:
         raise UsageError(
             "--store is missing", "a run trains from a split store", "`realmix-data build digits` makes some"
         )
+    from trainer import config
+
+    flags = {key: context.params[key] for key in config.types_of(config.RunConfig) if key in context.params}
     if resume is not None:
-        given = [f"--{key.replace('_', '-')}" for key, value in flags.items() if value is not None]
+        kept = config.without(flags, "on_resume")
+        given = [f"--{key.replace('_', '-')}" for key, value in kept.items() if value is not None]
         given += ["--set"] * bool(assignments) + ["--name"] * (name is not None)
         if given:
             raise UsageError(
@@ -131,12 +134,19 @@ def train(
     if resume is not None:
         path, result = api.resume(resume, store, quiet)
     else:
-        path, result = api.start(assignments or [], {**flags, "store": store}, runs, name, quiet)
+        path, result = api.train(assignments or [], flags, runs, name, quiet)
     if not result:  # one of several processes, and not the one that writes
         return
     show_result(last_line(path, result), json.dumps({"run": str(path), **result}) if as_json else None)
 
 
-for command in (reproduce.reproduce, results.report, results.eval, results.predict, results.export, methods.methods,
-                doctor.doctor):  # fmt: skip
+for command in (
+    reproduce.reproduce,
+    results.report,
+    results.eval,
+    results.predict,
+    results.export,
+    methods.methods,
+    doctor.doctor,
+):
     app.command()(command)

@@ -55,9 +55,10 @@ def join(device: str) -> None:
     local = int(os.environ["LOCAL_RANK"])
     if device == "cuda" and local >= torch.cuda.device_count():
         raise UsageError(
-            f"process {local} of this machine has no GPU", f"there are {torch.cuda.device_count()}",
+            f"process {local} of this machine has no GPU",
+            f"there are {torch.cuda.device_count()}",
             f"torchrun --nproc-per-node {torch.cuda.device_count()} starts one for each",
-        )  # fmt: skip
+        )
     # one backend for tensors on each kind of device; gloo also carries what the host has to say
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
@@ -109,11 +110,12 @@ def is_lost_process(error: RuntimeError) -> bool:
 
 def require_divisible(rows: int, what: str) -> None:
     """Raises UsageError unless every process gets as many of the rows."""
-    if rows % _world:
+    if rows % world():
         raise UsageError(
-            f"{rows} {what} cannot be divided among {_world} processes", "the batch of a step is fixed and shared",
-            f"--batch a multiple of {_world}",
-        )  # fmt: skip
+            f"{rows} {what} cannot be divided among {world()} processes",
+            "the batch of a step is fixed and shared",
+            f"--batch a multiple of {world()}",
+        )
 
 
 def from_first(tensor: Tensor) -> None:
@@ -124,9 +126,9 @@ def from_first(tensor: Tensor) -> None:
 
 def pooled(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance over the rows of all processes, each having as many; differentiable."""
-    if _world == 1:
+    if world() == 1:
         return mean, var
-    mean, square = (_sum_over_processes(torch.stack([mean, var + mean.square()])) / _world).unbind()
+    mean, square = (sum_over_processes(torch.stack([mean, var + mean.square()])) / world()).unbind()
     return mean, square - mean.square()
 
 
@@ -160,23 +162,24 @@ class Divided(nn.Module):
 
 
 @torch.library.custom_op("realmix::sum_over_processes", mutates_args=())
-def _sum_over_processes(x: Tensor) -> Tensor:
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum over all processes, in each of them."""
     total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total
 
 
-@_sum_over_processes.register_fake
+@sum_over_processes.register_fake
 def _(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-_sum_over_processes.register_autograd(lambda context, gradient: _sum_over_processes(gradient))
+sum_over_processes.register_autograd(lambda context, gradient: sum_over_processes(gradient))
 
 
 @torch.library.custom_op("realmix::from_all_processes", mutates_args=())
 def _from_all_processes(x: Tensor) -> Tensor:
-    """[n, …] to [processes, n, …]"""
+    """[n, …] to [processes, n, …], in each process."""
     gathered = x.new_empty((_world, *x.shape))
     dist.all_gather(list(gathered.unbind()), x.contiguous())
     return gathered

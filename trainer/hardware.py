@@ -6,18 +6,19 @@ import dataclasses
 import importlib.util
 import platform
 import shutil
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
 from stores.errors import UsageError
 from trainer import distributed
-from trainer.config import RunConfig
+from trainer.config import Resolved, RunConfig
 
+R = TypeVar("R", bound=RunConfig)
 COMPILED_FROM = {"cpu": 5000, "cuda": 500}  # steps
 
 
-def resolve(run: RunConfig) -> RunConfig:
+def resolve(run: R) -> R:
     """Fill in device, threads and precision; torch uses that many threads from here on.
 
     bf16 wherever the hardware multiplies in bf16. It pays even for small nets: a RealMix step took 25 against 30 ms
@@ -41,7 +42,7 @@ def resolve(run: RunConfig) -> RunConfig:
 
 
 def kind(asked: str) -> Literal["cpu", "cuda"]:
-    """ "cpu" or "cuda", for "auto" whichever is there."""
+    """What "cpu", "cuda" or "auto" means here: for "auto" a GPU if there is one."""
     return "cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
 
 
@@ -80,13 +81,13 @@ def compiling_pays(device: str, precision: str, steps: int) -> bool:
 def multiplies_bf16(device: str) -> bool:
     """Whether bf16 is arithmetic of the device, not an emulation."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # torch has no public name for these; without them fp32 is the safe answer
     probes = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
     return any(probe() for probe in probes if probe is not None)
 
 
-def describe(run: RunConfig) -> dict[str, str | int | None]:
+def describe(run: Resolved) -> dict[str, str | int | None]:
     """The device of a resolved configuration, for the run's record."""
     name = torch.cuda.get_device_name() if run.device == "cuda" else platform.processor() or platform.machine()
     return {"kind": run.device, "name": name, "threads": run.threads, "system": platform.platform()}

@@ -32,48 +32,23 @@ def build(
     if dry_run:
         plan(made, images, as_json=as_json)
         return
-    target = made.target(images)
-    if made.format_ == "ffcv":
-        from stores.ffcv.beton import require_ffcv
-
-        require_ffcv()  # before a download
-    from pipeline.build.build import build as build_store
+    from pipeline.api import build as build_store
     from pipeline.build.facts import dataset_facts, size
     from pipeline.commands.progress import Bars
-    from pipeline.recipes import load_recipe
-    from pipeline.sources import load
-    from pipeline.splits.split_stores import requests_for, write_all, write_standard
 
-    seed, valid = splits.split_seed, splits.valid
-    requests = requests_for(
-        splits.labels, splits.mismatch, splits.labeled_classes, splits.unlabeled_classes, seed, valid
-    )
     with Bars(quiet=quiet or as_json) as bars:
-        data = load(
-            images.source,
-            images.path,
-            cache=images.cache,
-            flip=images.flip,
-            progress=bars.update,
-            **images.for_source(),
-        )
-        print_notes(data.notes)
-        height, width = data.train.images.shape[1:3]
-        store, new = build_store(
-            target,
-            data,
-            load_recipe(made.recipe, dict(data.weak), (height, width)),
-            copies=made.copies,
-            seed=made.seed,
-            workers=made.workers,
+        built = build_store(
+            **vars(images),
+            **vars(made),
+            **vars(splits),
             dask=dask,
             force=force,
-            copies_format=made.format_,
             check_space=check_space,
             progress=bars.update,
+            notes=print_notes,
         )
-    written, left_out = (write_all(store, requests), []) if requests else write_standard(store, seed, valid)
-    seconds = bars.seconds()
+    store, new, seconds = built.store, built.new, bars.seconds()
+    written, left_out = [split.path for split in built.splits], built.left_out
     facts = {**dataset_facts(store), "built": new, "seconds": seconds}
     facts |= {"splits": [str(path) for path in written], "splits_left_out": left_out}
     if as_json:
@@ -81,7 +56,7 @@ def build(
         return
     rate = f"{store.num_images * made.copies / max(seconds, 0.01):,.0f} copies/s, " if new else ""
     say(
-        f"{target}: {'built' if new else 'already built'} in {seconds:.1f} s ({rate}{size(facts['bytes'])}, "
+        f"{store.path}: {'built' if new else 'already built'} in {seconds:.1f} s ({rate}{size(facts['bytes'])}, "
         f"{facts['bytes_per_copy']:.0f} bytes a copy)"
     )
     say(f"splits: {', '.join(path.name for path in written) or 'none'}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Json, Quiet, StorePath, open_dataset, require_format
+from pipeline.commands.options import Json, Quiet, StorePath, open_dataset
 from stores.errors import UsageError
 from stores.system.text import say
 
@@ -19,7 +19,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Add the images and copies as FFCV's `.beton` files, beside the arrays, for training code that reads those."""
-    if require_format(format_) == "zarr":
+    from pipeline.api import known_format
+
+    if known_format(format_) == "zarr":
         raise UsageError("every store is a zarr group: there is nothing to export", hint="--format ffcv")
     from pipeline.build.export_ffcv import export as export_store
     from pipeline.build.facts import size as size_text

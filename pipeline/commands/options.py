@@ -9,15 +9,14 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from stores.errors import UsageError, suggest
-from stores.format import names
+from stores.errors import UsageError
 from stores.storage.location import Location, locate
 from stores.system.text import say
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from stores import DatasetStore
 
 MOST = 1e30  # a float32 holds it
-FORMATS = ("zarr", "ffcv")
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -120,22 +118,6 @@ class StoreOptions:
         str, typer.Option("--format", help="How copies are kept: zarr, or ffcv (an extra; uncompressed).")
     ] = "zarr"
 
-    def target(self, images: SourceOptions) -> Location:
-        """Where the store goes: under its name, or one made from the source.
-
-        Raises:
-            UsageError: the number of copies, the format or the name cannot be.
-        """
-        if self.copies < 1:
-            what = f"--copies {self.copies}: a store needs at least one copy of each image"
-            raise UsageError(what, hint="the paper uses --copies 50")
-        require_format(self.format_)
-        if self.name is not None:
-            return locate(self.root) / names.require(self.name, "--name")
-        whole = images.path.resolve() if images.path else Path(images.source)
-        made = names.derive(whole.stem if whole.is_file() else whole.name) or images.source
-        return locate(self.root) / (made + "_extra" * images.extra)
-
 
 @dataclass
 class SplitOptions:
@@ -194,17 +176,6 @@ def grouped(command: Callable[..., object]) -> Callable[..., object]:
     return called
 
 
-def require_format(name: str) -> str:
-    """The name of a format.
-
-    Raises:
-        UsageError: there is no such format.
-    """
-    if name not in FORMATS:
-        raise UsageError(f"--format {name}: there is no such format", hint=suggest(name, FORMATS))
-    return name
-
-
 def open_dataset(path: Location) -> DatasetStore:
     """The dataset store at `path`, or the one that the split store there points to."""
     from stores import DatasetStore, open_store
@@ -213,7 +184,7 @@ def open_dataset(path: Location) -> DatasetStore:
     return opened if isinstance(opened, DatasetStore) else opened.dataset
 
 
-def print_notes(notes: tuple[str, ...]) -> None:
+def print_notes(notes: Sequence[str]) -> None:
     """Print on standard error what happened to the images; --quiet and --json do not hide it."""
     for note in notes:
         say(f"note: {note}", error=True)

@@ -17,8 +17,21 @@ from stores.images import depth, jpeg
 from stores.images.decoders import BrokenImage, Opened, TooLargeImage, allow, opened
 from stores.images.depth import Range
 
-__all__ = ["BrokenImage", "Range", "TooLargeImage", "allow", "broken", "contents", "load", "pixels", "reach", "size"]
+__all__ = [
+    "BrokenImage",
+    "Range",
+    "TooLargeImage",
+    "allow",
+    "broken",
+    "contents",
+    "fitted",
+    "load",
+    "pixels",
+    "reach",
+    "size",
+]
 
+PillowImage = Image.Image
 BACKGROUND = 127  # behind transparent pixels: the mid-grey of CutOut
 _BAND = 1 << 20  # pixels composited at a time
 
@@ -101,6 +114,15 @@ def pixels(data: bytes, shape: tuple[int, int], range_: Range | None = None) -> 
         if upright.size != (width, height):
             upright = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
         return np.asarray(upright)
+
+
+def fitted(image: PillowImage | np.ndarray, shape: tuple[int, int], range_: Range | None = None) -> np.ndarray:
+    """`pixels` of an image in memory, a Pillow image or an array uint8 [H, W, 3]; the same as those of its file."""
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    buffer, known_to_png = io.BytesIO(), image.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+    ImageOps.exif_transpose(image).save(buffer, "PNG" if known_to_png else "TIFF")
+    return pixels(buffer.getvalue(), shape, range_)
 
 
 class Reach(NamedTuple):

@@ -70,7 +70,7 @@ def test_a_recorded_step_masks_what_was_estimated_last(split, device, tmp_path, 
     monkeypatch.setattr(Sample, "share", lambda *_: next(estimates))
     flags = {"store": str(split), "model": "wrn-10-1", "steps": 40, "batch": 8, "threads": 1, "engine": "eager"}
     words = ["gamma=auto", "log_every=1", "eval_every=40", "tensorboard=false", "precision=fp32"]
-    folder, _ = api.start(words, {**flags, "device": device.type}, tmp_path, "run", quiet=True)
+    folder, _ = api.train(words, {**flags, "device": device.type}, tmp_path, "run", quiet=True)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     kept = [record["ood_kept"] for record in records if record["kind"] == "train"]
     assert kept == [1 - share for share in [0.0, 0.0, *np.repeat(shares, 2)[:-2]]]
@@ -138,7 +138,7 @@ def test_a_loop_never_waits_for_the_gpu(split, device, tmp_path, monkeypatch, na
     flags = {"store": str(split), "method": name, "model": "wrn-10-1", "steps": 30, "batch": 8, "threads": 1}
     settings = ["tensorboard=false", "log_every=30", "eval_every=30", "checkpoint_every=30"]
     try:
-        api.start(settings, flags | {"device": device.type, "engine": "eager"}, tmp_path, "run", quiet=True)
+        api.train(settings, flags | {"device": device.type, "engine": "eager"}, tmp_path, "run", quiet=True)
     finally:
         if device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")

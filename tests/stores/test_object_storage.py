@@ -132,7 +132,7 @@ def test_training_from_it_gives_the_same_weights(tiny, remote, tmp_path, home):
     made = {}
     for name, store in (("near", str(tiny.with_name("tiny_20"))), ("far", f"{remote}_20")):
         flags = {"store": store, "model": "wrn-10-1", "steps": 3, "threads": 1, "device": "cpu"}
-        run, _ = api.start(settings, flags, tmp_path, name, quiet=True)
+        run, _ = api.train(settings, flags, tmp_path, name, quiet=True)
         made[name] = (run / weights.FILE).read_bytes()
     assert made["near"] == made["far"]
     assert json.loads((tmp_path / "far/config.json").read_text())["run"]["store"] == f"{remote}_20"

@@ -138,7 +138,7 @@ def trained(tiny, tmp_path_factory) -> Path:
     settings = ["eval_every=3", "log_every=2", "batch=4", "precision=fp32", "eval_raw=true", "tensorboard=false"]
     flags = {"store": str(root / "stores" / "strange"), "model": "wrn-10-1", "steps": 6, "threads": 1, "device": "cpu"}
     for name, method, seed in (("first", "realmix", 1), ("second", "realmix", 2), ("plain", "supervised", 1)):
-        api.start(settings, {**flags, "method": method, "seed": seed}, root / "runs", name, quiet=True)
+        api.train(settings, {**flags, "method": method, "seed": seed}, root / "runs", name, quiet=True)
     return root
 
 

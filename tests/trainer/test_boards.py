@@ -16,6 +16,7 @@ from stores.errors import RealMixError
 from trainer.config import RunConfig
 from trainer.contract import Batch
 from trainer.runs import trackers
+from trainer.runs.run_dir import Run
 
 
 def test_a_grid_shows_every_view_of_the_first_samples():
@@ -62,12 +63,12 @@ def wandb(monkeypatch):
 
 def test_wandb_gets_curves_pictures_and_the_runs_own_id(tmp_path, wandb):
     run = RunConfig(tensorboard=False, wandb=True)
-    curves = trackers.Curves(tmp_path, 0, run, {"run": {"lr": 1}})
+    curves = trackers.Curves(Run(tmp_path, {"run": {"lr": 1}}), 0, run)
     curves.add({"kind": "train", "step": 3, "loss": 0.5})
     curves.batch(Batch(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)), 1)
     curves.confusion(torch.eye(2, dtype=torch.int64), 4)
     curves.close()
-    again = trackers.Curves(tmp_path, 4, run, {})
+    again = trackers.Curves(Run(tmp_path, {}), 4, run)
     again.close()
     given = [what for kind, what in wandb.said if kind == "init"]
     assert (given[0]["name"], given[0]["config"]) == (tmp_path.name, {"run": {"lr": 1}})
@@ -86,7 +87,7 @@ def test_wandb_that_refuses_says_how_to_go_on(tmp_path, wandb):
 
     wandb.init = refuse
     with pytest.raises(RealMixError, match="no API key") as caught:
-        trackers.Curves(tmp_path, 0, RunConfig(tensorboard=False, wandb=True), {})
+        trackers.Curves(Run(tmp_path, {}), 0, RunConfig(tensorboard=False, wandb=True))
     assert f"--resume {tmp_path}" in caught.value.hint
 
 
@@ -105,7 +106,7 @@ def test_wandb_is_never_imported_unless_asked(command, trained, tmp_path, monkey
 def test_tensorboard_pictures_are_png(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    curves = trackers.Curves(tmp_path, 0, RunConfig(), {})
+    curves = trackers.Curves(Run(tmp_path, {}), 0, RunConfig())
     curves.confusion(torch.tensor([[3, 1], [0, 4]]), 5)
     curves.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))

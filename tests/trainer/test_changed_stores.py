@@ -103,7 +103,7 @@ def replaced_while_streaming(split: Path, replace) -> RealMixError:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "write_line", note)
         with pytest.raises(RealMixError) as caught:
-            api.start(words, flags, runs, "run", quiet=True)
+            api.train(words, flags, runs, "run", quiet=True)
     assert checkpoint.read(runs / "run", CPU)["step"] >= 2, "what was saved before is there"
     assert not (runs / "run" / "result.json").exists()
     return caught.value

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from stores.errors import StoreError, UsageError
 from trainer import config
-from trainer.config import RunConfig
+from trainer.config import Resolved, RunConfig
 from trainer.methods import METHODS, load_method
 
 
 @dataclass(frozen=True)
 class Settings:
     alpha: float = field(default=0.75, metadata={"help": "a", "min": 0})
-    gamma: float | None = field(default=None, metadata={"help": "g", "min": 0, "max": 1})
+    gamma: float | None = field(default=None, metadata={"help": "g", "min": 0, "max": 1, "from_store": "gamma"})
     mode: Literal["none", "linear"] = field(default="none", metadata={"help": "m"})
     strict: bool = field(default=False, metadata={"help": "s"})
     ramp: int = field(default=16384, metadata={"help": "r"})
@@ -78,6 +78,46 @@ def test_a_wrong_assignment_is_refused_with_what_to_do(assignment, words):
         assert word in str(caught.value)
 
 
+def test_a_setting_is_known_by_its_own_name_and_by_its_components():
+    flat = config.build(METHOD, None, ["lr=.1", "eval_every=3", "alpha=.5"], {})
+    assert config.build(METHOD, None, ["optim.lr=.1", "eval.eval_every=3", "toy.alpha=.5"], {}) == flat
+    assert config.build(METHOD, None, [], {"optim.lr": 0.1, "eval_every": 3, "alpha": 0.5}) == flat
+    assert config.build(METHOD, None, ["lr=.3", "optim.lr=.1"], {"eval_every": 3, "toy.alpha": 0.5}) == flat
+    for key in ("optim.alpha", "optim.steps", "nothing.lr", "optim.", ".lr", "eval.store"):
+        with pytest.raises(UsageError, match="unknown setting"):
+            config.build(METHOD, None, [f"{key}=1"], {})
+
+
+def test_a_setting_of_the_method_may_be_given_as_a_value_and_is_checked_as_a_text_is():
+    assert config.build(METHOD, None, [], {"gamma": 0.5, "mode": "linear"})[1] == Settings(gamma=0.5, mode="linear")
+    for flags in ({"gamma": 2}, {"gamma": "much"}, {"mode": "cubic"}, {"ramp": 1.5}, {"nothing": 1}):
+        with pytest.raises(UsageError):
+            config.build(METHOD, None, [], flags)
+
+
+# config.json of a run of before settings had components
+BEFORE = {
+    "store": "stores/digits_100", "method": "realmix", "model": "wrn-10-1", "steps": 150, "seed": 1, "batch": 8,
+    "optimizer": "adam", "lr": 0.002, "lr_schedule": "constant", "momentum": 0.9, "weight_decay": 0.02,
+    "ema_decay": 0.99, "bn_momentum": 0.01, "precision": "fp32", "engine": "eager", "cuda_graph": False, "init": None,
+    "copies": None, "flip": False, "shift": 1, "eval_every": 50, "eval_raw": False, "checkpoint_every": 50,
+    "log_every": 50, "device": "cpu", "feed": "resident", "pool": "auto", "window": "512MiB", "scratch": None,
+    "threads": 1, "tensorboard": True, "wandb": False,
+}  # fmt: skip
+
+
+def test_a_run_of_before_settings_had_components_is_the_same_run():
+    assert dataclasses.asdict(config.load(Resolved, BEFORE, "config.json")) == BEFORE
+    assert BEFORE.keys() - config.without(BEFORE, "on_resume").keys() == {"store", "cuda_graph"}
+
+
+def test_marks_say_what_a_setting_means_for_a_run_that_exists():
+    assert config.marked("place") == {"store", "init", "scratch"}
+    learnt = {"method", "model", "steps", "seed", "batch", "optimizer", "lr", "lr_schedule", "momentum"}
+    learnt |= {"weight_decay", "ema_decay", "bn_momentum", "copies", "flip", "shift"}
+    assert config.without(BEFORE, "place", "incidental").keys() == learnt
+
+
 @pytest.mark.parametrize("flags", [{"steps": 0}, {"seed": -1}, {"device": "tpu"}, {"copies": 0}, {"threads": 0}])
 def test_a_wrong_flag_is_refused(flags):
     with pytest.raises(UsageError):
@@ -116,7 +156,8 @@ def test_short_runs_forget_faster_and_say_so(store, steps, pace):
 def test_values_that_were_chosen_are_kept_and_are_no_deviation(store):
     asked = RunConfig(steps=100, bn_momentum=0.001, ema_decay=0.5, eval_every=7, checkpoint_every=3, flip=True, shift=0)
     run, settings, deviations = config.resolve(asked, Settings(gamma=0.5), store)
-    assert (run, settings, deviations) == (asked, Settings(gamma=0.5), [])
+    assert dataclasses.asdict(run) == dataclasses.asdict(asked)
+    assert (settings, deviations) == (Settings(gamma=0.5), [])
 
 
 @pytest.mark.parametrize(("steps", "every"), [(40, 100), (2_500, 100), (5_000, 200), (25_600, 1024), (500_000, 1024)])
@@ -138,13 +179,13 @@ SIZES = {"1GiB": 1 << 30, "512MiB": 1 << 29, "1.5 gb": 1_500_000_000, "64k": 64_
 @pytest.mark.parametrize(("text", "size"), SIZES.items())
 def test_a_size_is_a_number_of_bytes(text, size):
     assert config.parse_size(text) == size
-    assert RunConfig(window=text).window == text
+    config.check(RunConfig(window=text))
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "1.GiB", "1 EiB", "1e9", "one", "1GiBs"])
 def test_what_is_no_size_is_refused_wherever_it_stands(text):
     with pytest.raises(UsageError, match="is no size"):
-        RunConfig(window=text)
+        config.check(RunConfig(window=text))
     with pytest.raises(StoreError, match=r"config\.json"):
         config.load(RunConfig, {"window": text}, "config.json")
 
@@ -161,12 +202,13 @@ def test_nothing_stays_automatic_but_what_the_hardware_decides(store):
     assert left == ["init", "copies", "scratch", "threads"]
 
 
-def test_settings_come_back_from_a_run_directory_or_are_refused():
-    run = RunConfig(steps=3, flip=False)
-    assert config.load(RunConfig, dataclasses.asdict(run), "config.json") == run
-    for change in ({"stepz": 3}, {"steps": "3"}, {"steps": 0}, {"precision": "fp8"}, {"flip": 1}, {"lr": None}):
+def test_settings_come_back_from_a_run_directory_or_are_refused(store):
+    run, _, _ = config.resolve(RunConfig(steps=3, flip=False), Settings(), store)
+    assert config.load(Resolved, dataclasses.asdict(run), "config.json") == run
+    wrong: list[dict[str, object]] = [{"stepz": 3}, {"steps": "3"}, {"steps": 0}, {"precision": "fp8"}, {"flip": 1}]
+    for change in (*wrong, {"lr": None}, {"flip": None}, {"eval_every": None}):
         with pytest.raises(StoreError, match=r"config\.json"):
-            config.load(RunConfig, dataclasses.asdict(run) | change, "config.json")
+            config.load(Resolved, dataclasses.asdict(run) | change, "config.json")
 
 
 def test_changed_lists_what_differs_from_the_defaults():

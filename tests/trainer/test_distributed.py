@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from train_every_method import train_all
 from stores.errors import RealMixError, UsageError
 from trainer import api, distributed
 from trainer.config import RunConfig
+from trainer.runs import record
 from trainer.runs.run_dir import open_run, write_json
 
 STEPS = 6
@@ -125,7 +128,7 @@ def shorten(run: Path, steps: int) -> None:
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "_world", 3)
+    monkeypatch.setattr(distributed, "world", lambda: 3)
     distributed.require_divisible(6, "labelled images")
     with pytest.raises(UsageError, match="8 labelled images cannot be divided among 3 processes"):
         distributed.require_divisible(8, "labelled images")
@@ -133,9 +136,11 @@ def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPat
 
 def test_a_run_may_go_on_with_another_number_of_processes() -> None:
     """One process on a GPU replays its steps, several do not: that makes it no other run."""
-    alone, shared = RunConfig(cuda_graph=True), RunConfig(cuda_graph=False, store="elsewhere")
-    assert api._what(alone) == api._what(shared)
-    assert api._what(alone) != api._what(RunConfig(seed=2))
+
+    def identity(**changes: Any) -> dict[str, Any]:
+        return record.identity({"run": asdict(RunConfig(**changes)), "settings": {}, "store": {"fingerprint": "f"}})
+
+    assert identity(cuda_graph=True) == identity(cuda_graph=False, store="elsewhere") != identity(seed=2)
 
 
 def test_alone_there_is_nobody_to_ask() -> None:
@@ -159,8 +164,8 @@ def test_pooled_statistics_are_those_of_all_rows(monkeypatch: pytest.MonkeyPatch
     rows = np.random.default_rng(0).normal(3, 2, (2, 10, 4))
     halves = torch.from_numpy(rows)
     sums = torch.stack([halves.mean(1), halves.var(1, correction=0) + halves.mean(1).square()], 1).sum(0)
-    monkeypatch.setattr(distributed, "_world", 2)
-    monkeypatch.setattr(distributed, "_sum_over_processes", lambda x: sums)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "sum_over_processes", lambda x: sums)
     mean, var = distributed.pooled(halves[0].mean(0), halves[0].var(0, correction=0))
     torch.testing.assert_close(mean, halves.flatten(0, 1).mean(0))
     torch.testing.assert_close(var, halves.flatten(0, 1).var(0, correction=0))

@@ -58,7 +58,7 @@ def test_trains_and_resumes(split: Path, name: str, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(checkpoint, "save", save_and_copy)
     flags = {"store": str(split), "method": name, "model": "wrn-10-1", "steps": 4, "threads": 1, "device": "cpu"}
-    whole, result = api.start([*SETTINGS, *LESS.get(name, [])], flags, tmp_path / "runs", "run", quiet=True)
+    whole, result = api.train([*SETTINGS, *LESS.get(name, [])], flags, tmp_path / "runs", "run", quiet=True)
     assert 0 <= result["error_last"] <= 100
     assert result["class_names"] == open_store(split).class_names
     resumed, again = api.resume(stopped, quiet=True)

@@ -19,6 +19,6 @@ def test_either_format_trains_the_same_model(tiny, tiny_ffcv, tmp_path):
             "threads": 1,
             "device": "cpu",
         }
-        run, _ = api.start(SETTINGS, flags, tmp_path / "runs" / str(len(trained)), "run", quiet=True)
+        run, _ = api.train(SETTINGS, flags, tmp_path / "runs" / str(len(trained)), "run", quiet=True)
         trained.append((run / weights.FILE).read_bytes())
     assert trained[0] == trained[1]

@@ -16,7 +16,7 @@ from torch import nn
 
 from stores.errors import IntegrityError, Interrupted, RealMixError, ResourceError, StorageError
 from stores.format import manifest
-from trainer import api, config, hardware
+from trainer import api, config
 from trainer.augment.views import Raw
 from trainer.config import RunConfig
 from trainer.contract import Losses, Views
@@ -26,6 +26,7 @@ from trainer.methods import load_method
 from trainer.networks.ema import Ema
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import State
+from trainer.runs.record import Spec
 from trainer.runs.run_dir import open_run
 from trainer.runs.telemetry import Telemetry, mask_quality
 
@@ -41,11 +42,7 @@ def run_of(**changes) -> RunConfig:
 
 def execute(path, store, run, folder=None, method=SUPERVISED):
     run, settings, deviations = config.resolve(run, method.Settings(), store)
-    record = {
-        "run": dataclasses.asdict(run), "settings": dataclasses.asdict(settings), "deviations": deviations,
-        "store": api.describe(store), "device": hardware.describe(run), "versions": api.versions(),
-    }  # fmt: skip
-    return api._execute(path, folder, record if folder is None else folder.config, store, run, settings, quiet=True)
+    return api.execute(Spec(store, method, settings, run, tuple(deviations)), path, folder, quiet=True)
 
 
 def lines(path, kind):

@@ -24,6 +24,7 @@ from torch import Tensor
 from stores.errors import UsageError
 from trainer import api, config
 from trainer.methods import METHODS, load_method
+from trainer.runs.record import Spec
 
 LABELS_ALONE = {"supervised"}  # no unlabelled loss
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -100,8 +101,7 @@ def test_a_short_run_from_a_store(name: str, make_store: Any, tmp_path: Path) ->
     flags = {"method": name, "model": "wrn-10-1", "batch": 4, "steps": 2, "device": "cpu", "precision": "fp32"}
     flags |= {"engine": "eager", "threads": 1, "tensorboard": False}
     run, settings, deviations = config.resolve(*config.build(method, "digits", [], flags), store)
-    record = {"run": dataclasses.asdict(run), "deviations": deviations, "store": api.describe(store)}
-    result = api._execute(tmp_path / "run", None, record, store, run, settings, quiet=True)
+    result = api.execute(Spec(store, method, settings, run, tuple(deviations)), tmp_path / "run", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert result["steps"] == 2
     assert all(math.isfinite(line["loss"]) for line in lines if line["kind"] == "train")

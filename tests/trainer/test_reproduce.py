@@ -20,6 +20,7 @@ import pytest
 from stores.errors import StoreError, UsageError
 from trainer.methods import METHODS
 from trainer.reproduce import picture, recipe, table
+from trainer.reproduce.child import ASKED
 from trainer.reproduce.plan import Planned, Scale, plan, scaled
 from trainer.reproduce.recipe import load
 from trainer.runs.run_dir import open_run, write_json
@@ -343,7 +344,7 @@ def test_a_run_whose_parent_is_gone_before_it_looks_does_not_train(tiny, tmp_pat
     os.close(theirs)  # as the end of the process that held it does
     done = subprocess.run(
         [sys.executable, "-m", "trainer", *map(str, words)], stdin=ours, timeout=90, check=False,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, env={**os.environ, ASKED: "1"},
     )  # fmt: skip
     os.close(ours)
     assert done.returncode in (130, -signal.SIGTERM)

@@ -28,7 +28,7 @@ STEPS = 20
 
 def start(split: Path, runs: Path) -> tuple[Path, dict]:
     flags = {"store": str(split), "model": "wrn-10-1", "steps": STEPS, "threads": 1, "device": "cpu"}
-    return api.start(SETTINGS, flags, runs, "run", quiet=True)
+    return api.train(SETTINGS, flags, runs, "run", quiet=True)
 
 
 @pytest.fixture(scope="module")

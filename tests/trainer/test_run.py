@@ -146,7 +146,7 @@ def test_lines_and_checkpoint_are_on_the_disk_in_this_order(tmp_path, split, mon
     monkeypatch.setattr(os, "rename", lambda old, new: log_rename(old, new, rename))
     monkeypatch.setattr(Run, "write_line", log_line)
     flags = {"store": str(split), "model": "wrn-10-1", "steps": 8, "threads": 1, "device": "cpu"}
-    api.start([*SETTINGS, "checkpoint_every=4"], flags, tmp_path / "runs", "run", quiet=True)
+    api.train([*SETTINGS, "checkpoint_every=4"], flags, tmp_path / "runs", "run", quiet=True)
     assert seen == 3
     assert not unsynced, "the finished run is on the disk"
 
@@ -154,7 +154,7 @@ def test_lines_and_checkpoint_are_on_the_disk_in_this_order(tmp_path, split, mon
 def test_of_two_that_resume_one_does_and_the_other_takes_nothing_from_it(tmp_path, split, monkeypatch):
     """The second is refused before it reads the checkpoint; it deletes nothing that the first one is writing."""
     flags = {"store": str(split), "model": "wrn-10-1", "steps": 8, "threads": 1, "device": "cpu"}
-    path, result = api.start(SETTINGS, flags, tmp_path, "run", quiet=True)
+    path, result = api.train(SETTINGS, flags, tmp_path, "run", quiet=True)
     (path / "result.json").unlink()
     first = open_run(path)
     first.hold()

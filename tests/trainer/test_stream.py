@@ -188,7 +188,7 @@ SETTINGS = ["checkpoint_every=2", "batch=8", "precision=fp32", "tensorboard=fals
 
 
 def start(split, runs, name="run"):
-    return api.start(SETTINGS, {**FLAGS, "store": str(split)}, runs, name, quiet=True)
+    return api.train(SETTINGS, {**FLAGS, "store": str(split)}, runs, name, quiet=True)
 
 
 def test_ffcv_streams_the_same_batches(split, tiny_ffcv, opened):

@@ -27,7 +27,7 @@ def split(tiny):
 
 def start(split: Path, runs: Path, name: str, **flags: Any) -> Path:
     given = {"store": str(split), "model": "wrn-10-1", "steps": 4, "threads": 1, "device": "cpu"} | flags
-    return api.start(SETTINGS, given, runs, name, quiet=True)[0]
+    return api.train(SETTINGS, given, runs, name, quiet=True)[0]
 
 
 @pytest.fixture(scope="module")

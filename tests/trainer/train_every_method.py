@@ -22,7 +22,7 @@ def train_all(store: Path, runs: Path) -> list[str]:
     with in_float64():
         for name, (method, settings) in cases.items():
             flags = {"store": str(store), "method": method, "model": "wrn-10-1", "steps": 6, "batch": 8}
-            api.start(settings, flags | {"threads": 1, "device": "cpu"}, runs, name, quiet=True)
+            api.train(settings, flags | {"threads": 1, "device": "cpu"}, runs, name, quiet=True)
     return list(cases)
 
 

@@ -17,16 +17,25 @@ from stores.storage.location import locate, stores_in
 
 PACKAGES = ("torch", "numpy", "zarr", "numcodecs", "google-crc32c", "safetensors", "tensorboard", "typer", "rich")
 EXTRAS = {  # module that must be there: which package it is in, by extra
-    "data": ("realmix-data: sources and recipes", {
-        "torchvision": "torchvision", "scipy": "scipy", "sklearn": "scikit-learn", "PIL": "pillow",
-        "albumentations": "albumentations", "zstandard": "zstandard", "simplejpeg": "simplejpeg"}),
+    "data": (
+        "realmix-data: sources and recipes",
+        {
+            "torchvision": "torchvision",
+            "scipy": "scipy",
+            "sklearn": "scikit-learn",
+            "PIL": "pillow",
+            "albumentations": "albumentations",
+            "zstandard": "zstandard",
+            "simplejpeg": "simplejpeg",
+        },
+    ),
     "predict": ("realmix-train predict: pictures of any kind", {"PIL": "pillow", "simplejpeg": "simplejpeg"}),
-    "onnx": ("realmix-train export --onnx", {"onnx": "onnx", "onnxruntime": "onnxruntime"}),
+    "onnx": ("realmix-train export --onnx", {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"}),
     "wandb": ("realmix-train --wandb", {"wandb": "wandb"}),
     "cloud": ("stores in object storage, s3://", {"obstore": "obstore"}),
     "ffcv": ("FFCV's files", {"ffcv": "ffcv"}),
     "dask": ("copies made by a cluster", {"dask": "dask", "distributed": "distributed"}),
-}  # fmt: skip
+}
 READ_S = 2.0  # seconds that the read test lasts
 READ_BYTES = 32 << 20  # decoded at a time
 
@@ -69,17 +78,25 @@ def devices() -> list[dict[str, Any]]:
     from trainer.data.memory import free_memory
 
     cpu = torch.device("cpu")
-    found: list[dict[str, Any]] = [{
-        "kind": "cpu", "name": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(), "free_bytes": free_memory(cpu),
-        "precision": "bf16" if hardware.multiplies_bf16("cpu") else "fp32",
-    }]  # fmt: skip
+    found: list[dict[str, Any]] = [
+        {
+            "kind": "cpu",
+            "name": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "free_bytes": free_memory(cpu),
+            "precision": "bf16" if hardware.multiplies_bf16("cpu") else "fp32",
+        }
+    ]
     for i in range(torch.cuda.device_count()):
-        found.append({
-            "kind": "cuda", "name": torch.cuda.get_device_name(i),
-            "free_bytes": free_memory(torch.device("cuda", i)),
-            "precision": "bf16" if hardware.multiplies_bf16("cuda") else "fp32",
-        })  # fmt: skip
+        found.append(
+            {
+                "kind": "cuda",
+                "name": torch.cuda.get_device_name(i),
+                "free_bytes": free_memory(torch.device("cuda", i)),
+                "precision": "bf16" if hardware.multiplies_bf16("cuda") else "fp32",
+            }
+        )
     return found
 
 

@@ -17,21 +17,28 @@ def methods(
     debug: Debug = False,
 ) -> None:
     """List methods and their settings."""
-    from trainer.methods import METHODS, load_method
+    from trainer.config.run import COMPONENTS, FROM_FLAGS, Experiment
+    from trainer.methods import list_methods, load_method
 
-    chosen = [load_method(name)] if name is not None else [load_method(known) for known in METHODS]
-    from trainer.config import RunConfig
+    chosen = [load_method(name)] if name is not None else [load_method(known) for known in list_methods()]
 
     described: dict[str, dict[str, Any]] = {
         m.NAME: {"summary": m.SUMMARY, "settings": _settings(m.Settings), "presets": m.PRESETS} for m in chosen
     }
-    common = [row for row in _settings(RunConfig) if row["name"] not in ("store", "method")]
+    common = [
+        {**row, "component": component}
+        for component, cls in {"": Experiment, **COMPONENTS}.items()
+        for row in _settings(cls)
+        if row["name"] not in FROM_FLAGS
+    ]
     if as_json:
         say(json.dumps({"methods": described, "run": common}))
         return
     tables = [(f"{name}: {entry['summary']}", entry["settings"], entry["presets"]) for name, entry in described.items()]
     for title, rows, presets in [*tables, ("every method", common, {})]:
-        shown = [(row["name"], str(row["default"]), row["help"]) for row in rows]
+        shown = [
+            (f"{row.get('component', '')}.{row['name']}".lstrip("."), str(row["default"]), row["help"]) for row in rows
+        ]
         print_table(shown, ("setting", "default", "meaning"), title)
         for family, values in presets.items():
             say(f"  preset {family}: {_assignments(values)}")

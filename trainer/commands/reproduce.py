@@ -11,9 +11,9 @@ import typer
 from trainer.commands.options import Debug, Threads
 
 Name = Annotated[
-    str | None, typer.Argument(metavar="RECIPE", help="A recipe by name, or a .toml file; none: list them.",
-                               show_default=False)
-]  # fmt: skip
+    str | None,
+    typer.Argument(metavar="RECIPE", help="A recipe by name, or a .toml file; none: list them.", show_default=False),
+]
 Stores = Annotated[str, typer.Option(help="Folder of the stores, or s3://bucket/….")]
 Store = Annotated[
     list[str] | None, typer.Option(help="Train on this split store instead of the recipe's; may be repeated.")
@@ -59,8 +59,9 @@ def reproduce(
         for one in recipe.known():
             say(f"{one:20} {recipe.load(one).title}")
         return
-    scale = Scale(steps, model, _seeds(seeds), tuple(store or ()), tuple(row or ()), tuple(column or ()),
-                  tuple(assignments or ()))  # fmt: skip
+    scale = Scale(
+        steps, model, _seeds(seeds), tuple(store or ()), tuple(row or ()), tuple(column or ()), tuple(assignments or ())
+    )
     table = run.prepare(recipe.load(name), scale, stores, runs)
     if dry_run:
         run.tell(table)
@@ -71,7 +72,7 @@ def reproduce(
 
 
 def _seeds(text: str | None) -> tuple[int, ...] | None:
-    """ "1,2,3" as numbers."""
+    """Numbers of a list like "1,2,3"."""
     from stores.errors import UsageError
 
     if text is None:

@@ -16,6 +16,7 @@ from stores.errors import StoreError, UsageError
 from stores.format import manifest
 from stores.system import aside, durable
 from stores.system.text import code, markdown
+from trainer.config import without
 from trainer.inference import onnx_graph
 from trainer.runs import weights
 from trainer.runs.run_dir import Run
@@ -95,13 +96,13 @@ def card(trained: Trained, run: Run, result: Mapping[str, Any], apart: float | N
 _SAFETENSORS = """With realmix, from files: `realmix-train predict FOLDER images/ --format csv`. From Python:
 
 ```python
-import torch
-from trainer import weights
+import numpy as np
+import realmix
 
-network = weights.load("model.safetensors")
-images = torch.zeros(1, *network.image_size, 3, dtype=torch.uint8)  # RGB, 0–255
-logits = network.model(images.permute(0, 3, 1, 2) * (2 / 255) - 1)
-print(network.class_names[logits.argmax(1).item()])
+model = realmix.load_model("model.safetensors")
+images = np.zeros((1, *model.image_size, 3), np.uint8)  # RGB, 0–255; Pillow images and files, of any size, do as well
+said = model.predict(images)
+print(said.classes[0])  # also said.probabilities, said.ood_scores
 ```"""
 
 _ONNX = """With any ONNX runtime, which scales the pixels itself:
@@ -125,8 +126,12 @@ def _numbers(result: Mapping[str, Any]) -> str:
         (f"test error, median of the last {result['median_of']} evaluations", f"{result['error_median20']:.2f} %"),
     ]
     if result["error_best_by_valid"] is not None:
-        rows.append((f"test error at the best validation error (step {result['best_step']:,})",
-                     f"{result['error_best_by_valid']:.2f} %"))  # fmt: skip
+        rows.append(
+            (
+                f"test error at the best validation error (step {result['best_step']:,})",
+                f"{result['error_best_by_valid']:.2f} %",
+            )
+        )
     if calibration:
         rows.append(("expected calibration error (15 bins)", f"{100 * calibration['ece']:.2f} %"))
     if detection and detection["auroc"] is not None:
@@ -144,8 +149,7 @@ def _per_class(result: Mapping[str, Any]) -> str:
 
 def _made(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """Data, settings and versions."""
-    store, settings = config["store"], {**config["run"], **config["settings"]}
-    settings.pop("store")
+    store, settings = config["store"], {**without(config["run"], "place"), **config["settings"]}
     lines = [
         f"- data: split store {code(store['name'])}, fingerprint {code(store['fingerprint'])}, "
         f"protocol {markdown(store['protocol'])}, split seed {store['split_seed']}, of the dataset store "

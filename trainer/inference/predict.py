@@ -1,4 +1,4 @@
-"""What a trained network says of image files: class, probabilities, and how foreign each image looks.
+"""What a trained network says of images: class, probabilities, and how foreign each image looks.
 
 Files are read as stage 1 reads them: any size, format and mode, cropped to the aspect of the training images and
 resized to their size. The out-of-distribution score is 1 − the largest probability: 0 = sure, 1 − 1/K = no idea.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ from trainer.evaluation.assess import probabilities
 from trainer.evaluation.scores import ood_score
 from trainer.runs.weights import Trained
 
+if TYPE_CHECKING:
+    from stores.images.picture import PillowImage
+
+Picture = Union[str, Path, np.ndarray, "PillowImage"]
 BATCH = 256
 BATCH_BYTES = 256 << 20  # of pixels
 
@@ -39,7 +43,7 @@ class Prediction:
     """One image's.
 
     Attributes:
-        path: the file, as it was named or found.
+        path: the file, as it was named or found; "" of an image that is no file.
         class_name: of the largest probability, which is `confidence`.
         ood_score: 1 − confidence.
         probabilities: float64 [K], in the order of the network's classes.
@@ -58,7 +62,7 @@ def image_files(paths: Sequence[Path]) -> tuple[list[str], str]:
     Raises:
         UsageError: a path that does not exist, a folder without images, no file; Pillow is not installed.
     """
-    _picture()  # before anything is looked through
+    require_pictures()  # before anything is looked through
     files: list[str] = []
     passed: Counter[str] = Counter()
     for path in paths:
@@ -77,29 +81,57 @@ def image_files(paths: Sequence[Path]) -> tuple[list[str], str]:
     return files, walk.told(passed)
 
 
-def predict(trained: Trained, files: Iterable[str], device: str, max_pixels: int | None = None) -> Iterator[Prediction]:
-    """Predictions in the files' order; a few batches are in memory at a time.
+def predict(
+    trained: Trained, images: Iterable[Picture], device: str, max_pixels: int | None = None
+) -> Iterator[Prediction]:
+    """Predictions in the images' order; a few batches are in memory at a time.
 
     Args:
+        trained: the network.
+        images: files, Pillow images, or arrays uint8 [H, W, 3].
         device: "cpu" or "cuda".
         max_pixels: of the largest picture that is decoded; it holds for the whole process.
 
     Raises:
         IntegrityError: a file that is no whole image; names it.
+        UsageError: an array of another kind; Pillow is needed and not installed.
     """
-    load, todo = _picture().load, iter(files)
+    todo = iter(images)
     if max_pixels is not None:
-        _picture().allow(max_pixels)
+        require_pictures()
+        from stores.images import picture
+
+        picture.allow(max_pixels)
     model = trained.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with thread_pool() as pool:
         size = max(1, min(BATCH, BATCH_BYTES // (3 * trained.image_size[0] * trained.image_size[1])))
         while batch := list(islice(todo, size)):
-            images = np.stack(list(pool.map(lambda file: load(file, trained.image_size, trained.range), batch)))
+            pixels = np.stack(list(pool.map(lambda image: pixels_of(image, trained), batch)))
             with torch.no_grad():
-                probs = probabilities(model(scale(torch.from_numpy(images).to(device))))
-            for file, row, score in zip(batch, probs, ood_score(probs).tolist(), strict=True):
-                best = int(row.argmax())
-                yield Prediction(file, trained.class_names[best], float(row[best]), score, row)
+                probs = probabilities(model(scale(torch.from_numpy(pixels).to(device))))
+            for image, row, score in zip(batch, probs, ood_score(probs).tolist(), strict=True):
+                best, path = int(row.argmax()), str(image) if isinstance(image, str | Path) else ""
+                yield Prediction(path, trained.class_names[best], float(row[best]), score, row)
+
+
+def pixels_of(image: Picture, trained: Trained) -> np.ndarray:
+    """uint8 [H, W, 3] of the network's size: what stage 1 would have made of the image.
+
+    Raises:
+        IntegrityError, UsageError: as `predict`.
+    """
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            what = f"an array of {image.dtype} {list(image.shape)} is no image"
+            raise UsageError(what, hint="an image is uint8 [H, W, 3], RGB, 0 to 255")
+        if image.shape[:2] == trained.image_size:
+            return image
+    require_pictures()
+    from stores.images import picture
+
+    if isinstance(image, str | Path):
+        return picture.load(str(image), trained.image_size, trained.range)
+    return picture.fitted(image, trained.image_size, trained.range)
 
 
 def as_csv(predictions: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
@@ -150,11 +182,13 @@ def _row(cells: list[str]) -> str:
     return line.getvalue()
 
 
-def _picture() -> ModuleType:
+def require_pictures() -> None:
+    """Raises UsageError if a package that reads pictures is not installed."""
     try:
-        return importlib.import_module("stores.images.picture")
+        importlib.import_module("stores.images.picture")
     except ModuleNotFoundError as missing:
         raise UsageError(
-            f"reading pictures needs the Python package '{missing.name}'", "it is not installed",
+            f"reading pictures needs the Python package '{missing.name}'",
+            "it is not installed",
             "pip install 'realmix[predict]'",
-        ) from None  # fmt: skip
+        ) from None

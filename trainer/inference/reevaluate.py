@@ -27,9 +27,10 @@ def _here(path: Path, store: str) -> str:
     """The run's own store, if nobody has to be contacted for it."""
     if isinstance(locate(store), BucketPath):
         raise UsageError(
-            f"the store of '{path}' is in object storage", "nothing is contacted because a run's record names it",
+            f"the store of '{path}' is in object storage",
+            "nothing is contacted because a run's record names it",
             f"`realmix-train eval {path} --store {store}`",
-        )  # fmt: skip
+        )
     return store
 
 
@@ -71,5 +72,11 @@ def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any
     result = run.result()
     step = result["steps"] if result is not None else checkpoint.read(path, torch.device("cpu"))["step"]
     same = store.fingerprint == run.config["store"]["fingerprint"]
-    return {"run": str(path), "step": step, "store": str(store.path), "store_fingerprint": store.fingerprint,
-            "same_store": same, **found}  # fmt: skip
+    return {
+        "run": str(path),
+        "step": step,
+        "store": str(store.path),
+        "store_fingerprint": store.fingerprint,
+        "same_store": same,
+        **found,
+    }

@@ -1,4 +1,4 @@
-"""The training loop: batch, step; lines, evaluations and checkpoints when they are due.
+"""The training loop: a batch, a step; lines, evaluations and checkpoints when they are due.
 
 It waits for the device only where a line, an evaluation, a checkpoint or an estimate is due. Of several processes, the
 first one evaluates and writes; all stop at the same step.
@@ -7,159 +7,81 @@ first one evaluates and writes; all stop at the same step.
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
 
 from stores.errors import Interrupted, RealMixError
 from stores.system import interrupts
 from trainer import distributed
-from trainer.augment.views import Raw, make_batch
-from trainer.config import RunConfig
-from trainer.contract import Method
-from trainer.data.loader import Feed
 from trainer.data.prefetch import Prefetch
-from trainer.evaluation.evaluator import Evaluator
-from trainer.evaluation.mismatch_share import LARGEST, Sample
-from trainer.functional import schedules
+from trainer.evaluation.mismatch_share import LARGEST
+from trainer.loop.parts import Parts
+from trainer.loop.recorder import Recorder
 from trainer.loop.train_step import build_step
-from trainer.runs import checkpoint
-from trainer.runs.checkpoint import State
-from trainer.runs.console import Console
-from trainer.runs.run_dir import Run
-from trainer.runs.trackers import Curves
+from trainer.runs.run_dir import how_to_continue
 
 AGREE_EVERY = 10  # steps between two questions whether any process was told to stop
 ESTIMATES = 20  # of γ in a run, as far as the next line allows
 ESTIMATE_EVERY = (100, 500)  # steps between two of them, at least and at most
 
 
-def train(
-    state: State, method: Method, settings: Any, run: RunConfig, feed: Feed, evaluator: Evaluator, folder: Run,
-    identity: dict[str, Any], console: Console, curves: Curves | None, sample: Sample | None = None,
-) -> None:  # fmt: skip
-    """Train from `state.step` to the end of the run, with a line, an evaluation and a checkpoint at the last step.
-
-    Args:
-        sample: the images that γ is estimated from, in the first process, where the method asks for it.
+def train(parts: Parts, recorder: Recorder) -> None:
+    """Train from `parts.state.step` to the end of the run; the last step is logged, evaluated and saved.
 
     Raises:
         RealMixError: the loss became non-finite, and the last good checkpoint is left as it was; or a step's images
             could not be read, and a checkpoint of the step before was written.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was written.
     """
-    assert run.eval_every is not None, "a resolved configuration"
-    assert run.checkpoint_every is not None
-    step = build_step(state, method, settings, run, feed.schedule_names)
-    clock = _Clock(state.seconds)
-    first, shown = distributed.rank() == 0, (state.step, run.steps - 1)
-
-    estimates = method.views(settings).mismatch
-
-    def due(every: int) -> bool:
-        return state.step % every == 0 or state.step == run.steps
-
-    def note(record: dict[str, Any]) -> None:
-        if not first:
-            return
-        folder.write_line(record)
-        if curves is not None:
-            curves.add(record)
-
-    def log(waited: float) -> None:
-        steps = state.telemetry.pending
-        lr = schedules.learning_rate(run.lr_schedule, run.lr, state.step - 1, run.steps)
-        record = {"kind": "train", "step": state.step, "lr": lr, **state.telemetry.flush()}
-        seconds, wait = clock.lap(waited)
-        record |= {
-            "images_per_s": steps * feed.images_per_step / seconds,
-            "data_wait": wait / seconds,
-            "seconds": clock.total,
-        }
-        note(record)
-        console.logged(record)
-
-    def evaluate() -> None:
-        with clock.aside():
-            errors, state.confusion = evaluator.run(state.ema, raw=run.eval_raw or state.step == run.steps)
-        state.history.append({"step": state.step, **errors})
-        record = {"kind": "eval", **state.history[-1], "seconds": clock.total}
-        note(record)
-        if curves is not None:
-            curves.confusion(state.confusion, state.step)
-        console.evaluated(record)
-
-    def estimate() -> None:
-        with clock.aside():
-            if sample is not None:
-                state.ema.apply_to(evaluator.model)
-                state.method["gamma"].fill_(min(sample.share(evaluator), LARGEST))
-            distributed.from_first(state.method["gamma"])
-
-    def show(raw: Raw) -> None:
-        with clock.aside():
-            batch = make_batch(raw, method.views(settings), feed.schedule_names, state.method)
-            if curves is not None:
-                curves.batch(batch, state.step + 1)
-
-    def save() -> None:
-        with clock.aside():
-            state.seconds = clock.total
-            folder.sync()
-            checkpoint.save(folder.path, state, identity)
-
-    def save_last() -> None:
-        """The last whole step, without what is due after it."""
-        refuse_non_finite(state, run, folder)
-        if first:
-            save()
-
-    again = f"continue with `realmix-train --resume {folder.path}`"
-    alone = distributed.world() == 1
+    spec, state, loader = parts.spec, parts.state, parts.loader
+    step = build_step(state, spec.method, spec.settings, spec.run, loader.schedule_names)
+    alone, shown = distributed.world() == 1, (state.step, spec.run.steps - 1)
     with (
-        feed,
-        Prefetch(feed.prepare, range(state.step, run.steps)) as ahead,
+        loader,
+        Prefetch(loader.prepare, range(state.step, spec.run.steps)) as ahead,
         # several processes stop at the same step, which needs its images
         interrupts.held(ahead.stop if alone else lambda: None) as stopped,
     ):
-        while state.step < run.steps:
+        while state.step < spec.run.steps:
             try:
-                raw = feed.batch(ahead.take())
+                raw = loader.batch(ahead.take())
             except Exception as error:  # whatever keeps a step's images away, the steps before it are good
-                if not stopped():
-                    if first:
-                        _save_before(error, save_last, f"step {state.step:,} is saved: {again}")
-                    raise
-                save_last()
-                raise Interrupted(f"interrupted at step {state.step}", hint=again) from error
-            if curves is not None and state.step in shown:
-                show(raw)
+                if stopped():
+                    _save_last(recorder)
+                    raise _interrupted(parts, recorder) from error
+                _save_before(error, parts, recorder)
+                raise
+            if state.step in shown:
+                recorder.show(raw)
             state.telemetry.add(step(raw), raw.ood)
             state.step += 1
-            console.tick(state.step, ahead.waited)
+            recorder.tick(ahead.waited)
             # several processes ask one another only now and then: each question is a message to all
-            stop = stopped() if alone else due(AGREE_EVERY) and distributed.agree(stopped())
-            estimated = estimates and due(estimate_every(run.steps))
-            if estimated or due(run.log_every) or due(run.eval_every) or due(run.checkpoint_every) or stop:
-                refuse_non_finite(state, run, folder)
-            if estimated:
-                estimate()
-            if due(run.log_every):
-                log(ahead.waited)
-            if first and due(run.eval_every):
-                evaluate()
-            if first and (due(run.checkpoint_every) or stop):
-                save()
+            stop = stopped() if alone else _is_due(parts, AGREE_EVERY) and distributed.agree(stopped())
+            _do_what_is_due(parts, recorder, ahead.waited, stop)
             if stop:
-                raise Interrupted(f"interrupted at step {state.step}", hint=again)
+                raise _interrupted(parts, recorder)
 
 
-def _save_before(error: Exception, save: Callable[[], None], hint: str) -> None:
-    """Save before an error ends the run, and let it say so; where that fails too, the error is as it was."""
-    with contextlib.suppress(OSError, RealMixError):
-        save()
-        if isinstance(error, RealMixError):
-            error.hint = "\n  ".join(filter(None, (error.hint, hint)))
+def _do_what_is_due(parts: Parts, recorder: Recorder, waited: float, stop: bool) -> None:
+    """After a step: the estimate, the line, the evaluation and the checkpoint, in this order."""
+    spec, run = parts.spec, parts.spec.run
+    estimate = spec.method.views(spec.settings).mismatch and _is_due(parts, estimate_every(run.steps))
+    log, evaluate = _is_due(parts, run.log_every), _is_due(parts, run.eval_every)
+    save = stop or _is_due(parts, run.checkpoint_every)
+    if estimate or log or evaluate or save:
+        recorder.refuse_non_finite()
+    if estimate:
+        with recorder.aside():
+            _estimate(parts)
+    if log:
+        recorder.log(waited)
+    if evaluate:
+        recorder.evaluate()
+    if save:
+        recorder.save()
+
+
+def _is_due(parts: Parts, every: int) -> bool:
+    return parts.state.step % every == 0 or parts.state.step == parts.spec.run.steps
 
 
 def estimate_every(steps: int) -> int:
@@ -168,41 +90,31 @@ def estimate_every(steps: int) -> int:
     return max(least, min(most, steps // ESTIMATES))
 
 
-def refuse_non_finite(state: State, run: RunConfig, folder: Run) -> None:
-    """Raises RealMixError, naming the step, if a loss since the last line was not finite."""
-    good = state.telemetry.first_bad()
-    if good is not None:
-        step = state.step - state.telemetry.pending + good + 1
-        raise RealMixError(
-            f"the loss of {run.method} became non-finite at step {step}",
-            f"the last good checkpoint is '{folder.path / checkpoint.FILE}'",
-            "try a smaller --set lr, a longer ramp, or --set precision=fp32",
-        )
+def _estimate(parts: Parts) -> None:
+    """The share of foreign images into the method's state, the same in all processes."""
+    gamma = parts.state.method["gamma"]
+    if parts.sample is not None:
+        parts.state.ema.apply_to(parts.evaluator.model)
+        gamma.fill_(min(parts.sample.share(parts.evaluator), LARGEST))
+    distributed.from_first(gamma)
 
 
-class _Clock:
-    """Seconds of the run, and of training since the last line: without evaluations and checkpoints."""
+def _interrupted(parts: Parts, recorder: Recorder) -> Interrupted:
+    return Interrupted(f"interrupted at step {parts.state.step}", hint=how_to_continue(recorder.path))
 
-    def __init__(self, before: float) -> None:
-        self._before, self._waited, self._started = before, 0.0, time.perf_counter()
-        self._lap = self._started
 
-    @property
-    def total(self) -> float:
-        return self._before + time.perf_counter() - self._started
+def _save_last(recorder: Recorder) -> None:
+    """The last whole step, without what is due after it."""
+    recorder.refuse_non_finite()
+    recorder.save()
 
-    def lap(self, waited: float) -> tuple[float, float]:
-        """Seconds of training since the last lap, and how many of them were spent waiting for data."""
-        now = time.perf_counter()
-        seconds, wait = now - self._lap, waited - self._waited
-        self._lap, self._waited = now, waited
-        return seconds, wait
 
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """What happens within belongs to no lap."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._lap += time.perf_counter() - started
+def _save_before(error: Exception, parts: Parts, recorder: Recorder) -> None:
+    """Save before an error ends the run, and let it say so; where that fails too, the error is as it was."""
+    if distributed.rank() != 0:
+        return
+    with contextlib.suppress(OSError, RealMixError):
+        _save_last(recorder)
+        if isinstance(error, RealMixError):
+            saved = f"step {parts.state.step:,} is saved: {how_to_continue(recorder.path)}"
+            error.hint = "\n  ".join(filter(None, (error.hint, saved)))

@@ -29,6 +29,18 @@ METHODS: dict[str, str] = {
 }
 
 
+def list_methods() -> list[str]:
+    """Names of all methods."""
+    return list(METHODS)
+
+
+def register_method(source: object) -> Method:
+    """Make a method of another package known for the rest of this process: its module."""
+    method = cast("Method", source)
+    METHODS[method.NAME] = method.__name__  # type: ignore[attr-defined]
+    return method
+
+
 def load_method(name: str) -> Method:
     """The method's module.
 

@@ -44,7 +44,8 @@ class Settings:
         default=None,
         metadata={
             "help": "share of unlabelled rows that the out-of-distribution mask drops; unset: what the store suggests; "
-            "auto: estimated from the features"
+            "auto: estimated from the features",
+            "from_store": "gamma",
         },
     )
     ood_confidence: Literal["mixed", "target"] = field(

@@ -9,28 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer import config
 from trainer.runs import metrics
 from trainer.runs.run_dir import open_run
 
 # what may differ between two seeds of one experiment
-INCIDENTAL = (
-    "seed",
-    "store",
-    "device",
-    "threads",
-    "feed",
-    "window",
-    "scratch",
-    "tensorboard",
-    "wandb",
-    "engine",
-    "precision",
-    "cuda_graph",
-    "log_every",
-    "eval_every",
-    "eval_raw",
-    "checkpoint_every",
-)
+INCIDENTAL = {"seed", *config.marked("incidental")}
 
 
 @dataclass
@@ -130,7 +114,7 @@ def differing(groups: Sequence[Group]) -> list[str]:
     names = [
         name
         for name in dict.fromkeys(name for one in groups for name in one.first.settings)
-        if name not in (*INCIDENTAL, "method")
+        if name not in {*INCIDENTAL, "method"}
     ]
     values = {name: [one.first.settings[name] for one in groups if name in one.first.settings] for name in names}
     return [name for name, found in values.items() if any(value != found[0] for value in found)]

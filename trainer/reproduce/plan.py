@@ -24,25 +24,7 @@ from trainer.reproduce.recipe import Recipe, Row
 from trainer.runs.run_dir import open_run
 
 # what may differ between two runs of one cell: where and how they run, not what they compute
-WHERE = (
-    "store",
-    "init",
-    "device",
-    "precision",
-    "engine",
-    "cuda_graph",
-    "feed",
-    "pool",
-    "window",
-    "scratch",
-    "threads",
-    "eval_every",
-    "eval_raw",
-    "checkpoint_every",
-    "log_every",
-    "tensorboard",
-    "wandb",
-)
+ELSEWHERE = config.marked("place", "incidental")
 
 
 @dataclass(frozen=True)
@@ -202,8 +184,8 @@ class _Maker:
     def __init__(self, recipe: Recipe, scale: Scale, stores: Mapping[str, SplitStore], runs: Path) -> None:
         self._recipe, self._scale, self._stores = recipe, scale, stores
         everywhere = [f"{key}={_text(value)}" for key, value in recipe.settings.items()]
-        self._settings = [*everywhere, *scale.settings]
-        named = [one for one in self._settings if one.partition("=")[0] not in WHERE]
+        self._settings = [*everywhere, *map(config.without_component, scale.settings)]
+        named = [one for one in self._settings if one.partition("=")[0] not in ELSEWHERE]
         self._folder = runs / _file_name(f"{recipe.model}_{recipe.steps}", named)
 
     def __call__(self, row: Row, column: str, seed: int, init: Path | None) -> Planned:
@@ -231,7 +213,7 @@ def _require_known(recipe: Recipe, assignments: Sequence[str]) -> None:
     for row in recipe.rows:
         fields |= set(config.types_of(load_method(row.method).Settings))
     for one in assignments:
-        name, equals, _ = one.partition("=")
+        name, equals, _ = config.without_component(one).partition("=")
         if not equals:
             raise UsageError(f"'--set {one}' is no key=value")
         if name not in fields:
@@ -247,7 +229,9 @@ def _require_same(path: Path, store: SplitStore, run: RunConfig, settings: Any) 
             "their fingerprints differ",
             "choose another --runs",
         )
-    planned = {key: value for key, value in dataclasses.asdict(run).items() if key not in WHERE and value is not None}
+    planned = {
+        key: value for key, value in dataclasses.asdict(run).items() if key not in ELSEWHERE and value is not None
+    }
     planned |= {key: value for key, value in dataclasses.asdict(settings).items() if value is not None}
     recorded = {**record["run"], **record["settings"]}
     for key, value in planned.items():

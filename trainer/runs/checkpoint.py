@@ -32,7 +32,6 @@ from trainer.runs.telemetry import Telemetry
 
 FORMAT = 2
 FILE = "checkpoint.pt"
-PASSING = ("store", "cuda_graph")  # settings that are no part of a run's identity
 CPU = torch.device("cpu")
 AGAIN = "start a new run under another --name"
 _COMMENT = re.compile(rb"sha256:([0-9a-f]{64})\Z")

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stores.system.text import say, visible
+from trainer.config import changed
+
+if TYPE_CHECKING:
+    from trainer.data.loader import Feed
+    from trainer.runs.record import Spec
 
 REDRAW_S = 0.2
 PLAIN_S = 10.0
@@ -87,9 +92,9 @@ class Console:
         self.say(f"step {record['step']:,}: error {record['test_error']:.2f} %{valid}  {self._losses}")
 
 
-def header(store: Any, run: Any, changed: Mapping[str, Any], feed: Any, deviations: Sequence[str]) -> list[str]:
+def header(spec: Spec, feed: Feed) -> list[str]:
     """What a run is, in a few lines: store, data, method and what differs from its defaults or the papers."""
-    views = feed.views
+    store, run, views = spec.store, spec.run, feed.views
     pool = f"{feed.num_unlabeled:,} unlabelled" + (f" × {feed.copies} copies" if feed.copies else "")
     if not views.unlabeled:
         pool = "no unlabelled images"
@@ -97,7 +102,7 @@ def header(store: Any, run: Any, changed: Mapping[str, Any], feed: Any, deviatio
         pool += " (labelled ones among them)"
     else:
         pool += " (without the labelled ones)"
-    settings = ", ".join(f"{name}={value}" for name, value in changed.items()) or "defaults"
+    settings = ", ".join(f"{name}={value}" for name, value in changed(spec.settings).items()) or "defaults"
     lines = [
         f"store   {store.path}  {store.fingerprint[:12]}  protocol {store.protocol}, {store.num_classes} classes",
         f"data    {len(store.labeled):,} labelled, {pool}, {len(store.test):,} test, {len(store.valid):,} validation; "
@@ -106,11 +111,12 @@ def header(store: Any, run: Any, changed: Mapping[str, Any], feed: Any, deviatio
         f"run     {run.model}, {run.steps:,} steps of {run.batch}, seed {run.seed}, {run.device} {run.precision}"
         + (f", {run.threads} threads" if run.device == "cpu" else ""),
     ]
-    return lines + [f"differs {text}" for text in deviations]
+    init = [] if run.init is None else [f"init    {run.init}"]
+    return lines + [f"differs {text}" for text in spec.deviations] + init
 
 
 def last_line(path: Path, result: Mapping[str, Any]) -> str:
-    """`runs/NAME: error 12.34 % (median of last 20: 12.50 %, steps 2500)`"""
+    """What a run came to: `runs/NAME: error 12.34 % (median of last 20: 12.50 %, steps 2500)`."""
     return (
         f"{path}: error {result['error_last']:.2f} % "
         f"(median of last {result['median_of']}: {result['error_median20']:.2f} %, steps {result['steps']})"

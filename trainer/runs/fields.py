@@ -31,11 +31,12 @@ _MODEL = re.compile(r"wrn-[0-9]{1,3}-[0-9]{1,3}")
 
 
 def image_size(value: Any) -> bool:
-    """[H, W]"""
+    """[H, W], of no more pixels than a store holds."""
     return list_of(whole(1))(value) and len(value) == 2 and value[0] * value[1] * 3 <= LARGEST_IMAGE
 
 
 def class_names(value: Any) -> bool:
+    """A list of one name at least."""
     return list_of(text, 1)(value)
 
 
@@ -146,31 +147,54 @@ _RESULT: dict[str, Check] = {
     "class_names": class_names,
     "per_class_error": _named(or_none(_percent)),
     "confusion": list_of(list_of(whole(0))),
-    "ood": or_none(_object({
-        **dict.fromkeys(("masked_ood", "masked", "ood", "rows"), number(0, MOST)),
-        "precision": or_none(_share), "recall": or_none(_share),
-    })),
-    "calibration": or_none(_object({
-        "ece": _share, "confidence": _share, "nll": _number,
-        "bins": list_of(_object({"count": whole(0), **dict.fromkeys(("confidence", "accuracy"), or_none(_share))}), 1),
-    })),
-    "detection": or_none(_object({
-        "auroc": or_none(_share), "known": whole(0), "foreign": whole(0),
-        "known_bins": list_of(whole(0), 1), "foreign_bins": list_of(whole(0), 1),
-    })),
+    "ood": or_none(
+        _object(
+            {
+                **dict.fromkeys(("masked_ood", "masked", "ood", "rows"), number(0, MOST)),
+                "precision": or_none(_share),
+                "recall": or_none(_share),
+            }
+        )
+    ),
+    "calibration": or_none(
+        _object(
+            {
+                "ece": _share,
+                "confidence": _share,
+                "nll": _number,
+                "bins": list_of(
+                    _object({"count": whole(0), **dict.fromkeys(("confidence", "accuracy"), or_none(_share))}), 1
+                ),
+            }
+        )
+    ),
+    "detection": or_none(
+        _object(
+            {
+                "auroc": or_none(_share),
+                "known": whole(0),
+                "foreign": whole(0),
+                "known_bins": list_of(whole(0), 1),
+                "foreign_bins": list_of(whole(0), 1),
+            }
+        )
+    ),
     "history": history,
     "files": or_none(_named(_object({"bytes": whole(0), "sha256": digest}))),
-}  # fmt: skip
+}
 _LATER = {"raw_error_last", "calibration", "detection", "files"}  # runs of early versions lack them
 _FIT: dict[str, Check] = {
     "best_step": lambda c: (c["best_step"] is None) == (c["error_best_by_valid"] is None),
     "per_class_error": lambda c: c["per_class_error"].keys() == set(c["class_names"]),
     "confusion": lambda c: {len(c["class_names"])} == {len(c["confusion"]), *map(len, c["confusion"])},
-    "ood": lambda c: not c["ood"] or (
-        c["ood"]["masked_ood"] <= min(c["ood"]["masked"], c["ood"]["ood"])
-        and max(c["ood"]["masked"], c["ood"]["ood"]) <= c["ood"]["rows"]
+    "ood": lambda c: (
+        not c["ood"]
+        or (
+            c["ood"]["masked_ood"] <= min(c["ood"]["masked"], c["ood"]["ood"])
+            and max(c["ood"]["masked"], c["ood"]["ood"]) <= c["ood"]["rows"]
+        )
     ),
-}  # fmt: skip
+}
 
 
 def contradiction(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:

@@ -140,6 +140,11 @@ class Run:
             self._lock = None
 
 
+def how_to_continue(path: Path) -> str:
+    """The hint that goes with whatever ended a run before its time."""
+    return f"continue with `realmix-train --resume {path}`"
+
+
 def refuse_existing(path: Path) -> None:
     """Raises UsageError if there is something at `path`."""
     if not os.path.lexists(path):

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from stores.errors import RealMixError, UsageError
 from stores.format import manifest
-from trainer.config import RunConfig
+from trainer.config.run import Log
 from trainer.contract import Batch
 from trainer.runs import png
+from trainer.runs.run_dir import Run
 
 NOT_CURVES = ("kind", "step")
 COLUMNS = 16  # samples of a batch that are shown
@@ -48,15 +49,15 @@ class Curves:
     Args:
         folder: the run's directory.
         start: updates done before; a resumed run hides what a killed one wrote after them.
-        record: content of config.json.
+        log: which boards there are.
     """
 
-    def __init__(self, folder: Path, start: int, run: RunConfig, record: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Run, start: int, log: Log) -> None:
         self._boards: list[Board] = []
-        if run.tensorboard:
-            self._boards.append(TensorBoard(folder / "tensorboard", start))
-        if run.wandb:
-            self._boards.append(WeightsAndBiases(folder, record))
+        if log.tensorboard:
+            self._boards.append(TensorBoard(folder.path / "tensorboard", start))
+        if log.wandb:
+            self._boards.append(WeightsAndBiases(folder.path, folder.config))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Every number of a line of metrics.jsonl, under its kind."""
@@ -124,14 +125,19 @@ class WeightsAndBiases:
             manifest.write_atomically(name_file, uuid.uuid4().hex.encode())
         try:
             self._run = self._wandb.init(
-                project="realmix", name=folder.name, id=name_file.read_text(), resume="allow", dir=str(folder),
+                project="realmix",
+                name=folder.name,
+                id=name_file.read_text(),
+                resume="allow",
+                dir=str(folder),
                 config=dict(record),
-            )  # fmt: skip
+            )
         except self._wandb.Error as error:
             raise RealMixError(
-                "Weights & Biases cannot be used", str(error),
+                "Weights & Biases cannot be used",
+                str(error),
                 f"`wandb login` or WANDB_MODE=offline, then `realmix-train --resume {folder}`",
-            ) from None  # fmt: skip
+            ) from None
         # its own counter refuses to go back, as a run does that was killed after its checkpoint
         self._run.define_metric("*", step_metric="step")
 
@@ -145,9 +151,9 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def require(run: RunConfig) -> None:
+def require(log: Log) -> None:
     """Raises UsageError if the run asks for wandb and it is not installed."""
-    if run.wandb and importlib.util.find_spec("wandb") is None:
+    if log.wandb and importlib.util.find_spec("wandb") is None:
         raise UsageError("--wandb needs the package wandb", "it is not installed", "pip install 'realmix[wandb]'")
 
 
@@ -173,6 +179,6 @@ def heat_map(confusion: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3] from int [K, K]: a square a cell, its colour between pale (0) and blue (the whole row)."""
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     low, high = (np.array(color, np.float64) for color in RAMP)
-    cells = low + share[..., None] * (high - low)
+    cells: np.ndarray = (low + share[..., None] * (high - low)).round().astype(np.uint8)
     side = max(4, min(32, 640 // len(confusion)))
-    return cells.round().astype(np.uint8).repeat(side, 0).repeat(side, 1)
+    return cells.repeat(side, 0).repeat(side, 1)

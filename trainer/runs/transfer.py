@@ -93,8 +93,12 @@ def _weights_of(folder: Path) -> Path:
         return folder / weights.FILE
     if (folder / "config.json").is_file():
         raise StoreError(
-            f"the run '{folder}' has not finished", f"it has no '{weights.FILE}' yet",
+            f"the run '{folder}' has not finished",
+            f"it has no '{weights.FILE}' yet",
             f"`realmix-train --resume {folder}` finishes it",
-        )  # fmt: skip
-    raise StoreError(f"'{folder}' is no run", f"there is no '{weights.FILE}' in it",
-                     "--init takes a run's folder or its model.safetensors")  # fmt: skip
+        )
+    raise StoreError(
+        f"'{folder}' is no run",
+        f"there is no '{weights.FILE}' in it",
+        "--init takes a run's folder or its model.safetensors",
+    )

@@ -23,6 +23,7 @@ from stores.errors import IntegrityError, StoreError, UsageError
 from stores.format import manifest
 from trainer.networks.wide_resnet import HEADS, build_model
 from trainer.runs import checkpoint, fields
+from trainer.runs.record import identity
 from trainer.runs.run_dir import Run, damaged, open_run, read_bytes
 
 FILE = "model.safetensors"
@@ -51,9 +52,13 @@ class Trained:
 
 
 def export(
-    folder: Path, model: nn.Module, name: str, class_names: Sequence[str], image_size: tuple[int, int],
+    folder: Path,
+    model: nn.Module,
+    name: str,
+    class_names: Sequence[str],
+    image_size: tuple[int, int],
     range_: tuple[float, float] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Write `model` to `folder`/model.safetensors, atomically; the same weights give the same bytes.
 
     Args:
@@ -104,9 +109,10 @@ def read(path: Path) -> Content:
         tensors = safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that torch does not have
         raise IntegrityError(
-            f"'{path}' is damaged", f"it is no safetensors file, or not a whole one: {error}",
+            f"'{path}' is damaged",
+            f"it is no safetensors file, or not a whole one: {error}",
             "a finished run has one as model.safetensors",
-        ) from None  # fmt: skip
+        ) from None
     metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
     own = metadata.get("sha256")
     if own is not None:
@@ -179,9 +185,7 @@ def of_run(run: Run, averaged: bool = True) -> Trained:
             raise damaged(run.path / FILE, f"it holds a {found.name} of another run")
         return found
     path = run.path / checkpoint.FILE
-    lasting = {name: value for name, value in run.config["run"].items() if name not in checkpoint.PASSING}
-    identity = {"run": lasting, "settings": run.config["settings"], "store": store["fingerprint"]}
-    content = checkpoint.read_own(run.path, identity)
+    content = checkpoint.read_own(run.path, identity(run.config))
     if store.get("image_size") is None:
         raise StoreError(f"'{run.path}' was written by another version of realmix", "it does not say its images' size")
     tensors = content["model"] | (content["ema"] if averaged else {})
@@ -189,9 +193,13 @@ def of_run(run: Run, averaged: bool = True) -> Trained:
 
 
 def _trained(
-    tensors: dict[str, Tensor], name: str, class_names: list[str], size: list[int], path: Path,
+    tensors: dict[str, Tensor],
+    name: str,
+    class_names: list[str],
+    size: list[int],
+    path: Path,
     range_: list[float] | None,
-) -> Trained:  # fmt: skip
+) -> Trained:
     """Raises StoreError or IntegrityError before memory is taken for a network that the tensors do not fill."""
     tensors = _plain(tensors)
     try:

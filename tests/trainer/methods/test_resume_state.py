@@ -35,7 +35,7 @@ def estimate_often(replace: Callable[[Any, str, Any], None]) -> None:
 
 def start(split: Path, runs: Path, method: str) -> Path:
     flags = {"store": str(split), "method": method, "model": "wrn-10-1", "steps": STEPS, "threads": 1, "device": "cpu"}
-    return api.start([*SETTINGS, *LEARNING[method]], flags, runs, "run", quiet=True)[0]
+    return api.train([*SETTINGS, *LEARNING[method]], flags, runs, "run", quiet=True)[0]
 
 
 def start_and_die(split: Path, runs: Path, method: str) -> None:

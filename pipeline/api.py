@@ -1,0 +1,279 @@
+"""Stores from Python: what `realmix-data build` and `realmix-data split` do, with the same options.
+
+Nothing heavy is imported before a function is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stores.errors import UsageError, suggest
+from stores.format import names
+from stores.storage.location import Location, locate
+
+if TYPE_CHECKING:
+    from pipeline.splits.protocols import Request
+    from stores import DatasetStore, SplitStore
+
+CACHE = Path("~/.cache/realmix")
+Listed = str | int | Iterable[str | int] | None  # as on a command line, "250,4000"; one; or several
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build` made.
+
+    Attributes:
+        store: the dataset store.
+        splits: its split stores, each ready to be trained from.
+        left_out: why some of the usual splits were not made.
+        new: whether anything had to be written.
+    """
+
+    store: DatasetStore
+    splits: list[SplitStore]
+    left_out: list[str]
+    new: bool
+
+
+@contextlib.contextmanager
+def _with_extra() -> Iterator[None]:
+    """A package that is missing is a user's mistake."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        why = f"the Python package '{missing.name}' is not installed"
+        raise UsageError("stores cannot be built here", why, "pip install 'realmix[data]'") from None
+
+
+@_with_extra()
+def build(
+    source: str,
+    path: str | Path | None = None,
+    *,
+    copies: int = 50,
+    recipe: str = "cutout",
+    root: str | Path = "stores",
+    name: str | None = None,
+    seed: int = 1,
+    workers: int | None = None,
+    dask: str | None = None,
+    labels: Listed = None,
+    mismatch: Listed = None,
+    labeled_classes: Listed = None,
+    unlabeled_classes: Listed = None,
+    split_seed: int = 1,
+    valid: int = 0,
+    from_: str | Path | None = None,
+    extra: bool = False,
+    unlabeled: str | Path | None = None,
+    test: str | Path | None = None,
+    size: int | None = None,
+    range_: tuple[float, float] | None = None,
+    max_pixels: int | None = None,
+    flip: bool | None = None,
+    drop_conflicts: bool = False,
+    cache: str | Path = CACHE,
+    format_: str = "zarr",
+    force: bool = False,
+    check_space: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
+    notes: Callable[[Sequence[str]], None] | None = None,
+) -> Built:
+    """Make a dataset store with augmented copies of every training image, and its split stores.
+
+    An interrupted build continues; one that is there already is found. The images, labels and copies depend on the
+    source, the recipe and the seed alone.
+
+        >>> built = build("digits", copies=5, root=folder)
+        >>> [split.name for split in built.splits]
+        ['digits_20', 'digits_50', 'digits_100']
+
+    Args:
+        source: "digits", "cifar10", "cifar100", "svhn", "stl10", "folder", "arrays" or "imagenet32".
+        path: the folder or file of the last three.
+        copies: copies of every training image.
+        recipe: how a copy is made: "cutout", "erase", "simple", "color", "strong", or an albumentations file.
+        root: folder that holds the stores, or "s3://bucket/prefix".
+        name: of the store; None: made from the source.
+        seed: of the copies and of the images' order.
+        workers: parallel workers; None: one a processor.
+        dask: address of a Dask scheduler whose workers make the copies.
+        labels: numbers of labelled images, one split each, or "all"; None: the usual ones.
+        mismatch: per cent of the unlabelled classes that are foreign, one split each (CIFAR-10).
+        labeled_classes: names of the classes that are trained on; None: all.
+        unlabeled_classes: names of the classes of the unlabelled images; None: all.
+        split_seed: of the draw of the labelled images.
+        valid: images held out for validation.
+        from_: local archive of the dataset, instead of a download.
+        extra: svhn: add its extra images.
+        unlabeled: folder: another folder, of images without labels.
+        test: folder: the test images; None: a sixth is held out.
+        size: folder: side in pixels that images are resized to.
+        range_: folder: the numbers that are black and white in pictures of more than 8 bits.
+        max_pixels: folder: the largest picture that is decoded.
+        flip: whether mirroring keeps the class; None: as the source says.
+        drop_conflicts: folder: leave out pictures of two classes, or both trained and tested on.
+        cache: where downloads are kept.
+        format_: how copies are kept: "zarr" or "ffcv".
+        force: replace a store of another specification.
+        check_space: refuse to begin what will not fit on the disk.
+        progress: called as (what, done, of how many).
+        notes: called with what a person should know about the images.
+
+    Raises:
+        UsageError: an option that is wrong, or an extra that is not installed.
+        StoreError: the place holds something else, another build is at work there, or a download failed.
+        IntegrityError: a file of the source is damaged.
+        ResourceError: it would not fit on the disk.
+    """
+    require_copies(copies)
+    where = target(root, name, source, path, extra)
+    if known_format(format_) == "ffcv":
+        from stores.ffcv.beton import require_ffcv
+
+        require_ffcv()  # before a download
+    from pipeline.build.build import build as build_store
+    from pipeline.recipes import load_recipe
+    from pipeline.sources import load
+    from pipeline.splits.split_stores import write_all, write_standard
+
+    requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
+    data = load(
+        source,
+        _path(path),
+        from_=_path(from_),
+        cache=Path(cache),
+        extra=extra,
+        size=size,
+        unlabeled=_path(unlabeled),
+        test=_path(test),
+        range_=range_,
+        max_pixels=max_pixels,
+        flip=flip,
+        drop_conflicts=drop_conflicts,
+        progress=progress,
+    )
+    if notes is not None:
+        notes(data.notes)
+    height, width = data.train.images.shape[1:3]
+    store, new = build_store(
+        where,
+        data,
+        load_recipe(recipe, dict(data.weak), (height, width)),
+        copies=copies,
+        seed=seed,
+        workers=workers,
+        dask=dask,
+        force=force,
+        copies_format=format_,
+        check_space=check_space,
+        progress=progress,
+    )
+    paths, left_out = (write_all(store, requests), []) if requests else write_standard(store, split_seed, valid)
+    return Built(store, [_split(place) for place in paths], left_out, new)
+
+
+@_with_extra()
+def split(
+    store: str | Location | DatasetStore | SplitStore,
+    *,
+    labels: Listed = None,
+    mismatch: Listed = None,
+    labeled_classes: Listed = None,
+    unlabeled_classes: Listed = None,
+    split_seed: int = 1,
+    valid: int = 0,
+    name: str | None = None,
+) -> list[SplitStore]:
+    """Add split stores to a dataset store: which images are labelled, as index arrays, without pixels.
+
+        >>> built = build("digits", copies=5, root=folder)
+        >>> [one.name for one in split(built.store, labels=(30, 60), split_seed=3)]
+        ['digits_30_seed3', 'digits_60_seed3']
+
+    Args:
+        store: the dataset store, or a split store of it.
+        labels: numbers of labelled images, one split each, or "all".
+        mismatch: per cent of the unlabelled classes that are foreign, one split each (CIFAR-10).
+        labeled_classes: names of the classes that are trained on; None: all.
+        unlabeled_classes: names of the classes of the unlabelled images; None: all.
+        split_seed: of the draw of the labelled images; STL-10: its predefined fold.
+        valid: images held out for validation, taken from the unlabelled ones.
+        name: of the split store; None: made from what it is.
+
+    Raises:
+        UsageError: the store has too few images for it, or nothing is asked for.
+        StoreError: it is no store, or there is another one in the place of the split.
+    """
+    from pipeline.splits.split_stores import write_all
+    from stores import DatasetStore, SplitStore, open_store
+
+    requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
+    place = store.path if isinstance(store, DatasetStore | SplitStore) else store
+    if not requests:
+        raise UsageError(
+            "split needs --labels, --mismatch or --labeled-classes", hint=f"realmix-data split {place} --labels 40"
+        )
+    opened = store if isinstance(store, DatasetStore | SplitStore) else open_store(store)
+    dataset = opened.dataset if isinstance(opened, SplitStore) else opened
+    return [_split(path) for path in write_all(dataset, requests, name)]
+
+
+def target(root: str | Path, name: str | None, source: str, path: str | Path | None, extra: bool) -> Location:
+    """Where a store goes: under its name, or one made from the source."""
+    place = locate(root if isinstance(root, str) else Path(root))
+    if name is not None:
+        return place / names.require(name, "--name")
+    whole = Path(path).resolve() if path else Path(source)
+    return place / ((names.derive(whole.stem if whole.is_file() else whole.name) or source) + "_extra" * extra)
+
+
+def known_format(name: str) -> str:
+    """The name of a format of copies; raises UsageError if there is none of this name."""
+    if name not in ("zarr", "ffcv"):
+        raise UsageError(f"--format {name}: there is no such format", hint=suggest(name, ("zarr", "ffcv")))
+    return name
+
+
+def require_copies(copies: int) -> None:
+    """Raises UsageError for fewer than one."""
+    if copies < 1:
+        raise UsageError(
+            f"--copies {copies}: a store needs at least one copy of each image", hint="the paper uses --copies 50"
+        )
+
+
+def _requests(
+    labels: Listed, mismatch: Listed, labeled: Listed, unlabeled: Listed, seed: int, valid: int
+) -> list[Request]:
+    from pipeline.splits.split_stores import requests_for
+
+    return requests_for(_words(labels), _words(mismatch), _words(labeled), _words(unlabeled), seed, valid)
+
+
+def _words(listed: Listed) -> str | None:
+    """A list as a command line has it, names that hold a comma in quotes."""
+    if listed is None or isinstance(listed, str):
+        return listed
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow([listed] if isinstance(listed, int) else listed)
+    return line.getvalue()
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _split(path: Location) -> SplitStore:
+    from stores import SplitStore, open_store
+
+    opened = open_store(path)
+    assert isinstance(opened, SplitStore)
+    return opened
