@@ -99,9 +99,7 @@ def test_every_folder_is_seen_at_a_glance(package):
 
 # Tests that still look at what is inside; they go from here when they test what it does.
 LOOK_INSIDE = {
-    "tests/pipeline/test_preview.py",
     "tests/pipeline/test_sources_local.py",
-    "tests/stores/test_object_storage.py",
     "tests/stores/test_picture.py",
     "tests/trainer/test_crew.py",
     "tests/trainer/test_drawn.py",

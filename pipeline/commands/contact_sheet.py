@@ -39,8 +39,8 @@ def contact_sheet(store: DatasetStore, path: Path, rows: int = 8, copies: int = 
 
     if not path.parent.is_dir():
         raise UsageError(f"no folder '{path.parent}' to write the picture to", hint=f"mkdir -p {path.parent}")
-    shown, copies = _pick(store.train_labels, rows), min(copies, store.num_copies)
-    width, height, scale = _cell(store.image_size)
+    shown, copies = pick(store.train_labels, rows), min(copies, store.num_copies)
+    width, height, scale = cell_size(store.image_size)
     wide = MARGIN + LABEL + (width + GAP) * (copies + 1) + GAP + MARGIN
     top = MARGIN + 84
     sheet = Image.new("RGB", (max(wide, 640), top + (height + GAP) * len(shown) + MARGIN), PAPER)
@@ -63,7 +63,7 @@ def contact_sheet(store: DatasetStore, path: Path, rows: int = 8, copies: int = 
     for (label, cells, boxes), y in zip(
         _rows(store, shown, copies), range(top, sheet.height, height + GAP), strict=False
     ):
-        draw.text((MARGIN, y + height / 2), _fit(draw, label, text, LABEL - GAP), INK, text, anchor="lm")
+        draw.text((MARGIN, y + height / 2), fit(draw, label, text, LABEL - GAP), INK, text, anchor="lm")
         for i, cell in enumerate(cells):
             sampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
             sheet.paste(Image.fromarray(cell).resize((width, height), sampling), (left[i], y))
@@ -73,7 +73,7 @@ def contact_sheet(store: DatasetStore, path: Path, rows: int = 8, copies: int = 
         sheet.save(out, format="PNG")
 
 
-def _pick(labels: np.ndarray, count: int) -> np.ndarray:
+def pick(labels: np.ndarray, count: int) -> np.ndarray:
     """Rows, int64 [≤ count]: the first image of each class, then the second of each, and so on."""
     labels = labels[:10_000].astype(np.uint64)  # a store's order is random; no label (−1) comes last
     by_class = np.argsort(labels, kind="stable")
@@ -96,7 +96,7 @@ def _rows(store: DatasetStore, shown: np.ndarray, copies: int) -> list[tuple[str
     return list(zip(names, cells, boxes, strict=True))
 
 
-def _cell(size: tuple[int, int]) -> tuple[int, int, float]:
+def cell_size(size: tuple[int, int]) -> tuple[int, int, float]:
     """Width and height of a cell in pixels, and the scale, a whole number for small images."""
     longest = max(size)
     scale: float = max(1, round(CELL / longest))
@@ -111,7 +111,7 @@ def _outline(draw: ImageDraw.ImageDraw, box: np.ndarray, scale: float, x: int, y
         draw.rectangle((x + left, y + top, x + right - 1, y + bottom - 1), outline=OUTLINE)
 
 
-def _fit(draw: ImageDraw.ImageDraw, label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def fit(draw: ImageDraw.ImageDraw, label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The label, shortened until it fits."""
     label = visible(label)[:width]
     if draw.textlength(label, font) <= width:

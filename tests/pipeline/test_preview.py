@@ -55,7 +55,7 @@ def test_sheet_shows_the_images_the_copies_and_their_boxes(tmp_path: Path) -> No
     preview.contact_sheet(store, tmp_path / "sheet.png", rows=4, copies=3)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
     assert has_outline(sheet)
-    shown = preview._pick(store.train_labels, 4)
+    shown = preview.pick(store.train_labels, 4)
     x, y, side = preview.MARGIN + preview.LABEL, preview.MARGIN + 84, 96
     first = store.train_images.array[shown[0]].repeat(3, 0).repeat(3, 1)
     assert np.array_equal(sheet[y : y + side, x : x + side], first)
@@ -73,14 +73,14 @@ def test_no_more_rows_and_copies_than_there_are(tmp_path: Path) -> None:
 
 def test_classes_take_turns_and_unlabelled_images_come_last() -> None:
     labels = np.array([2, 2, -1, 0, 0, 1])
-    assert preview._pick(labels, 6).tolist() == [3, 5, 0, 2, 4, 1]
+    assert preview.pick(labels, 6).tolist() == [3, 5, 0, 2, 4, 1]
 
 
 @pytest.mark.parametrize(("recipe", "size"), [("simple", (8, 8)), ("erase", (24, 40)), ("cutout", (300, 200))])
 def test_every_size_and_recipe_makes_a_picture(tmp_path: Path, recipe: str, size: tuple[int, int]) -> None:
     preview.contact_sheet(fake_store(recipe, size), tmp_path / "sheet.png", rows=3, copies=5)
     sheet = Image.open(tmp_path / "sheet.png")
-    width, height, _ = preview._cell(size)
+    width, height, _ = preview.cell_size(size)
     assert max(width, height) <= preview.LARGEST
     assert sheet.height > 3 * height
     assert has_outline(np.asarray(sheet)) == (recipe != "simple")
@@ -90,8 +90,8 @@ def test_long_class_names_are_shortened(tmp_path: Path) -> None:
     from PIL import ImageDraw, ImageFont
 
     draw, font = ImageDraw.Draw(Image.new("RGB", (9, 9))), ImageFont.load_default(16)
-    assert preview._fit(draw, "cat", font, 100) == "cat"
-    short = preview._fit(draw, "a class with quite a long name indeed", font, 100)
+    assert preview.fit(draw, "cat", font, 100) == "cat"
+    short = preview.fit(draw, "a class with quite a long name indeed", font, 100)
     assert short.endswith("…")
     assert draw.textlength(short, font) <= 100
 
