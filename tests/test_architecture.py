@@ -100,7 +100,6 @@ def test_every_folder_is_seen_at_a_glance(package):
 
 # Tests that still look at what is inside; they go from here when they test what it does.
 LOOK_INSIDE = {
-    "tests/stores/test_object_storage.py",
     "tests/stores/test_picture.py",
     "tests/trainer/test_report.py",
 }

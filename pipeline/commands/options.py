@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -195,7 +195,7 @@ def open_dataset(path: Location) -> DatasetStore:
     return opened if isinstance(opened, DatasetStore) else opened.dataset
 
 
-def print_notes(notes: tuple[str, ...]) -> None:
+def print_notes(notes: Sequence[str]) -> None:
     """Print on standard error what happened to the images; --quiet and --json do not hide it."""
     for note in notes:
         say(f"note: {note}", error=True)

@@ -21,12 +21,15 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a build would take: bytes, files, time, memory, measured on a sample. Downloads and writes nothing."""
-    target = made.target(images)
+    from pipeline.api import require_copies, require_format, target
     from pipeline.build.plan import make_plan, show
     from pipeline.build.sample import of_request
     from pipeline.commands.progress import Bars
     from pipeline.recipes import load_recipe
 
+    require_copies(made.copies)
+    require_format(made.format_)
+    place = target(made.root, made.name, images.source, images.path, images.extra)
     with Bars(quiet=as_json) as bars:
         subject = of_request(
             images.source,
@@ -42,7 +45,7 @@ def plan(
         found = make_plan(
             subject,
             load_recipe(made.recipe, dict(subject.weak), subject.size),
-            target,
+            place,
             copies=made.copies,
             seed=made.seed,
             workers=made.workers,

@@ -117,7 +117,7 @@ def pixels(data: bytes, shape: tuple[int, int], range_: Range | None = None) -> 
 
 
 def fitted(image: PillowImage | np.ndarray, shape: tuple[int, int], range_: Range | None = None) -> np.ndarray:
-    """`pixels` of an image in memory, as those of its file: of a Pillow image, or of an array uint8 [H, W, 3]."""
+    """`pixels` of an image in memory, a Pillow image or an array uint8 [H, W, 3]; the same as those of its file."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     buffer, known_to_png = io.BytesIO(), image.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")

@@ -87,7 +87,7 @@ class _Lease:
 
     def __init__(self, store: BucketPath) -> None:
         self._store, self._path = store, store / NAME
-        self._owner = {**_process(os.getpid()), "pid": os.getpid(), "token": uuid.uuid4().hex}
+        self._owner = {**process_identity(os.getpid()), "pid": os.getpid(), "token": uuid.uuid4().hex}
         self._beats = 0
         self._tag = self._take()
         self._lost = False
@@ -172,12 +172,12 @@ def _parsed(content: bytes) -> dict[str, Any]:
 def _lives_here(owner: dict[str, Any]) -> bool | None:
     """Whether the process that made a lock is alive; None if it ran on another machine."""
     machine = owner.get("machine")
-    if not machine or machine != _process(os.getpid())["machine"]:
+    if not machine or machine != process_identity(os.getpid())["machine"]:
         return None
-    return _process(owner.get("pid")) == {"machine": machine, "started": owner.get("started")}
+    return process_identity(owner.get("pid")) == {"machine": machine, "started": owner.get("started")}
 
 
-def _process(pid: object) -> dict[str, str]:
+def process_identity(pid: object) -> dict[str, str]:
     """What identifies a process: the boot and process namespace of the machine, and its start time."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -360,9 +360,9 @@ def test_two_real_builds_at_once(place, source, tiny):
 
 def test_a_lock_of_another_machine_is_watched(place, quick_beats, monkeypatch):
     """Refused while it changes, taken over when it does not; who lost it is told at the next write."""
-    real = lock._process
+    real = lock.process_identity
     with monkeypatch.context() as other_machine:
-        other_machine.setattr(lock, "_process", lambda pid: {"machine": "far away", "started": "1"})
+        other_machine.setattr(lock, "process_identity", lambda pid: {"machine": "far away", "started": "1"})
         lost = lock.exclusive(place)
         check = lost.__enter__()
     with pytest.raises(StoreError, match=f"process {os.getpid()} on"), lock.exclusive(place):
@@ -376,12 +376,12 @@ def test_a_lock_of_another_machine_is_watched(place, quick_beats, monkeypatch):
         lost.__exit__(None, None, None)
         still_held()
         assert (place / lock.NAME).exists(), "the loser does not remove the winner's"
-    assert lock._process is real
+    assert lock.process_identity is real
 
 
 def test_a_lock_of_a_dead_process_of_this_machine_is_taken_at_once(place):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    owner = {**lock._process(child.pid), "pid": child.pid, "token": "x"}
+    owner = {**lock.process_identity(child.pid), "pid": child.pid, "token": "x"}
     (place / lock.NAME).write_bytes(json.dumps(owner).encode())
     with pytest.raises(StoreError, match=f"process {child.pid}"), lock.exclusive(place):
         pass
