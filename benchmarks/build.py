@@ -32,7 +32,7 @@ Contestant = Callable[[np.ndarray, int, Path], None]
 
 def ours(images: np.ndarray, copies: int, folder: Path) -> None:
     """The whole of `realmix-data build` once the source is decoded: a complete, checksummed, fsynced store."""
-    from pipeline.build.build import build
+    from pipeline.building.build import build
     from pipeline.recipes import load_recipe
     from pipeline.sources import Part, Source
 
@@ -131,7 +131,7 @@ def numpy_npy(images: np.ndarray, copies: int, folder: Path) -> None:
 
 # with the share of the images that each gets (slow ones need fewer) and what it imports
 CONTESTANTS: dict[str, tuple[Contestant, float, tuple[str, ...]]] = {
-    "realmix": (ours, 1.0, ("zarr", "zstandard", "pipeline.build.build")),
+    "realmix": (ours, 1.0, ("zarr", "zstandard", "pipeline.building.build")),
     "draw + zstd alone (the limit)": (limit, 1.0, ("zstandard", "pipeline.recipes")),
     "NumPy slices → .npy": (numpy_npy, 0.1, ()),
     "albumentations, 2 processes → .npy": (albumentations_npy, 0.04, ("albumentations",)),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.build.build import build
+from pipeline.building.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
 from pipeline.splits.protocols import Request

@@ -140,7 +140,7 @@ def build(
         from stores.ffcv.beton import require_ffcv
 
         require_ffcv()  # before a download
-    from pipeline.build.build import build as build_store
+    from pipeline.building.build import build as build_store
     from pipeline.recipes import load_recipe
     from pipeline.sources import load
     from pipeline.splits.split_stores import write_all, write_standard

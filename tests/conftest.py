@@ -52,7 +52,7 @@ def tiny(tmp_path_factory, source) -> Path:
 @pytest.fixture(scope="session")
 def tiny_both(tiny, tmp_path_factory) -> Path:
     """The same stores with FFCV's files beside the arrays, for reading only."""
-    from pipeline.build.export_ffcv import export
+    from pipeline.building.export_ffcv import export
     from stores import open_store
 
     root = tmp_path_factory.mktemp("both") / "stores"

@@ -54,7 +54,7 @@ LAYERS = {
         "system", "errors", "storage", "format", "ffcv", "images", "draws", "copies", "reader", "identity", "writer",
         "verify",
     ],
-    "pipeline": ["recipes", "splits", "sources", "build", "check", "api", "commands", "cli", "__main__"],
+    "pipeline": ["recipes", "splits", "sources", "building", "check", "api", "commands", "cli", "__main__"],
     "trainer": [
         "functional", "contract", "config", "distributed", "hardware", "networks", "augment", "methods", "data", "runs",
         "evaluation", "report", "loop", "api", "inference", "reproduce", "commands", "cli", "__main__",

@@ -168,7 +168,7 @@ def test_an_error_of_our_own_keeps_its_traceback():
 
 LIMITED = """
 import resource, sys
-import pipeline.build.build, pipeline.sources.arrays, pipeline.splits.split_stores, pipeline.recipes
+import pipeline.building.build, pipeline.sources.arrays, pipeline.splits.split_stores, pipeline.recipes
 from pipeline.cli import main
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + (24 << 20),) * 2)

@@ -11,7 +11,7 @@ def build_stores(
     root: Path, source, recipe_name: str = "cutout", copies: int = COPIES, seed: int = 1, copies_format: str = "zarr"
 ) -> Path:
     """Build root/tiny and the split store root/tiny_20; returns root/tiny."""
-    from pipeline.build.build import build
+    from pipeline.building.build import build
     from pipeline.recipes import load_recipe
     from pipeline.splits.protocols import Request
     from pipeline.splits.split_stores import write_all

@@ -12,8 +12,8 @@ from functools import partial
 
 import numpy as np
 
-from pipeline.build.derive import recipe_of
-from pipeline.build.executors import local
+from pipeline.building.derive import recipe_of
+from pipeline.building.executors import local
 from pipeline.check.verify_ffcv import check_betons
 from stores import DatasetStore, open_store
 from stores.format import layout

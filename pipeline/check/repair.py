@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.build.derive import copies_file, recipe_of
-from pipeline.build.executors import local
+from pipeline.building.derive import copies_file, recipe_of
+from pipeline.building.executors import local
 from pipeline.check.deep_verify import check_file
 from pipeline.recipes import Recipe
 from pipeline.splits.draw import Split

@@ -12,9 +12,9 @@ from functools import partial
 
 import numpy as np
 
-from pipeline.build.derive import recipe_of
-from pipeline.build.executors import local
-from pipeline.build.export_ffcv import block_rows, copies_of
+from pipeline.building.derive import recipe_of
+from pipeline.building.executors import local
+from pipeline.building.export_ffcv import block_rows, copies_of
 from stores import DatasetStore, open_store
 from stores.ffcv.beton import COPIES, TRAIN
 

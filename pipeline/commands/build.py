@@ -34,7 +34,7 @@ def build(
         plan(made, images, as_json=as_json)
         return
     from pipeline.api import build as build_store
-    from pipeline.build.facts import dataset_facts, size
+    from pipeline.building.facts import dataset_facts, size
     from pipeline.commands.progress import Bars
 
     with Bars(quiet=quiet or as_json) as bars:

@@ -22,8 +22,8 @@ def export(
     """Add the images and copies as FFCV's `.beton` files, beside the arrays, for training code that reads those."""
     if require_format(format_) == "zarr":
         raise UsageError("every store is a zarr group: there is nothing to export", hint="--format ffcv")
-    from pipeline.build.export_ffcv import export as export_store
-    from pipeline.build.facts import size as size_text
+    from pipeline.building.export_ffcv import export as export_store
+    from pipeline.building.facts import size as size_text
     from pipeline.commands.progress import Bars
 
     dataset = open_dataset(store)

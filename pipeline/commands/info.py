@@ -10,7 +10,7 @@ from stores.system.text import say
 
 def info(store: StorePath, as_json: Json = False) -> None:
     """What a store holds."""
-    from pipeline.build.facts import dataset_facts, show, split_facts
+    from pipeline.building.facts import dataset_facts, show, split_facts
     from stores import DatasetStore, open_store
 
     opened = open_store(store)

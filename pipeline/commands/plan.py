@@ -22,8 +22,8 @@ def plan(
 ) -> None:
     """Say what a build would take: bytes, files, time, memory, measured on a sample. Downloads and writes nothing."""
     from pipeline.api import require_copies, require_format, target
-    from pipeline.build.plan import make_plan, show
-    from pipeline.build.sample import of_request
+    from pipeline.building.plan import make_plan, show
+    from pipeline.building.sample import of_request
     from pipeline.commands.progress import Bars
     from pipeline.recipes import load_recipe
 

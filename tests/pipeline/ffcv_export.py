@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.build.export_ffcv import export
+from pipeline.building.export_ffcv import export
 from stores import open_store
 
 if __name__ == "__main__":

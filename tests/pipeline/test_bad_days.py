@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.build.build import build
+from pipeline.building.build import build
 from pipeline.recipes import load_recipe
 from stores import open_store
 from stores.errors import StoreError

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from tiny_stores import build_stores
 
-from pipeline.build import build as builds
-from pipeline.build.build import build
+from pipeline.building import build as builds
+from pipeline.building.build import build
 from pipeline.check.deep_verify import check_copies
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.build import cluster
-from pipeline.build.build import build
+from pipeline.building import cluster
+from pipeline.building.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
 from stores.errors import RealMixError, StoreError, UsageError

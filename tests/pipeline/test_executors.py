@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.build import build as building
-from pipeline.build.build import build
-from pipeline.build.executors import threads
+from pipeline.building import build as building
+from pipeline.building.build import build
+from pipeline.building.executors import threads
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part
 from stores.errors import RealMixError
@@ -89,7 +89,7 @@ def test_a_killed_worker_process_is_told_and_the_build_continues(source, tmp_pat
 
 ORPHANS = """
 import os, signal
-from pipeline.build.executors import processes
+from pipeline.building.executors import processes
 if __name__ == "__main__":
     with processes(2) as pool:
         for pid in {pool.executor.submit(os.getpid).result() for _ in range(8)}:
@@ -121,7 +121,7 @@ def is_alive(pid: int) -> bool:
 SLOW = """
 import sys, time
 from pathlib import Path
-from pipeline.build.executors import processes
+from pipeline.building.executors import processes
 from stores import errors
 def task(index):
     half = Path(f"half_{index}")

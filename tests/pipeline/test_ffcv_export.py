@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from pipeline import cli
-from pipeline.build import export_ffcv
-from pipeline.build.build import build
-from pipeline.build.export_ffcv import copies_of, export
+from pipeline.building import export_ffcv
+from pipeline.building.build import build
+from pipeline.building.export_ffcv import copies_of, export
 from pipeline.check.deep_verify import check_copies
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source

@@ -12,11 +12,11 @@ import archives
 import numpy as np
 import pytest
 
-from pipeline.build import plan as planning
-from pipeline.build import sample
-from pipeline.build.build import build
-from pipeline.build.plan import make_plan
-from pipeline.build.sample import drawn, of_request, of_source
+from pipeline.building import plan as planning
+from pipeline.building import sample
+from pipeline.building.build import build
+from pipeline.building.plan import make_plan
+from pipeline.building.sample import drawn, of_request, of_source
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part
 from stores import open_store

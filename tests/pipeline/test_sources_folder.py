@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from pipeline.build.build import build
+from pipeline.building.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import folder, load, twins
 from pipeline.sources.scan import LISTED

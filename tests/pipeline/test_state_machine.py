@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline.build.build import build
+from pipeline.building.build import build
 from pipeline.check.repair import repair
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source

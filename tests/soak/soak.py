@@ -23,7 +23,7 @@ import faults
 import hostile
 import numpy as np
 
-from pipeline.build.build import build
+from pipeline.building.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
 from pipeline.splits.protocols import Request

@@ -18,7 +18,7 @@ import pytest
 import zarr
 from s3_server import CuttingProxy, free_port, s3_server
 
-from pipeline.build.build import build
+from pipeline.building.build import build
 from pipeline.recipes import load_recipe
 from pipeline.splits.protocols import Request
 from pipeline.splits.split_stores import write_all
@@ -164,7 +164,7 @@ def test_a_stream_outlives_connections_that_are_cut_and_ends_with_the_server(tin
 KILLED = """
 import os, signal, sys
 import numpy as np
-from pipeline.build.build import build
+from pipeline.building.build import build
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
 from stores.format import manifest

@@ -21,7 +21,6 @@ from torch import Tensor
 from stores.errors import UsageError
 from trainer import config, methods
 from trainer.contract import STRONG, WEAK, Batch, Head, Learner, Losses, Method, Predictor, Sizes, Views, option
-from trainer.data import loader
 from trainer.functional import ops
 from trainer.methods import list_methods, load_method, register_method
 from trainer.networks.wide_resnet import build_model, kernels
@@ -310,7 +309,6 @@ def saved(run: Path) -> dict[str, Any]:
     return torch.load(run / "checkpoint.pt", weights_only=True)
 
 
-@pytest.mark.skipif(not hasattr(loader, "Loader"), reason="the loader has no second stream yet")
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
 def test_a_run_and_its_continuation(
     toy: Method, command: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.build.build import build
+from pipeline.building.build import build
 from pipeline.recipes import load_recipe
 from stores import open_store
 from stores.copies import are_valid, boxes_of, is_drawable

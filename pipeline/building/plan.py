@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.build.facts import size
-from pipeline.build.sample import Subject, of_source
+from pipeline.building.facts import size
+from pipeline.building.sample import Subject, of_source
 from pipeline.recipes import Recipe
 from pipeline.sources import Source
 from stores.draws import order

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.build.executors import AHEAD, Pool
+from pipeline.building.executors import AHEAD, Pool
 from stores import __version__, open_store
 from stores.errors import IntegrityError, RealMixError, StoreError, UsageError
 from stores.storage.location import Location

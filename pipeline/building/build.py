@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.build.cluster import cluster
-from pipeline.build.derive import copies_file, recipe_of
-from pipeline.build.executors import Pool, local, threads
-from pipeline.build.export_ffcv import replace_copies
-from pipeline.build.plan import require_room
+from pipeline.building.cluster import cluster
+from pipeline.building.derive import copies_file, recipe_of
+from pipeline.building.executors import Pool, local, threads
+from pipeline.building.export_ffcv import replace_copies
+from pipeline.building.plan import require_room
 from pipeline.recipes import Recipe
 from pipeline.sources import Part, Source
 from stores import DatasetStore, open_store

@@ -22,8 +22,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from pipeline.build.derive import recipe_of
-from pipeline.build.executors import follow_parent
+from pipeline.building.derive import recipe_of
+from pipeline.building.executors import follow_parent
 from stores import DatasetStore, ImageArray, open_store
 from stores.errors import RealMixError, ResourceError, UsageError
 from stores.ffcv.beton import (
