@@ -38,9 +38,13 @@ def ours(images: np.ndarray, copies: int, folder: Path) -> None:
 
     labels = np.arange(len(images)) % 10
     source = Source(
-        name="benchmark", train=Part(images, labels), test=Part(images[:10], labels[:10]), origin={"kind": "benchmark"},
-        class_names=[str(i) for i in range(10)], weak={"flip": True, "shift": 4},
-    )  # fmt: skip
+        name="benchmark",
+        train=Part(images, labels),
+        test=Part(images[:10], labels[:10]),
+        origin={"kind": "benchmark"},
+        class_names=[str(i) for i in range(10)],
+        weak={"flip": True, "shift": 4},
+    )
     recipe = load_recipe("cutout", dict(source.weak), images.shape[1:3])
     build(folder / "store", source, recipe, copies=copies, workers=WORKERS)
 
@@ -164,11 +168,18 @@ def load(path: str | None) -> np.ndarray:
         rng = np.random.default_rng(0)
         y, x = np.mgrid[:32, :32] / 32
         waves = sum(
-            np.sin(2 * np.pi * (rng.uniform(-f, f, (10_000, 1, 1, 3)) * x[..., None]
-                                + rng.uniform(-f, f, (10_000, 1, 1, 3)) * y[..., None])
-                   + rng.uniform(0, 7, (10_000, 1, 1, 3))) / f
+            np.sin(
+                2
+                * np.pi
+                * (
+                    rng.uniform(-f, f, (10_000, 1, 1, 3)) * x[..., None]
+                    + rng.uniform(-f, f, (10_000, 1, 1, 3)) * y[..., None]
+                )
+                + rng.uniform(0, 7, (10_000, 1, 1, 3))
+            )
+            / f
             for f in (1, 2, 4)
-        )  # fmt: skip
+        )
         return np.clip(127 + 50 * waves + rng.normal(0, 6, waves.shape), 0, 255).astype(np.uint8)
     if path.endswith(".npy"):
         return np.load(path)
@@ -205,8 +216,10 @@ def main() -> None:
         rates = [r["rate"] for r in runs]
         middle, bytes_ = statistics.median(rates), f"{runs[0]['bytes']:,.0f}" if runs[0]["bytes"] else "–"
         peak = max(r["peak_mb"] for r in runs)
-        print(f"| {name} | {runs[0]['copies']:,.0f} | {middle:,.0f} [{min(rates):,.0f}–{max(rates):,.0f}] | {bytes_} "
-              f"| {peak:,.0f} | {best / middle:.1f} × |")  # fmt: skip
+        print(
+            f"| {name} | {runs[0]['copies']:,.0f} | {middle:,.0f} [{min(rates):,.0f}–{max(rates):,.0f}] | {bytes_} "
+            f"| {peak:,.0f} | {best / middle:.1f} × |"
+        )
 
 
 if __name__ == "__main__":

@@ -28,10 +28,13 @@ def build_stores(images: np.ndarray, copies: int, folder: Path, labels: int = 25
     """
     classes, side = np.arange(len(images)) % CLASSES, min(images.shape[1:3])
     source = Source(
-        name="benchmark", train=Part(images, classes), test=Part(images[:CLASSES], classes[:CLASSES]),
-        origin={"kind": "benchmark"}, class_names=[str(i) for i in range(CLASSES)],
+        name="benchmark",
+        train=Part(images, classes),
+        test=Part(images[:CLASSES], classes[:CLASSES]),
+        origin={"kind": "benchmark"},
+        class_names=[str(i) for i in range(CLASSES)],
         weak={"flip": True, "shift": side // 8},
-    )  # fmt: skip
+    )
     recipe = load_recipe("cutout", dict(source.weak), images.shape[1:3])
     store, _ = build(folder / "store", source, recipe, copies=copies)
     write_all(store, [Request(labels=labels)], "split")

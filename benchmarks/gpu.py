@@ -35,8 +35,13 @@ def synthetic_store(root: Path, images: int, copies: int, side: int) -> Path:
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (images + 100, side, side, 3), dtype=np.uint8)
         labels = np.arange(images + 100) % 10
-        np.savez(root / "images.npz", x_train=pixels[:-100], y_train=labels[:-100], x_test=pixels[-100:],
-                 y_test=labels[-100:])  # fmt: skip
+        np.savez(
+            root / "images.npz",
+            x_train=pixels[:-100],
+            y_train=labels[:-100],
+            x_test=pixels[-100:],
+            y_test=labels[-100:],
+        )
         words = ["build", "arrays", str(root / "images.npz"), "--name", "synthetic", "--copies", str(copies)]
         program = str(Path(sys.executable).with_name("realmix-data"))
         subprocess.run([program, *words, "--labels", "100", "--root", str(root)], check=True, stderr=subprocess.DEVNULL)
@@ -46,8 +51,16 @@ def synthetic_store(root: Path, images: int, copies: int, side: int) -> Path:
 def build(options: argparse.Namespace) -> Parts:
     """The parts of a run of the chosen method, engine and feed."""
     long = [f"feed={options.feed}", "steps=100000", "log_every=10000"]
-    return assemble(Path(options.store), options.model, options.batch, options.engine, "auto", None,
-                    name=options.method, assignments=long)  # fmt: skip
+    return assemble(
+        Path(options.store),
+        options.model,
+        options.batch,
+        options.engine,
+        "auto",
+        None,
+        name=options.method,
+        assignments=long,
+    )
 
 
 def measure_step(options: argparse.Namespace) -> dict[str, Any]:
@@ -237,9 +250,12 @@ def main() -> None:
                 continue
             low, high = said["range"]
             rate = f"{said['steps_per_s']:.1f} [{low:.1f}–{high:.1f}]"
-            print(f"| {method}, {said['engine']} | {said['precision']} | {rate} "
-                  f"| {said['bare_steps_per_s']:.1f} | {100 * said['outside']:.0f} % | {100 * said['data_wait']:.1f} % "
-                  f"| {said['memory_gib']:.2f} GiB | {said['first_s']:.1f} s |", flush=True)  # fmt: skip
+            print(
+                f"| {method}, {said['engine']} | {said['precision']} | {rate} "
+                f"| {said['bare_steps_per_s']:.1f} | {100 * said['outside']:.0f} % | {100 * said['data_wait']:.1f} % "
+                f"| {said['memory_gib']:.2f} GiB | {said['first_s']:.1f} s |",
+                flush=True,
+            )
             tops[method, engine] = said["top"]
     print("\n| feed | images/s | first batch, everything opened |\n|---|---|---|", flush=True)
     for feed in FEEDS if cuda else FEEDS[1:]:

@@ -67,8 +67,16 @@ def measure(name: str, options: argparse.Namespace) -> rounds.Result:
         result = {"views": time_torchvision(np.load(options.cache / "images.npy"), 7 * options.batch), "network": None}
     else:
         method, assignments = CASES[name]
-        parts = assemble(options.cache / "split", options.model, options.batch, "eager", "fp32", options.threads,
-                         name=method, assignments=assignments)  # fmt: skip
+        parts = assemble(
+            options.cache / "split",
+            options.model,
+            options.batch,
+            "eager",
+            "fp32",
+            options.threads,
+            name=method,
+            assignments=assignments,
+        )
         result = {"views": time_views(parts), "network": time_network(parts, options.steps)}
     return result | {"note": f"{1000 * result['views']:.1f} ms"}
 
@@ -80,8 +88,10 @@ def compare(options: argparse.Namespace) -> None:
     build_stores(images, 2, options.cache)
     words = rounds.words(options, "model", "batch", "threads", "steps", "cache")
     results = rounds.run(__file__, [*CASES, RIVAL], options.rounds, words)
-    print(f"\n{rounds.machine(('torch', 'torchvision'))}. {options.model}, batches of {options.batch}, images of "
-          f"{images.shape[1:]}, {options.threads} threads, {options.rounds} rounds.")  # fmt: skip
+    print(
+        f"\n{rounds.machine(('torch', 'torchvision'))}. {options.model}, batches of {options.batch}, images of "
+        f"{images.shape[1:]}, {options.threads} threads, {options.rounds} rounds."
+    )
     lines = []
     for name, runs in results.items():
         views = [1000 * run["views"] for run in runs]

@@ -36,8 +36,15 @@ def clock_port(path: Path, images: np.ndarray, options: argparse.Namespace, warm
     """
     assert images.shape[1:] == (32, 32, 3), "the port takes images of 32 × 32"
     count = 1 + warm_up + options.steps
-    words = ["train.py", "--batch-size", str(options.batch), "--train-iteration", str(count), "--gpu",
-             os.environ.get("CUDA_VISIBLE_DEVICES", "0")]  # fmt: skip
+    words = [
+        "train.py",
+        "--batch-size",
+        str(options.batch),
+        "--train-iteration",
+        str(count),
+        "--gpu",
+        os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
+    ]
     kept, sys.argv = sys.argv, words
     for name in ("utils", "models", "dataset", "train"):
         assert name not in sys.modules

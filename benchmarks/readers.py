@@ -146,10 +146,15 @@ def ffcv(corpus: Corpus, order: str) -> Epochs:
     from ffcv.loader import Loader, OrderOption
 
     loader = Loader(
-        str(corpus.folder / "copies.beton"), batch_size=corpus.batch, num_workers=corpus.workers,
-        order=OrderOption[order], os_cache=order == "RANDOM", drop_last=True, seed=1,
+        str(corpus.folder / "copies.beton"),
+        batch_size=corpus.batch,
+        num_workers=corpus.workers,
+        order=OrderOption[order],
+        os_cache=order == "RANDOM",
+        drop_last=True,
+        seed=1,
         pipelines={"image": [NDArrayDecoder()], "row": [IntDecoder()]},
-    )  # fmt: skip
+    )
 
     def epoch(_: int) -> Batches:
         for images, rows in loader:
@@ -238,9 +243,14 @@ def _epochs(
 ) -> Epochs:
     count = corpus.workers if workers else 0
     loader: DataLoader = DataLoader(
-        dataset, corpus.batch, shuffle=True, drop_last=True, num_workers=count, persistent_workers=count > 0,
+        dataset,
+        corpus.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=count,
+        persistent_workers=count > 0,
         collate_fn=collate_fn,
-    )  # fmt: skip
+    )
 
     def epoch(_: int) -> Batches:
         for images, rows in loader:

@@ -55,10 +55,15 @@ def measure(name: str, corpus: Corpus, epochs: int) -> rounds.Result:
         rows, peak, anonymous = look(itertools.islice(batches, reader.batches))
     rate, count = statistics.median(rates), len(np.load(corpus.folder / "copies.npy", mmap_mode="r"))
     return {
-        "rate": rate, "images": int(rows_of(reader.share, count // corpus.copies) * corpus.copies),
-        "first_ever": first_ever, "first_later": statistics.median(firsts), "peak": peak, "anonymous": anonymous,
-        **shuffle(rows), "note": f"{rate:,.0f} images/s",
-    }  # fmt: skip
+        "rate": rate,
+        "images": int(rows_of(reader.share, count // corpus.copies) * corpus.copies),
+        "first_ever": first_ever,
+        "first_later": statistics.median(firsts),
+        "peak": peak,
+        "anonymous": anonymous,
+        **shuffle(rows),
+        "note": f"{rate:,.0f} images/s",
+    }
 
 
 def read(batches: Iterator[Any], shape: tuple[int, ...], began: float | None = None) -> tuple[float, float, int]:
@@ -166,8 +171,9 @@ def main() -> None:
 def compare(corpus: Corpus, options: argparse.Namespace) -> None:
     """Prepare everything, run the rounds, print the table."""
     names = [name for name in READERS if any(part in name for part in options.readers)]
-    missing = {name: [m for m in READERS[name].needs if importlib.util.find_spec(m.split(".")[0]) is None]
-               for name in names}  # fmt: skip
+    missing = {
+        name: [m for m in READERS[name].needs if importlib.util.find_spec(m.split(".")[0]) is None] for name in names
+    }
     for name, modules in missing.items():
         if modules:
             rounds.say(f"left out: {name}, which needs {', '.join(modules)} (`pip install realmix[bench]`)")
@@ -179,12 +185,23 @@ def compare(corpus: Corpus, options: argparse.Namespace) -> None:
         rounds.say(f"prepared in {rounds.ask(__file__, ['--prepare', name, *words])['seconds']:.0f} s: {name}")
     results = rounds.run(__file__, names, options.rounds, words)
     shape = corpus.mapped().shape
-    print(f"\n{rounds.machine(('torch', 'numpy', 'zarr', 'ffcv'))}. {shape[0]:,} samples of {shape[1:]}, "
-          f"{options.copies} copies of each image, batch {options.batch}, {options.workers} workers, "
-          f"{options.rounds} rounds of {options.epochs} epochs.")  # fmt: skip
-    columns = ["", "samples", "images/s, median [min–max]", f"× {REFERENCE}", "first batch ever, ms",
-               "of a later epoch, ms", "peak RSS, MB", "anonymous, MB", f"sibling pairs in {GROUP} (uniform)",
-               f"different images in {RUN:,} (uniform)"]  # fmt: skip
+    print(
+        f"\n{rounds.machine(('torch', 'numpy', 'zarr', 'ffcv'))}. {shape[0]:,} samples of {shape[1:]}, "
+        f"{options.copies} copies of each image, batch {options.batch}, {options.workers} workers, "
+        f"{options.rounds} rounds of {options.epochs} epochs."
+    )
+    columns = [
+        "",
+        "samples",
+        "images/s, median [min–max]",
+        f"× {REFERENCE}",
+        "first batch ever, ms",
+        "of a later epoch, ms",
+        "peak RSS, MB",
+        "anonymous, MB",
+        f"sibling pairs in {GROUP} (uniform)",
+        f"different images in {RUN:,} (uniform)",
+    ]
     rounds.table(columns, (line(name, runs, results.get(REFERENCE), options.copies) for name, runs in results.items()))
 
 
@@ -196,12 +213,17 @@ def line(name: str, runs: list[rounds.Result], reference: list[rounds.Result] | 
         return scale * statistics.median(run[key] for run in runs)
 
     return [
-        name, f"{runs[0]['images']:,}", rounds.spread(run["rate"] for run in runs),
-        rounds.ratio(runs, reference, "rate"), rounds.spread((1000 * run["first_ever"] for run in runs), 1),
-        rounds.spread((1000 * run["first_later"] for run in runs), 2), f"{max(run['peak'] for run in runs):,.0f}",
-        f"{max(run['anonymous'] for run in runs):,.0f}", f"{middle('pairs'):.2f} ({pairs:.2f})",
+        name,
+        f"{runs[0]['images']:,}",
+        rounds.spread(run["rate"] for run in runs),
+        rounds.ratio(runs, reference, "rate"),
+        rounds.spread((1000 * run["first_ever"] for run in runs), 1),
+        rounds.spread((1000 * run["first_later"] for run in runs), 2),
+        f"{max(run['peak'] for run in runs):,.0f}",
+        f"{max(run['anonymous'] for run in runs):,.0f}",
+        f"{middle('pairs'):.2f} ({pairs:.2f})",
         f"{middle('distinct'):,.0f} ({distinct:,.0f})" if middle("distinct") >= 0 else "–",
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

@@ -58,13 +58,22 @@ def compare(options: argparse.Namespace) -> None:
         build_stores(np.resize(images, (pool, *images.shape[1:])), held, options.cache / str(pool), labels)
     words = rounds.words(options, "model", "threads", "steps", "cache", "batches", "copies", "pools")
     results = rounds.run(__file__, varied, options.rounds, words)
-    print(f"\n{rounds.machine(('torch', 'numpy'))}. {options.model}, images of {images.shape[1:]}, eager fp32, "
-          f"{options.threads} threads, {options.rounds} rounds of {options.steps} steps.")  # fmt: skip
+    print(
+        f"\n{rounds.machine(('torch', 'numpy'))}. {options.model}, images of {images.shape[1:]}, eager fp32, "
+        f"{options.threads} threads, {options.rounds} rounds of {options.steps} steps."
+    )
     lines = []
     for name, runs in results.items():
         times, prepared = ([1000 * run[key] for run in runs] for key in ("seconds", "prepare"))
-        lines.append([name, *(f"{n:,}" for n in varied[name]), rounds.spread(times, 1),
-                      rounds.ratio(runs, results["base"], "seconds"), rounds.spread(prepared, 2)])  # fmt: skip
+        lines.append(
+            [
+                name,
+                *(f"{n:,}" for n in varied[name]),
+                rounds.spread(times, 1),
+                rounds.ratio(runs, results["base"], "seconds"),
+                rounds.spread(prepared, 2),
+            ]
+        )
     columns = ["", "batch", "copies", "images", "ms a step, median [min–max]", "× base", "feed's thread, ms a step"]
     rounds.table(columns, lines)
 

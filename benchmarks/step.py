@@ -104,8 +104,12 @@ def measure(name: str, options: argparse.Namespace) -> rounds.Result:
 
 def contestants(options: argparse.Namespace) -> list[str]:
     precisions = ["fp32"] + ["bf16"] * hardware.multiplies_bf16(hardware.kind("auto"))
-    names = [f"{who}, {engine} {precision}"
-             for precision in precisions for engine in options.engines.split(",") for who in CONTESTANTS]  # fmt: skip
+    names = [
+        f"{who}, {engine} {precision}"
+        for precision in precisions
+        for engine in options.engines.split(",")
+        for who in CONTESTANTS
+    ]
     return names + [f"{PORT}, its own loop"] * (options.port is not None)
 
 
@@ -127,13 +131,22 @@ def compare(options: argparse.Namespace) -> None:
         how = name.partition(", ")[2]
         times = [run["seconds"] for run in runs]
         first = [run["first"] for run in runs]
-        lines.append([
-            name, rounds.spread(times, 3), rounds.ratio(runs, results.get(f"{LIMIT}, {how}"), "seconds"),
-            rounds.ratio(port, runs, "seconds") if port else "–",
-            f"{first[0]:.1f}" + (f" / {statistics.median(first[1:]):.1f}" if len(first) > 1 else ""),
-        ])  # fmt: skip
-    columns = ["", "seconds a step, median [min–max]", "× the limit's time", "times as fast as the port",
-               "first step: cold / with the compiler's cache, s"]  # fmt: skip
+        lines.append(
+            [
+                name,
+                rounds.spread(times, 3),
+                rounds.ratio(runs, results.get(f"{LIMIT}, {how}"), "seconds"),
+                rounds.ratio(port, runs, "seconds") if port else "–",
+                f"{first[0]:.1f}" + (f" / {statistics.median(first[1:]):.1f}" if len(first) > 1 else ""),
+            ]
+        )
+    columns = [
+        "",
+        "seconds a step, median [min–max]",
+        "× the limit's time",
+        "times as fast as the port",
+        "first step: cold / with the compiler's cache, s",
+    ]
     rounds.table(columns, lines)
     for name, runs in results.items():
         if "floor" in runs[0]:

@@ -36,12 +36,26 @@ class Parts:
 
 
 def assemble(
-    store_path: Path, model: str, batch: int, how: str, precision: str, threads: int | None, copies: int | None = None,
-    name: str = "realmix", assignments: Sequence[str] = (),
-) -> Parts:  # fmt: skip
+    store_path: Path,
+    model: str,
+    batch: int,
+    how: str,
+    precision: str,
+    threads: int | None,
+    copies: int | None = None,
+    name: str = "realmix",
+    assignments: Sequence[str] = (),
+) -> Parts:
     """A method from a split store; `how` is the engine's name, `assignments` are settings as "key=value"."""
-    flags = {"method": name, "model": model, "batch": batch, "engine": how, "precision": precision,
-             "threads": threads, "copies": copies}  # fmt: skip
+    flags = {
+        "method": name,
+        "model": model,
+        "batch": batch,
+        "engine": how,
+        "precision": precision,
+        "threads": threads,
+        "copies": copies,
+    }
     spec = api.configure(api.open_split(str(store_path)), assignments, flags)
     made = api.assemble(spec)
     step = train_step.build_step(made.state, spec.method, spec.settings, spec.run, made.loader.schedule_names)

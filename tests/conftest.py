@@ -38,9 +38,13 @@ def source():
         return Part(np.clip(pixels, 0, 255).astype(np.uint8), labels.astype(np.int64))
 
     return Source(
-        name="arrays", train=part(TRAIN), test=part(TEST), class_names=["ant", "bee", "cow", "dog", "eel"],
-        weak={"flip": True, "shift": 2}, origin={"kind": "test", "count": TRAIN},
-    )  # fmt: skip
+        name="arrays",
+        train=part(TRAIN),
+        test=part(TEST),
+        class_names=["ant", "bee", "cow", "dog", "eel"],
+        weak={"flip": True, "shift": 2},
+        origin={"kind": "test", "count": TRAIN},
+    )
 
 
 @pytest.fixture(scope="session")

@@ -73,10 +73,14 @@ def content(store: Path) -> dict[str, Any]:
 def _arrays(opened: DatasetStore) -> dict[str, np.ndarray]:
     assert opened.copies is not None
     return {
-        "train": opened.train_images.read(), "test": opened.test_images.read(), "copies": opened.copies.read(),
-        "params": opened.read_params(), "labels": opened.train_labels, "test labels": opened.test_labels,
+        "train": opened.train_images.read(),
+        "test": opened.test_images.read(),
+        "copies": opened.copies.read(),
+        "params": opened.read_params(),
+        "labels": opened.train_labels,
+        "test labels": opened.test_labels,
         "source": opened.source_index,
-    }  # fmt: skip
+    }
 
 
 def split_content(store: Path) -> dict[str, Any]:

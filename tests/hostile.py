@@ -34,18 +34,68 @@ DEEP: list[Any] = []
 for _ in range(900):
     DEEP = [DEEP]
 VALUES: list[Any] = [
-    None, True, False, -1, 0, 1, 2, 3, 7, 255, 2**16, 2**31, 2**32, 2**40, 2**53, 2**60, 2**63, 2**64, -(2**63), 10**30,
-    10**4000, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x", "..", "../../outside", "/etc/passwd", "a\0b",
-    "\ud800", "x" * 5000, "uint8", "int64", "float64", "dataset", "split",
-    [], {}, [0], [[]], [None], [-1, 2**60], {"": 1}, DEEP,
-]  # fmt: skip
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    7,
+    255,
+    2**16,
+    2**31,
+    2**32,
+    2**40,
+    2**53,
+    2**60,
+    2**63,
+    2**64,
+    -(2**63),
+    10**30,
+    10**4000,
+    0.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "..",
+    "../../outside",
+    "/etc/passwd",
+    "a\0b",
+    "\ud800",
+    "x" * 5000,
+    "uint8",
+    "int64",
+    "float64",
+    "dataset",
+    "split",
+    [],
+    {},
+    [0],
+    [[]],
+    [None],
+    [-1, 2**60],
+    {"": 1},
+    DEEP,
+]
 
 
 def survives(store: Path, split: Path, rng: random.Random) -> str:
     """Do to a store all that the commands do. Returns "read" or the name of the error it was refused with."""
     outcome = "read"
-    for attempt in (lambda: verify(store), lambda: verify(split), lambda: _read(store, rng), lambda: open_store(split),
-                    lambda: repair(store, dry_run=True), lambda: repair(split), lambda: repair(store)):  # fmt: skip
+    for attempt in (
+        lambda: verify(store),
+        lambda: verify(split),
+        lambda: _read(store, rng),
+        lambda: open_store(split),
+        lambda: repair(store, dry_run=True),
+        lambda: repair(split),
+        lambda: repair(store),
+    ):
         try:
             attempt()
         except RealMixError as error:
@@ -58,11 +108,17 @@ def _read(store: Path, rng: random.Random) -> None:
     opened = open_store(store)
     assert isinstance(opened, DatasetStore)
     reads: list[Callable[[], object]] = [
-        lambda: opened.train_images.read(), lambda: opened.train_images.read(np.array([0, 3])),
-        lambda: opened.test_images.read(), lambda: opened.train_labels, lambda: opened.test_labels,
-        lambda: opened.source_index, lambda: opened.folds, lambda: opened.read_params(),
-        lambda: opened.copies and opened.copies.read(copies=1), lambda: opened.copies and opened.copies.read(),
-    ]  # fmt: skip
+        lambda: opened.train_images.read(),
+        lambda: opened.train_images.read(np.array([0, 3])),
+        lambda: opened.test_images.read(),
+        lambda: opened.train_labels,
+        lambda: opened.test_labels,
+        lambda: opened.source_index,
+        lambda: opened.folds,
+        lambda: opened.read_params(),
+        lambda: opened.copies and opened.copies.read(copies=1),
+        lambda: opened.copies and opened.copies.read(),
+    ]
     refused = None
     for read in reads:
         try:

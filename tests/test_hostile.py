@@ -72,8 +72,10 @@ def test_any_json_for_a_recipe(spec, kind):
     with pytest.raises(StoreError):
         from_spec(spec)
     with pytest.raises(StoreError):
-        from_spec((spec if isinstance(spec, dict) else {}) | {"kind": kind, "name": "x", "version": 1, "side": None,
-                                                              "p": -1, "shift": 0.5j})  # fmt: skip
+        from_spec(
+            (spec if isinstance(spec, dict) else {})
+            | {"kind": kind, "name": "x", "version": 1, "side": None, "p": -1, "shift": 0.5j}
+        )
 
 
 @pytest.mark.parametrize(
@@ -90,9 +92,11 @@ def test_any_json_for_a_recipe(spec, kind):
         {"__class_fullname__": "Compose", "p": 1, "transforms": "HorizontalFlip"},
         {"__class_fullname__": "Compose", "p": 1, "transforms": hostile.DEEP},
         {"__class_fullname__": "BasicTransform", "p": float("nan")},
-        [], None, "HorizontalFlip",
+        [],
+        None,
+        "HorizontalFlip",
     ],
-)  # fmt: skip
+)
 def test_a_stored_pipeline_builds_albumentations_own_transforms_alone(transform):
     import albumentations
 
@@ -241,19 +245,27 @@ def shown(tmp_path_factory, source):
 @pytest.mark.parametrize(
     ("line", "code"),
     [
-        ("realmix-data info stores/tiny", 0), ("realmix-data info stores/tiny_20", 0),
-        ("realmix-data verify stores/tiny_20", 0), ("realmix-data repair --dry-run stores/tiny", 0),
+        ("realmix-data info stores/tiny", 0),
+        ("realmix-data info stores/tiny_20", 0),
+        ("realmix-data verify stores/tiny_20", 0),
+        ("realmix-data repair --dry-run stores/tiny", 0),
         ("realmix-data split stores/tiny --labels 10 --labeled-classes \x1b[2J", 2),
-        ("realmix-data split stores/tiny --labels 3", 2), ("realmix-data plan digits --sample-from stores/tiny", 2),
-        ("realmix-data preview stores/tiny -o sheet.png", 0), ("realmix-data info no\x1b[2Jstore", 3),
-        ("realmix-train eval runs/r --threads 1", 0), ("realmix-train predict runs/r {}", 0),
-        ("realmix-train predict runs/r {} --format jsonl", 0), ("realmix-train predict runs/r {} -o said.csv", 0),
-        ("realmix-train export runs/r", 0), ("realmix-train report runs/r", 0),
-        ("realmix-train reproduce mine.toml --dry-run", 0), ("realmix-train reproduce mine.toml --show", 0),
+        ("realmix-data split stores/tiny --labels 3", 2),
+        ("realmix-data plan digits --sample-from stores/tiny", 2),
+        ("realmix-data preview stores/tiny -o sheet.png", 0),
+        ("realmix-data info no\x1b[2Jstore", 3),
+        ("realmix-train eval runs/r --threads 1", 0),
+        ("realmix-train predict runs/r {}", 0),
+        ("realmix-train predict runs/r {} --format jsonl", 0),
+        ("realmix-train predict runs/r {} -o said.csv", 0),
+        ("realmix-train export runs/r", 0),
+        ("realmix-train report runs/r", 0),
+        ("realmix-train reproduce mine.toml --dry-run", 0),
+        ("realmix-train reproduce mine.toml --show", 0),
         ("realmix-train reproduce mine.toml --row \x1b[2J", 2),
         ("realmix-train --store stores/tiny_20 --method \x1b[2J", 2),
     ],
-)  # fmt: skip
+)
 def test_names_command_no_terminal(shown, line, code, monkeypatch, capfd):
     from pipeline import cli as data
     from trainer import cli as train
@@ -275,8 +287,11 @@ def test_names_are_text_in_every_file_that_is_written(shown, monkeypatch, capfd)
     from trainer.cli import main
 
     monkeypatch.chdir(shown)
-    for words in (["export", "runs/r", "-o", "out"], ["report", "runs/r", "-o", "page.html"],
-                  ["reproduce", "mine.toml", "--show"]):  # fmt: skip
+    for words in (
+        ["export", "runs/r", "-o", "out"],
+        ["report", "runs/r", "-o", "page.html"],
+        ["reproduce", "mine.toml", "--show"],
+    ):
         monkeypatch.setattr(sys, "argv", ["realmix-train", *words])
         with pytest.raises(SystemExit) as left:
             main()

@@ -21,15 +21,24 @@ BIN = Path(sys.executable).parent
 def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a line of bash with both commands on its path."""
     return subprocess.run(
-        ["bash", "-c", line], cwd=folder, capture_output=True, text=True, errors="surrogateescape", check=False,
+        ["bash", "-c", line],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        check=False,
         env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environment},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
-    "environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"},
-                    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
-)  # fmt: skip
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
 def test_a_console_of_any_encoding(tiny, tmp_path, environment):
     done = shell(f"realmix-data info {tiny} && realmix-data info nowhere-é; exit $?", tmp_path, **environment)
     assert done.returncode == 3, done.stderr
@@ -91,15 +100,17 @@ def test_a_user_without_a_home(few, tmp_path):
 @pytest.mark.parametrize(
     "error",
     [
-        MemoryError(), MemoryError("Unable to allocate 3.00 GiB for an array"),
+        MemoryError(),
+        MemoryError("Unable to allocate 3.00 GiB for an array"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to"),
-        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), RuntimeError("can't start new thread"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("can't start new thread"),
         RuntimeError("Zstd decompression error: Allocation error : not enough memory"),
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
         ImportError("libx.so: failed to map segment from shared object"),
     ],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 def test_no_memory_is_one_message_whoever_says_it(error, capsys, monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # as it was, afterwards
 

@@ -29,11 +29,15 @@ def test_what_is_shown_is_one_line_that_any_terminal_takes(name):
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("\x1b[31mred", r"\x1b[31mred"), ("a\nb\r\t\0", r"a\nb\r\t\x00"), ("\x9b31m", r"\x9b31m"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("a\nb\r\t\0", r"a\nb\r\t\x00"),
+        ("\x9b31m", r"\x9b31m"),
         ("a\u202eb", r"a\u202eb"),
-        ("\ud800", r"\ud800"), ("caf\udce9", r"caf\xe9"), ("[red]naïve 猫 🐈", "[red]naïve 猫 🐈"),
+        ("\ud800", r"\ud800"),
+        ("caf\udce9", r"caf\xe9"),
+        ("[red]naïve 猫 🐈", "[red]naïve 猫 🐈"),
     ],
-)  # fmt: skip
+)
 def test_escapes_are_shown(name, shown):
     assert text.visible(name) == shown
 
@@ -72,10 +76,17 @@ def test_no_cell_of_a_csv_is_a_formula_and_the_file_is_lines_of_text(cells):
 @pytest.mark.parametrize(
     ("cell", "written"),
     [
-        ("=HYPERLINK(1)", "'=HYPERLINK(1)"), ("+1", "+1"), ("-0.5e3", "-0.5e3"), ("-x", "'-x"), ("@a", "'@a"),
-        ("\tx", r"'\tx"), (-3, -3), (0.25, 0.25), ("img/a.png", "img/a.png"),
+        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+        ("+1", "+1"),
+        ("-0.5e3", "-0.5e3"),
+        ("-x", "'-x"),
+        ("@a", "'@a"),
+        ("\tx", r"'\tx"),
+        (-3, -3),
+        (0.25, 0.25),
+        ("img/a.png", "img/a.png"),
     ],
-)  # fmt: skip
+)
 def test_numbers_stay_numbers(cell, written):
     assert text.csv_cell(cell) == written
 
@@ -83,11 +94,19 @@ def test_numbers_stay_numbers(cell, written):
 @pytest.mark.parametrize(
     ("name", "written"),
     [
-        ("tiny", "tiny"), ("a|b", r"a\|b"), ("<img src=x>", r"\<img src=x\>"), ("&lt;", r"\&lt;"), ("`x`", r"\`x\`"),
-        ("[a](b)", r"\[a\](b)"), ("- x", r"\- x"), ("1. x", r"1\. x"), ("12) x", r"12\) x"),
-        ("    x", "&#32;" * 4 + "x"), ("a\n# b", r"a\\n\# b"),
+        ("tiny", "tiny"),
+        ("a|b", r"a\|b"),
+        ("<img src=x>", r"\<img src=x\>"),
+        ("&lt;", r"\&lt;"),
+        ("`x`", r"\`x\`"),
+        ("[a](b)", r"\[a\](b)"),
+        ("- x", r"\- x"),
+        ("1. x", r"1\. x"),
+        ("12) x", r"12\) x"),
+        ("    x", "&#32;" * 4 + "x"),
+        ("a\n# b", r"a\\n\# b"),
     ],
-)  # fmt: skip
+)
 def test_markdown_shows_the_name_itself(name, written):
     assert text.markdown(name) == written
 

@@ -39,7 +39,6 @@ NAMED = (
     "TGA",
 )  # tried in this order
 MOST_PIXELS = 178_956_970  # half a GiB as RGB; Pillow's own limit
-MEMORY = 2 << 30  # bytes for all images being decoded; one that needs more waits until it is alone
 _PER_PIXEL = {"AVIF": 12, "JPEG2000": 20, "WEBP": 16}  # measured peak bytes per pixel while decoding; others: 8
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -82,14 +81,43 @@ class Opened(NamedTuple):
     bits: int
 
 
-_most_pixels: int | None = None  # set by the user
+most_pixels: int | None = None  # set by the user
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+
+
+class Memory:
+    """Bytes that all images being decoded share; one that needs more than there are waits until it is alone.
+
+    Args:
+        size: the bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = self.free = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserve(self, need: int) -> Iterator[None]:
+        """Wait until `need` bytes, at most all of them, are free, and hold them within the block."""
+        need = min(need, self.size)
+        with self._changed:
+            self._changed.wait_for(lambda: self.free >= need)
+            self.free -= need
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.free += need
+                self._changed.notify_all()
+
+
+memory = Memory(2 << 30)
 
 
 def allow(pixels: int) -> None:
     """Allow images of up to this many pixels in this process, whatever memory they take."""
-    global _most_pixels
-    Image.MAX_IMAGE_PIXELS = _most_pixels = pixels
+    global most_pixels
+    Image.MAX_IMAGE_PIXELS = most_pixels = pixels
 
 
 @contextmanager
@@ -115,7 +143,7 @@ def opened(data: bytes, at_least: int | None = None) -> Iterator[Opened]:
             full = image.width * image.height
             if at_least:
                 image.draft(None, (at_least, at_least))
-            with _room(each * (full if "progressive" in image.info else image.width * image.height)):
+            with memory.reserve(each * (full if "progressive" in image.info else image.width * image.height)):
                 yield picture
     except (BrokenImage, MemoryError, RealMixError):
         raise
@@ -128,7 +156,7 @@ def opened(data: bytes, at_least: int | None = None) -> Iterator[Opened]:
 
 
 def _check_size(image: Image.Image, each: int) -> None:
-    most = _most_pixels or min(MOST_PIXELS, MEMORY // each)
+    most = most_pixels or min(MOST_PIXELS, memory.size // each)
     if image.width * image.height > most:
         raise TooLargeImage(f"{image.width:,} × {image.height:,} are more than {most:,} pixels")
 
@@ -153,23 +181,3 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         raise
     except Exception:  # noqa: BLE001 (damaged metadata raises anything; the image may still be good)
         return None
-
-
-_free = MEMORY
-_changed = threading.Condition()
-
-
-@contextmanager
-def _room(need: int) -> Iterator[None]:
-    """Reserve `need` bytes of `MEMORY`, at most all of it, for the block; waits until they are free."""
-    global _free
-    need = min(need, MEMORY)
-    with _changed:
-        _changed.wait_for(lambda: _free >= need)
-        _free -= need
-    try:
-        yield
-    finally:
-        with _changed:
-            _free += need
-            _changed.notify_all()

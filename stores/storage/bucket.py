@@ -78,7 +78,7 @@ class BucketPath:
         obstore = _library()
         try:
             with _request(self):
-                wait_for(lambda: obstore.head_async(_connect(self.bucket), self.key))
+                wait_for(lambda: obstore.head_async(connect(self.bucket), self.key))
         except FileNotFoundError:
             return False
         return True
@@ -87,7 +87,7 @@ class BucketPath:
         """The tag of this version of the object."""
         obstore = _library()
         with _request(self):
-            return str(wait_for(lambda: obstore.head_async(_connect(self.bucket), self.key))["e_tag"])
+            return str(wait_for(lambda: obstore.head_async(connect(self.bucket), self.key))["e_tag"])
 
     def is_dir(self) -> bool:
         """Whether there is an object under this prefix."""
@@ -99,7 +99,7 @@ class BucketPath:
     def iterdir(self) -> Iterator[BucketPath]:
         """Objects and prefixes directly under this prefix."""
         obstore = _library()
-        found = self._listed(lambda: obstore.list_with_delimiter_async(_connect(self.bucket), self.key or None))
+        found = self._listed(lambda: obstore.list_with_delimiter_async(connect(self.bucket), self.key or None))
         keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         yield from sorted(BucketPath(self.bucket, key) for key in keys)
 
@@ -137,7 +137,7 @@ class BucketPath:
             with _request(self):
                 # in one request: an interrupted multipart upload leaves invisible parts that are paid for
                 made = wait_for(
-                    lambda: obstore.put_async(_connect(self.bucket), self.key, data, mode=mode, use_multipart=False)
+                    lambda: obstore.put_async(connect(self.bucket), self.key, data, mode=mode, use_multipart=False)
                 )
         except (AlreadyExistsError, PreconditionError):
             return None
@@ -149,13 +149,13 @@ class BucketPath:
         """Delete the object; S3 does not say whether there was one."""
         obstore = _library()
         with _request(self), contextlib.suppress(FileNotFoundError):
-            wait_for(lambda: obstore.delete_async(_connect(self.bucket), self.key))
+            wait_for(lambda: obstore.delete_async(connect(self.bucket), self.key))
 
     def _below(self, *, first: bool = False) -> list[BucketPath]:
         """Objects below this prefix, or only the first."""
 
         async def ask() -> Any:
-            pages = _library().list(_connect(self.bucket), f"{self.key}/" if self.key else None)
+            pages = _library().list(connect(self.bucket), f"{self.key}/" if self.key else None)
             return (await anext(pages, []))[:1] if first else await pages.collect_async()
 
         return [BucketPath(self.bucket, entry["path"]) for entry in self._listed(ask)]
@@ -185,7 +185,7 @@ class BucketFile:
                 self._tail, meta = wait_for(lambda: _get(path, range={"suffix": TAIL_BYTES}))
                 self.size, self._tag = meta["size"], meta["e_tag"]
             except GenericError:
-                if wait_for(lambda: obstore.head_async(_connect(path.bucket), path.key))["size"]:
+                if wait_for(lambda: obstore.head_async(connect(path.bucket), path.key))["size"]:
                     raise
                 self.size, self._tail, self._tag = 0, b"", None  # an empty object has no range
         self._tail_at = self.size - len(self._tail)
@@ -218,7 +218,7 @@ class BucketFile:
 
 async def _get(path: BucketPath, **options: Any) -> tuple[bytes, Any]:
     """An object's bytes, or a part of them, and what the server says of it."""
-    found = await _library().get_async(_connect(path.bucket), path.key, options=options or None)
+    found = await _library().get_async(connect(path.bucket), path.key, options=options or None)
     return bytes(await found.bytes_async()), found.meta
 
 
@@ -273,7 +273,7 @@ def _endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or "Amazon S3"
 
 
-def _connect(bucket: str) -> S3Store:
+def connect(bucket: str) -> S3Store:
     """The connection pool of a bucket: one for each process and setting of the environment."""
     return _connected(bucket, os.getpid(), tuple(sorted(item for item in os.environ.items() if item[0][:4] == "AWS_")))
 

@@ -26,9 +26,13 @@ def part(count: int) -> Part:
 
 
 SOURCE = Source(
-    name="arrays", train=part(90), test=part(9), class_names=["a", "b", "c"], weak={"flip": True, "shift": 1},
+    name="arrays",
+    train=part(90),
+    test=part(9),
+    class_names=["a", "b", "c"],
+    weak={"flip": True, "shift": 1},
     origin={"kind": "test"},
-)  # fmt: skip
+)
 
 
 def run(path: Path) -> None:

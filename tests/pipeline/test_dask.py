@@ -40,8 +40,14 @@ def source() -> Source:
     def part(start: int, stop: int) -> Part:
         return Part(images[start:stop], np.arange(start, stop) % 2)
 
-    return Source("arrays", part(0, FILES * ROWS), part(FILES * ROWS, FILES * ROWS + 8), ["a", "b"],
-                  {"flip": True, "shift": 1}, {"kind": "test"})  # fmt: skip
+    return Source(
+        "arrays",
+        part(0, FILES * ROWS),
+        part(FILES * ROWS, FILES * ROWS + 8),
+        ["a", "b"],
+        {"flip": True, "shift": 1},
+        {"kind": "test"},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +189,13 @@ def test_who_says_nothing_is_not_waited_for(dask, source, tmp_path, monkeypatch)
 
 
 def test_ctrl_c_cancels_and_the_next_run_continues(dask, source, expected, tmp_path):
-    np.savez(tmp_path / "a.npz", x_train=source.train.images, y_train=source.train.labels,
-             x_test=source.test.images, y_test=source.test.labels)  # fmt: skip
+    np.savez(
+        tmp_path / "a.npz",
+        x_train=source.train.images,
+        y_train=source.train.labels,
+        x_test=source.test.images,
+        y_test=source.test.labels,
+    )
     command = [sys.executable, "-W", "error", "-c", SMALL_FILES, "build", "arrays", "a.npz", "--root", ".", "--labels"]
     command += ["8", "--copies", str(COPIES), "--dask", dask.address, "--quiet"]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)

@@ -85,9 +85,13 @@ def slow(tmp_path_factory) -> Path:
         return Part(rng.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8), np.arange(count) % 3)
 
     source = Source(
-        name="arrays", train=part(4000), test=part(3), class_names=["a", "b", "c"], weak={"flip": True, "shift": 1},
+        name="arrays",
+        train=part(4000),
+        test=part(3),
+        class_names=["a", "b", "c"],
+        weak={"flip": True, "shift": 1},
         origin={"kind": "test"},
-    )  # fmt: skip
+    )
     path = tmp_path_factory.mktemp("slow") / "slow"
     build(path, source, load_recipe("cutout", source.weak, (12, 12)), copies=10, workers=1)
     return path

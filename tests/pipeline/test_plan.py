@@ -23,8 +23,16 @@ from stores import open_store
 from stores.errors import ResourceError, StoreError, UsageError
 
 Usage = namedtuple("Usage", "total used free")
-OPTIONS = {"from_": None, "extra": False, "flip": None, "size": None, "unlabeled": None, "test": None, "progress": None,
-           "drop_conflicts": False}  # fmt: skip
+OPTIONS = {
+    "from_": None,
+    "extra": False,
+    "flip": None,
+    "size": None,
+    "unlabeled": None,
+    "test": None,
+    "progress": None,
+    "drop_conflicts": False,
+}
 
 
 @pytest.fixture

@@ -184,7 +184,9 @@ def some(inner: dict, n: int) -> dict:
 @pytest.mark.parametrize(
     "transform",
     [
-        glass(iterations=60_000), glass(max_delta=5000), glass(sigma=65_000),
+        glass(iterations=60_000),
+        glass(max_delta=5000),
+        glass(sigma=65_000),
         {"__class_fullname__": "RandomShadow", "p": 1, "num_shadows_limit": [60_000, 60_000]},
         {"__class_fullname__": "ZoomBlur", "p": 1, "step_factor": [1e-7, 1e-7]},
         {"__class_fullname__": "CLAHE", "p": 1, "tile_grid_size": [4096, 4096]},
@@ -193,7 +195,7 @@ def some(inner: dict, n: int) -> dict:
         some(some({"__class_fullname__": "NoOp", "p": 1}, 60), 60),
         {"__class_fullname__": "Compose", "p": 1, "transforms": [{"__class_fullname__": "NoOp", "p": 1}] * 300},
     ],
-)  # fmt: skip
+)
 def test_numbers_that_would_never_end_are_refused_in_a_file_and_in_a_store(tmp_path: Path, transform: dict) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"transform": transform}))
@@ -211,12 +213,17 @@ MERGES = "a0: &a0 {k: v}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("a.yaml", LAUGHS, "more than"), ("a.yaml", MERGES, "no merge keys"), ("a.yaml", "t: &a [*a]", "too deep"),
-        ("a.yaml", "transform: " + "[" * 3000, "too deep"), ("a.json", '{"transform": ' + "[" * 3000, "too deep"),
-        ("a.json", '{"transform": ' + "[" * 100 + "]" * 100 + "}", "too deep"), ("a.yml", "#" * 200_000, "too large"),
-        ("a.json", '{"t": ' + "9" * 10_000 + "}", "not valid json"), ("a.yaml", "t: \0", "not valid yaml"),
+        ("a.yaml", LAUGHS, "more than"),
+        ("a.yaml", MERGES, "no merge keys"),
+        ("a.yaml", "t: &a [*a]", "too deep"),
+        ("a.yaml", "transform: " + "[" * 3000, "too deep"),
+        ("a.json", '{"transform": ' + "[" * 3000, "too deep"),
+        ("a.json", '{"transform": ' + "[" * 100 + "]" * 100 + "}", "too deep"),
+        ("a.yml", "#" * 200_000, "too large"),
+        ("a.json", '{"t": ' + "9" * 10_000 + "}", "not valid json"),
+        ("a.yaml", "t: \0", "not valid yaml"),
     ],
-)  # fmt: skip
+)
 def test_a_file_is_parsed_within_bounds(tmp_path: Path, file: str, text: str, message: str) -> None:
     path = tmp_path / file
     path.write_text(text)

@@ -42,9 +42,12 @@ def test_all_that_follows_comes_back_at_once(tmp_path, source, recipe):
     report = repair(store.with_name("tiny_20"))
     assert report.lost == {}
     assert {key for key in report.restored if key.startswith("tiny/copies/")} == {
-        "tiny/copies/images/zarr.json", "tiny/copies/params/zarr.json", "tiny/copies/zarr.json",
-        "tiny/copies/images/c/0/0/0/0/0", "tiny/copies/params/c/0/0/0",
-    }  # fmt: skip
+        "tiny/copies/images/zarr.json",
+        "tiny/copies/params/zarr.json",
+        "tiny/copies/zarr.json",
+        "tiny/copies/images/c/0/0/0/0/0",
+        "tiny/copies/params/c/0/0/0",
+    }
     assert set(report.restored.values()) == {repairs.SAME}
     assert bytes_of(tmp_path) == whole
 
@@ -183,10 +186,11 @@ def test_what_is_no_store_or_not_complete_is_no_business_of_repair(tmp_path, tin
 
 
 REQUESTS = [
-    Request(labels=15, seed=3, valid=10), Request(labels=20, seed=0),
+    Request(labels=15, seed=3, valid=10),
+    Request(labels=20, seed=0),
     Request(labels=8, labeled_classes=("ant", "cow"), unlabeled_classes=("cow", "eel")),
     Request(labels=9, labeled_classes=("ant", "bee", "cow"), valid=6),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("request_", REQUESTS)

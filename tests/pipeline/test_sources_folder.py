@@ -218,8 +218,15 @@ def test_progress_is_there_before_the_first_file_is_read(pets, monkeypatch):
 
 def test_what_systems_leave_behind_is_no_picture_and_is_counted(pets):
     plain = load("folder", pets)
-    folders = ("@eaDir/0.png", "cat/@eaDir/0.png", "__MACOSX/cat", "$RECYCLE.BIN", "#recycle", "lost+found",
-               "System Volume Information")  # fmt: skip
+    folders = (
+        "@eaDir/0.png",
+        "cat/@eaDir/0.png",
+        "__MACOSX/cat",
+        "$RECYCLE.BIN",
+        "#recycle",
+        "lost+found",
+        "System Volume Information",
+    )
     for name in folders:
         save(pets / name / "SYNOPHOTO_THUMB_XL.jpg", noise(40))
     for name in ("desktop.ini", "cat/desktop.ini", "cat/Thumbs.db", "dog/0.png:Zone.Identifier", "dog/.DS_Store"):
@@ -399,9 +406,14 @@ def test_a_test_picture_that_is_trained_on_is_refused_or_left_out_of_training(pe
 
 
 @given(
-    height=st.integers(1, 40), width=st.integers(1, 40), quality=st.integers(1, 100), subsampling=st.integers(0, 2),
-    grey=st.booleans(), progressive=st.booleans(), seed=st.integers(0, 99),
-)  # fmt: skip
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    quality=st.integers(1, 100),
+    subsampling=st.integers(0, 2),
+    grey=st.booleans(),
+    progressive=st.booleans(),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=60, deadline=None)
 def test_a_plain_jpeg_has_pillow_s_bytes(height, width, quality, subsampling, grey, progressive, seed):
     image = Image.fromarray(noise(seed, height, width)).convert("L" if grey else "RGB")
@@ -432,10 +444,15 @@ def test_exif_orientation(orientation, kind):
     upright = smooth(12, 20)
     # How a camera stores an upright picture under each orientation (EXIF 2.3, tag 0x0112).
     stored = {
-        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
-        5: upright.transpose(1, 0, 2), 6: np.rot90(upright, 1), 7: upright[::-1, ::-1].transpose(1, 0, 2),
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(upright, -1),
-    }[orientation]  # fmt: skip
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}

@@ -139,8 +139,9 @@ def test_twins_among_arrays_are_told_and_not_held_out(tmp_path):
     trained = {image.tobytes() for image in source.train.images}
     assert not [image for image in source.test.images if image.tobytes() in trained]
     assert source.notes == (
-        "training images that occur more than once: 19", "training images that are also under another class: 3"
-    )  # fmt: skip
+        "training images that occur more than once: 19",
+        "training images that are also under another class: 3",
+    )
     assert "held_out" in source.origin
     alone = load("arrays", npz(tmp_path / "b.npz", images=IMAGES, labels=LABELS))
     assert ("held_out" in alone.origin, alone.notes) == (False, ())

@@ -30,10 +30,13 @@ from stores.verify import verify
 
 rng = np.random.default_rng(0)
 SOURCE = Source(
-    name="arrays", train=Part(rng.integers(0, 256, (40, 8, 8, 3), np.uint8), np.arange(40) % 3),
-    test=Part(rng.integers(0, 256, (9, 8, 8, 3), np.uint8), np.arange(9) % 3), class_names=["a", "b", "c"],
-    weak={"flip": True, "shift": 1}, origin={"kind": "test"},
-)  # fmt: skip
+    name="arrays",
+    train=Part(rng.integers(0, 256, (40, 8, 8, 3), np.uint8), np.arange(40) % 3),
+    test=Part(rng.integers(0, 256, (9, 8, 8, 3), np.uint8), np.arange(9) % 3),
+    class_names=["a", "b", "c"],
+    weak={"flip": True, "shift": 1},
+    origin={"kind": "test"},
+)
 SMALL = {"CHUNK_BYTES": 16 * 2 * 8 * 8 * 3, "BASE_CHUNK_BYTES": 16 * 8 * 8 * 3, "CHUNKS_PER_FILE": 1}  # several files
 
 

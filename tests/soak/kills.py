@@ -88,10 +88,12 @@ KINDS = {
     "export": Kind("realmix-data export stores/noise --format ffcv --quiet", (DATA,)),
     "train": Kind(
         f"realmix-train --store stores/noise_50 --name one --steps 12 {RUN} --set checkpoint_every=3 --set log_every=3 "
-        "--set eval_every=4", (DATA, SPLIT), again=resumed,
+        "--set eval_every=4",
+        (DATA, SPLIT),
+        again=resumed,
     ),
     "reproduce": Kind("realmix-train reproduce table.toml --stores stores --threads 1", (DATA, SPLIT)),
-}  # fmt: skip
+}
 
 
 def begun(words: str, root: Path) -> int:

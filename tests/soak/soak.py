@@ -52,9 +52,13 @@ def small(folder: Path, images: int, side: int) -> tuple[Path, Path]:
         return Part(rng.integers(0, 256, (count, side, side, 3), np.uint8), np.arange(count) % 2)
 
     source = Source(
-        name="arrays", train=part(images), test=part(2), class_names=["a", "b"], weak={"flip": True, "shift": 1},
+        name="arrays",
+        train=part(images),
+        test=part(2),
+        class_names=["a", "b"],
+        weak={"flip": True, "shift": 1},
         origin={"kind": "soak"},
-    )  # fmt: skip
+    )
     store, _ = build(folder / "tiny", source, load_recipe("cutout", source.weak, (side, side)), copies=2, workers=1)
     write_all(store, [Request(labels=2)], "tiny_20")
     return folder / "tiny", folder / "tiny_20"

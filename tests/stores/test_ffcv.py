@@ -105,11 +105,17 @@ def test_a_dead_reading_thread_is_an_error_not_a_wait(stored, monkeypatch):
 @pytest.mark.parametrize(
     ("where", "says"),
     [
-        (0, "header"), (4, "header"), (8, "header"), (30, "header"),
-        (24 + 4 * 1041, "where its images lie"), (24 + 4 * 1041 + 8, "the ids"), (24 + 4 * 1041 + 16, "the ids"),
-        (-8, "where its images lie"), (-16, "where its images lie"),
+        (0, "header"),
+        (4, "header"),
+        (8, "header"),
+        (30, "header"),
+        (24 + 4 * 1041, "where its images lie"),
+        (24 + 4 * 1041 + 8, "the ids"),
+        (24 + 4 * 1041 + 16, "the ids"),
+        (-8, "where its images lie"),
+        (-16, "where its images lie"),
     ],
-)  # fmt: skip
+)
 def test_numbers_that_ffcv_would_follow_are_checked_first(stored, tmp_path, where, says):
     """A changed version, page size, count, field, image pointer, id, or entry of the table of allocations."""
     damaged = copy_of(stored, tmp_path)

@@ -11,8 +11,27 @@ from hypothesis import strategies as st
 from stores.errors import UsageError
 from stores.format import fields, names
 
-STRANGE = ["", ".", "..", "../outside", "a/b", "/etc", "a\\b", ".hidden", "-rf", " a", "a ", "a\nb", "a\0", "\x1b[31m",
-           "a#1", "a?b", "\udce9t\udce9", "x" * 256, "\u202etxt"]  # fmt: skip
+STRANGE = [
+    "",
+    ".",
+    "..",
+    "../outside",
+    "a/b",
+    "/etc",
+    "a\\b",
+    ".hidden",
+    "-rf",
+    " a",
+    "a ",
+    "a\nb",
+    "a\0",
+    "\x1b[31m",
+    "a#1",
+    "a?b",
+    "\udce9t\udce9",
+    "x" * 256,
+    "\u202etxt",
+]
 
 
 @pytest.mark.parametrize("name", STRANGE)

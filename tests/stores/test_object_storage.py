@@ -258,8 +258,12 @@ def test_a_build_whose_connection_breaks_keeps_what_it_wrote_and_continues(place
 def test_damage_is_named_and_never_read(remote, place, damage):
     store = copy_of(remote, place)
     good = (store / IMAGES).read_bytes()
-    bad = {"flip": good[:99] + bytes([good[99] ^ 1]) + good[100:], "truncate": good[:-300], "empty": b"",
-           "index": good[:-6] + bytes([good[-6] ^ 1]) + good[-5:]}  # fmt: skip
+    bad = {
+        "flip": good[:99] + bytes([good[99] ^ 1]) + good[100:],
+        "truncate": good[:-300],
+        "empty": b"",
+        "index": good[:-6] + bytes([good[-6] ^ 1]) + good[-5:],
+    }
     if damage == "remove":
         (store / IMAGES).unlink()
     else:
@@ -317,9 +321,16 @@ def test_an_interrupted_split_is_written_again(remote, place):
         write_all(open_store(store), [Request(labels=20)])
 
 
-SPEC = {"spec": {"copies": 3, "seed": 1, "recipe": {"name": "cutout"}}, "class_names": ["a"], "recipe_columns": [],
-        "weak": {"flip": True, "shift": 0}, "num_images": 1, "num_test": 1, "image_size": [1, 1],
-        "num_copies": 3}  # fmt: skip
+SPEC = {
+    "spec": {"copies": 3, "seed": 1, "recipe": {"name": "cutout"}},
+    "class_names": ["a"],
+    "recipe_columns": [],
+    "weak": {"flip": True, "shift": 0},
+    "num_images": 1,
+    "num_test": 1,
+    "image_size": [1, 1],
+    "num_copies": 3,
+}
 
 
 def build_into_dataset(root, source, copies: int, **options):
@@ -511,9 +522,12 @@ def test_a_bucket_that_falls_silent_holds_nobody_who_is_to_end(place, source, pr
     module = {"realmix-data": "pipeline", "realmix-train": "trainer"}[program]
     before = proxy.answers
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        [sys.executable, "-m", module, *words],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+    )
     while proxy.answers < before + 6:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)

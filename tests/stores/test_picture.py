@@ -42,9 +42,14 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
 def turned(upright: np.ndarray, orientation: int) -> np.ndarray:
     """How a camera stores an upright picture under each orientation (EXIF 2.3, tag 0x0112); no other number turns."""
     stored = {
-        2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright, 1), 7: upright[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(upright, -1),
-    }.get(orientation, upright)  # fmt: skip
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }.get(orientation, upright)
     return np.ascontiguousarray(stored)
 
 
@@ -67,9 +72,13 @@ def with_orientation(image: Image.Image, kind: str, place: str, orientation: int
 
 
 @given(
-    kind=st.sampled_from(KINDS), place=st.sampled_from(["exif", "xmp"]), orientation=st.integers(0, 9),
-    mode=st.sampled_from(["RGB", "RGBA", "L", "LA", "P"]), height=st.integers(16, 40), width=st.integers(16, 40),
-)  # fmt: skip
+    kind=st.sampled_from(KINDS),
+    place=st.sampled_from(["exif", "xmp"]),
+    orientation=st.integers(0, 9),
+    mode=st.sampled_from(["RGB", "RGBA", "L", "LA", "P"]),
+    height=st.integers(16, 40),
+    width=st.integers(16, 40),
+)
 @settings(max_examples=100, deadline=None)
 def test_every_picture_is_upright_and_its_size_is_that_of_its_pixels(kind, place, orientation, mode, height, width):
     upright = smooth(height, width)
@@ -109,8 +118,18 @@ def tiff(samples: np.ndarray, bits: int, photometric: int = 1, kind: int = 1) ->
     """An uncompressed grey TIFF, little-endian; kind: 1 unsigned, 2 signed."""
     height, width = samples.shape
     raw = samples.tobytes()
-    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 0), (277, 1), (278, height),
-            (279, len(raw)), (339, kind)]  # fmt: skip
+    tags = [
+        (256, width),
+        (257, height),
+        (258, bits),
+        (259, 1),
+        (262, photometric),
+        (273, 0),
+        (277, 1),
+        (278, height),
+        (279, len(raw)),
+        (339, kind),
+    ]
     start = 8 + 2 + 12 * len(tags) + 4
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, start if tag == 273 else value) for tag, value in tags)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + raw
@@ -263,7 +282,7 @@ def test_a_format_that_is_not_named_is_not_opened(data, tmp_path, monkeypatch):
 def test_a_picture_with_too_many_pixels_is_called_so(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     monkeypatch.setattr(decoders, "MOST_PIXELS", 100)
-    monkeypatch.setattr(decoders, "_most_pixels", None)
+    monkeypatch.setattr(decoders, "most_pixels", None)
     file = tmp_path / "large.png"
     file.write_bytes(encode(noise(10, 12), "PNG"))
     with pytest.raises(IntegrityError, match=r"too large a picture: '.*large\.png'") as caught:
@@ -277,9 +296,8 @@ def test_a_picture_with_too_many_pixels_is_called_so(tmp_path, monkeypatch):
 def test_threads_share_one_memory_for_decoding(monkeypatch):
     """Each picture takes 40 % of it, so that two are decoded at a time, and one that exceeds it alone."""
     data = encode(noise(10, 10), "BMP")
-    monkeypatch.setattr(decoders, "MEMORY", 2000)
-    monkeypatch.setattr(decoders, "_free", 2000)
-    monkeypatch.setattr(decoders, "_most_pixels", 10**6)
+    monkeypatch.setattr(decoders, "memory", decoders.Memory(2000))
+    monkeypatch.setattr(decoders, "most_pixels", 10**6)
     at_once, most, lock, both = 0, [], threading.Lock(), threading.Barrier(2)
 
     def held(bytes_: bytes) -> None:
@@ -299,4 +317,4 @@ def test_threads_share_one_memory_for_decoding(monkeypatch):
         most.clear()
         list(pool.map(held, [encode(noise(20, 20), "BMP")] * 6))
         assert max(most) == 1
-    assert decoders._free == 2000
+    assert decoders.memory.free == 2000

@@ -25,9 +25,13 @@ def write(path, array: layout.ArrayLayout, values: np.ndarray) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    count=st.integers(1, 70), copies=st.integers(1, 7), chunk=st.integers(1, 9), per_chunk=st.integers(1, 4),
-    chunks=st.integers(1, 3), seed=st.integers(0, 99),
-)  # fmt: skip
+    count=st.integers(1, 70),
+    copies=st.integers(1, 7),
+    chunk=st.integers(1, 9),
+    per_chunk=st.integers(1, 4),
+    chunks=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
 def test_any_layout_reads_back_in_zarr_and_here(tmp_path_factory, count, copies, chunk, per_chunk, chunks, seed):
     path = tmp_path_factory.mktemp("array")
     rng = np.random.default_rng(seed)

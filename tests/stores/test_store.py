@@ -25,11 +25,14 @@ def test_three_readers_see_the_same_arrays(tiny):
     ours = open_store(tiny)
     plain = zarr.open_group(str(tiny), mode="r")
     arrays = {
-        "train/images": ours.train_images.read(), "test/images": ours.test_images.read(),
+        "train/images": ours.train_images.read(),
+        "test/images": ours.test_images.read(),
         "copies/images": ours.copies.read(),
-        "copies/params": ours.read_params(), "train/labels": ours.train_labels, "test/labels": ours.test_labels,
+        "copies/params": ours.read_params(),
+        "train/labels": ours.train_labels,
+        "test/labels": ours.test_labels,
         "train/source_index": ours.source_index,
-    }  # fmt: skip
+    }
     for name, values in arrays.items():
         kvstore = {"driver": "file", "path": str(tiny / name)}
         theirs = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, read=True).result().read().result()

@@ -50,8 +50,16 @@ def test_a_link_to_nothing_is_a_picture_that_is_missing(tmp_path):
 
 
 def test_stores_and_runs_are_ours(tmp_path):
-    make(tmp_path, "stores/mine/zarr.json", "stores/mine/train/images/c/0/0/0/0", "runs/a/config.json", "x.png",
-         "runs/a/checkpoint.pt", "other/config.json", "other/y.png")  # fmt: skip
+    make(
+        tmp_path,
+        "stores/mine/zarr.json",
+        "stores/mine/train/images/c/0/0/0/0",
+        "runs/a/config.json",
+        "x.png",
+        "runs/a/checkpoint.pt",
+        "other/config.json",
+        "other/y.png",
+    )
     found = files_below(tmp_path)
     assert below(tmp_path) == ["other/y.png", "x.png"]
     assert sorted(found.ours) == [str(tmp_path / "runs" / "a"), str(tmp_path / "stores" / "mine")]

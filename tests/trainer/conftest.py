@@ -26,9 +26,12 @@ class FakeArray:
         self.values, self.shape, self.dtype = values, values.shape, values.dtype
 
     def read(
-        self, rows: np.ndarray | None = None, copies: int | None = None, out: np.ndarray | None = None,
+        self,
+        rows: np.ndarray | None = None,
+        copies: int | None = None,
+        out: np.ndarray | None = None,
         workers: int | None = None,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         chosen = self.values if rows is None else self.values[rows]
         chosen = chosen if copies is None else chosen[:, :copies]
         if out is None:

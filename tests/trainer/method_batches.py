@@ -52,9 +52,13 @@ def as_method(method: Any) -> Method:
 
 
 def make_batch(
-    method: Any, settings: Any, sizes: Sizes = SIZES, step: int = 5, steps: int = 10,
+    method: Any,
+    settings: Any,
+    sizes: Sizes = SIZES,
+    step: int = 5,
+    steps: int = 10,
     dtype: torch.dtype = torch.float64,
-) -> Batch:  # fmt: skip
+) -> Batch:
     """Uniform noise for every view that the method declares, its draws and its schedule.
 
     In float64, as are the networks of `make_learner`: what is left of two computations' difference is no rounding.

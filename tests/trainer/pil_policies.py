@@ -19,8 +19,13 @@ AFFINE = {
     "translate_y": lambda v: (1, 0, 0, 0, 1, v),
 }
 FILTERS = (
-    Resampling.LANCZOS, Resampling.BICUBIC, Resampling.BILINEAR, Resampling.BOX, Resampling.HAMMING, Resampling.NEAREST,
-)  # fmt: skip
+    Resampling.LANCZOS,
+    Resampling.BICUBIC,
+    Resampling.BILINEAR,
+    Resampling.BOX,
+    Resampling.HAMMING,
+    Resampling.NEAREST,
+)
 
 
 def patches(height: int = 32, width: int = 32, count: int = 400) -> np.ndarray:

@@ -32,9 +32,14 @@ def bound(dtype: torch.dtype, roundings: float = NETWORK, stretched: float = 1.0
 
 
 def assert_same(
-    actual: Any, expected: Any, name: str = "", *, roundings: float = NETWORK, stretched: float = 1.0,
+    actual: Any,
+    expected: Any,
+    name: str = "",
+    *,
+    roundings: float = NETWORK,
+    stretched: float = 1.0,
     dtype: torch.dtype | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Assert that tensors, or numbers, are equal up to rounding, relative to the largest magnitude among the expected.
 
     Args:

@@ -97,13 +97,39 @@ def test_a_setting_of_the_method_may_be_given_as_a_value_and_is_checked_as_a_tex
 
 # config.json of a run of before settings had components
 BEFORE = {
-    "store": "stores/digits_100", "method": "realmix", "model": "wrn-10-1", "steps": 150, "seed": 1, "batch": 8,
-    "optimizer": "adam", "lr": 0.002, "lr_schedule": "constant", "momentum": 0.9, "weight_decay": 0.02,
-    "ema_decay": 0.99, "bn_momentum": 0.01, "precision": "fp32", "engine": "eager", "cuda_graph": False, "init": None,
-    "copies": None, "flip": False, "shift": 1, "eval_every": 50, "eval_raw": False, "checkpoint_every": 50,
-    "log_every": 50, "device": "cpu", "feed": "resident", "pool": "auto", "window": "512MiB", "scratch": None,
-    "threads": 1, "tensorboard": True, "wandb": False,
-}  # fmt: skip
+    "store": "stores/digits_100",
+    "method": "realmix",
+    "model": "wrn-10-1",
+    "steps": 150,
+    "seed": 1,
+    "batch": 8,
+    "optimizer": "adam",
+    "lr": 0.002,
+    "lr_schedule": "constant",
+    "momentum": 0.9,
+    "weight_decay": 0.02,
+    "ema_decay": 0.99,
+    "bn_momentum": 0.01,
+    "precision": "fp32",
+    "engine": "eager",
+    "cuda_graph": False,
+    "init": None,
+    "copies": None,
+    "flip": False,
+    "shift": 1,
+    "eval_every": 50,
+    "eval_raw": False,
+    "checkpoint_every": 50,
+    "log_every": 50,
+    "device": "cpu",
+    "feed": "resident",
+    "pool": "auto",
+    "window": "512MiB",
+    "scratch": None,
+    "threads": 1,
+    "tensorboard": True,
+    "wandb": False,
+}
 
 
 def test_a_run_of_before_settings_had_components_is_the_same_run():
@@ -127,11 +153,20 @@ def test_a_wrong_flag_is_refused(flags):
 @pytest.mark.parametrize(
     ("text", "kind", "value"),
     [
-        ("yes", bool, True), ("off", bool, False), ("0", bool, False), ("1_000", int, 1000), ("-3", int, -3),
-        ("1e-3", float, 0.001), ("2", float, 2.0), ("none", float | None, None), ("auto", int | None, None),
-        ("false", bool | None, False), ("none", Literal["none", "linear"], "none"), ("wrn-10-1", str, "wrn-10-1"),
+        ("yes", bool, True),
+        ("off", bool, False),
+        ("0", bool, False),
+        ("1_000", int, 1000),
+        ("-3", int, -3),
+        ("1e-3", float, 0.001),
+        ("2", float, 2.0),
+        ("none", float | None, None),
+        ("auto", int | None, None),
+        ("false", bool | None, False),
+        ("none", Literal["none", "linear"], "none"),
+        ("wrn-10-1", str, "wrn-10-1"),
     ],
-)  # fmt: skip
+)
 def test_parse(text, kind, value):
     parsed = config.parse("key", text, kind)
     assert parsed == value

@@ -220,15 +220,26 @@ class Toy:
     @staticmethod
     def views(settings: Any) -> Views:
         return Views(
-            labeled=WEAK * 2, unlabeled=WEAK + STRONG, second=WEAK, policy="randaugment", ratio=2, teacher=True,
-            labeled_in_unlabeled=True, heads=(OVA, PROJ, OPEN),
-        )  # fmt: skip
+            labeled=WEAK * 2,
+            unlabeled=WEAK + STRONG,
+            second=WEAK,
+            policy="randaugment",
+            ratio=2,
+            teacher=True,
+            labeled_in_unlabeled=True,
+            heads=(OVA, PROJ, OPEN),
+        )
 
     @staticmethod
     def init_state(sizes: Sizes, settings: Any) -> dict[str, Tensor]:
         n = sizes.num_unlabeled
-        return {"count": torch.zeros(n, dtype=torch.int64), "score": torch.zeros(n), "hooks": torch.zeros(()),
-                "second": torch.ones(n, dtype=torch.bool), "outside": torch.zeros(())}  # fmt: skip
+        return {
+            "count": torch.zeros(n, dtype=torch.int64),
+            "score": torch.zeros(n),
+            "hooks": torch.zeros(()),
+            "second": torch.ones(n, dtype=torch.bool),
+            "outside": torch.zeros(()),
+        }
 
     @staticmethod
     def loss(learner: Learner, batch: Batch, settings: Any) -> Losses:

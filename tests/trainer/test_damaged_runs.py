@@ -233,11 +233,16 @@ def use(run: Path, out: Path) -> Counter[str]:
         table.markdown(recipe, recipe, table.cells(recipe, planned), open_run(run).config)
 
     uses = [
-        say, export, tabulate, lambda: reports.write([run], out / "one.html"),
-        lambda: reports.write([run, run.with_name("second")], out / "two.html"), lambda: weights.find(run),
-        lambda: weights.of_run(open_run(run), averaged=False), lambda: transfer.read(str(run), "wrn-10-1"),
+        say,
+        export,
+        tabulate,
+        lambda: reports.write([run], out / "one.html"),
+        lambda: reports.write([run, run.with_name("second")], out / "two.html"),
+        lambda: weights.find(run),
+        lambda: weights.of_run(open_run(run), averaged=False),
+        lambda: transfer.read(str(run), "wrn-10-1"),
         lambda: api.resume(run, quiet=True),
-    ]  # fmt: skip
+    ]
     seen = Counter[str]()
     for attempt in uses:
         found = outcome(attempt)
@@ -282,12 +287,19 @@ def test_a_mutated_run_is_used_or_refused(run: Path, trained: Path, tmp_path: Pa
     ("change", "code"),
     [
         ({"model": "wrn-10-4000"}, 3),
-        ({"model": "wrn-9994-1"}, 3), ({"model": "wrn-994-1"}, 4), ({"model": "wrn-10-999"}, 4), ({"model": "x"}, 3),
-        ({"image_size": "[20000, 20000]"}, 3), ({"image_size": "[0, 3]"}, 3), ({"image_size": "[" * 5000}, 3),
-        ({"class_names": json.dumps(["x"] * 10**6)}, 4), ({"class_names": "[]"}, 3), ({"class_names": "nan"}, 3),
+        ({"model": "wrn-9994-1"}, 3),
+        ({"model": "wrn-994-1"}, 4),
+        ({"model": "wrn-10-999"}, 4),
+        ({"model": "x"}, 3),
+        ({"image_size": "[20000, 20000]"}, 3),
+        ({"image_size": "[0, 3]"}, 3),
+        ({"image_size": "[" * 5000}, 3),
+        ({"class_names": json.dumps(["x"] * 10**6)}, 4),
+        ({"class_names": "[]"}, 3),
+        ({"class_names": "nan"}, 3),
     ],
     ids=lambda value: str(value)[:40],
-)  # fmt: skip
+)
 def test_weights_that_ask_for_too_much(tmp_path: Path, change: dict[str, str], code: int) -> None:
     model = build_model("wrn-10-1", 2)
     weights.export(tmp_path, model, "wrn-10-1", ["a", "b"], (8, 8))

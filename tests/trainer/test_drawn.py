@@ -95,8 +95,10 @@ def test_boxes_are_those_of_a_loop_on_numpy_and_on_torch(data):
     word = np.int64 if width % 8 == 0 else np.uint8
     boxwise, rowwise = box_tables(height, width, 3, word), row_tables(width, 3, word)
     for convert, fill, tables in (
-        (np.array, fill_boxes, boxwise), (torch.tensor, fill_boxes, boxwise), (np.array, fill_rows, rowwise),
-    ):  # fmt: skip
+        (np.array, fill_boxes, boxwise),
+        (torch.tensor, fill_boxes, boxwise),
+        (np.array, fill_rows, rowwise),
+    ):
         arrays = [convert(a) for a in (images, boxes, values, *tables)]
         fill(*arrays)
         np.testing.assert_array_equal(np.asarray(arrays[0]), expected)
@@ -117,11 +119,14 @@ def test_what_can_be_drawn(cut, erased, simple):
     assert is_drawable(erased.manifest)
     assert not is_drawable(simple.manifest)
     for change in (
-        lambda m: m["spec"]["recipe"].update(version=2), lambda m: m["spec"]["recipe"].update(fill=300),
-        lambda m: m["spec"]["recipe"].update(fill="127"), lambda m: m["spec"]["recipe"].update(kind=[]),
-        lambda m: m.update(recipe_columns=["top"]), lambda m: m["spec"].update(recipe={}),
+        lambda m: m["spec"]["recipe"].update(version=2),
+        lambda m: m["spec"]["recipe"].update(fill=300),
+        lambda m: m["spec"]["recipe"].update(fill="127"),
+        lambda m: m["spec"]["recipe"].update(kind=[]),
+        lambda m: m.update(recipe_columns=["top"]),
+        lambda m: m["spec"].update(recipe={}),
         lambda m: m.update(num_copies=0),
-    ):  # fmt: skip
+    ):
         other = copy.deepcopy(cut.manifest)
         change(other)
         assert not is_drawable(other)
@@ -180,10 +185,16 @@ def test_what_the_params_of_a_copy_mean():
 @pytest.mark.parametrize(
     ("params", "valid"),
     [
-        ([0, 4, 0, 6], True), ([0, 5, 0, 6], False), ([0, 4, 0, 7], False), ([-1, 4, 0, 6], False),
-        ([0, 4, 0, 6, 255], True), ([0, 4, 0, 6, 256], False), ([0, 4, 0, 6, -1], False), ([0, 4, 7, 6], False),
+        ([0, 4, 0, 6], True),
+        ([0, 5, 0, 6], False),
+        ([0, 4, 0, 7], False),
+        ([-1, 4, 0, 6], False),
+        ([0, 4, 0, 6, 255], True),
+        ([0, 4, 0, 6, 256], False),
+        ([0, 4, 0, 6, -1], False),
+        ([0, 4, 7, 6], False),
     ],
-)  # fmt: skip
+)
 def test_boxes_lie_within_their_image(params, valid):
     assert are_valid(np.array([params], np.int32), (4, 6)) == valid
     assert are_valid(np.empty((0, len(params)), np.int32), (4, 6))

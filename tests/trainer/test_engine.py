@@ -121,10 +121,14 @@ def on(raw: Raw, device: torch.device) -> Raw:
         return None if tensor is None else torch.empty_like(tensor, device=device)
 
     return Raw(
-        there(raw.x), there(raw.y), there(raw.u),
+        there(raw.x),
+        there(raw.y),
+        there(raw.u),
         tuple({name: there(values) for name, values in view.items()} for view in raw.views),
-        {name: there(values) for name, values in raw.draws.items()}, there(raw.schedule), there(raw.ood),
-    )  # fmt: skip
+        {name: there(values) for name, values in raw.draws.items()},
+        there(raw.schedule),
+        there(raw.ood),
+    )
 
 
 def prepared(store: Any, name: str) -> tuple[RunConfig, Any, Loader]:
@@ -244,9 +248,13 @@ def test_a_recorded_step_is_warmed_up_recorded_once_and_replayed(monkeypatch: py
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, value in {
-        "CUDAGraph": Graph, "graph": lambda graph, **how: Recording(), "synchronize": lambda: None,
-        "Stream": lambda: stream, "current_stream": lambda: stream, "stream": lambda s: Recording.__new__(_Nothing),
-    }.items():  # fmt: skip
+        "CUDAGraph": Graph,
+        "graph": lambda graph, **how: Recording(),
+        "synchronize": lambda: None,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda s: Recording.__new__(_Nothing),
+    }.items():
         monkeypatch.setattr(torch.cuda, name, value)
 
     def step(raw: Raw) -> Losses:

@@ -187,11 +187,19 @@ def test_free_memory_is_part_of_the_machines_memory():
 
 
 KINDS = [
-    ("auto", "cpu", 112, 0, "host"), ("auto", "cpu", 111, 112, "mapped"), ("auto", "cpu", 111, 111, "stream"),
-    ("auto", "cuda", 167, 0, "device"), ("auto", "cuda", 166, 0, "host"), ("auto", "cuda", 111, 0, "stream"),
-    ("resident", "cpu", 1, 0, "mapped"), ("resident", "cuda", 167, 0, "device"), ("host", "cuda", 1, 0, "host"),
-    ("device", "cuda", 1, 0, "device"), ("mapped", "cuda", 999, 0, "mapped"), ("stream", "cuda", 999, 0, "stream"),
-]  # fmt: skip
+    ("auto", "cpu", 112, 0, "host"),
+    ("auto", "cpu", 111, 112, "mapped"),
+    ("auto", "cpu", 111, 111, "stream"),
+    ("auto", "cuda", 167, 0, "device"),
+    ("auto", "cuda", 166, 0, "host"),
+    ("auto", "cuda", 111, 0, "stream"),
+    ("resident", "cpu", 1, 0, "mapped"),
+    ("resident", "cuda", 167, 0, "device"),
+    ("host", "cuda", 1, 0, "host"),
+    ("device", "cuda", 1, 0, "device"),
+    ("mapped", "cuda", 999, 0, "mapped"),
+    ("stream", "cuda", 999, 0, "stream"),
+]
 
 
 @pytest.mark.parametrize(("feed", "device", "memory_free", "disk_free", "kind"), KINDS)
@@ -360,8 +368,10 @@ def test_a_replaced_second_stream_takes_effect_at_its_step_and_is_the_same_when_
         ids = torch.cat([raw.second_id for raw in after])
         assert set(ids.tolist()) == set(chosen)
         for step, raw in enumerate(after, 10):
-            assert equal(dataclasses.replace(raw, second=None, second_id=None),
-                         dataclasses.replace(single.batch(step), second=None, second_id=None))  # fmt: skip
+            assert equal(
+                dataclasses.replace(raw, second=None, second_id=None),
+                dataclasses.replace(single.batch(step), second=None, second_id=None),
+            )
     with make(store, run, 25, second=("weak",)) as resumed:
         resumed.replace_second(mask, 25)
         assert all(map(equal, resumed, after[15:]))

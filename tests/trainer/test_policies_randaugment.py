@@ -72,8 +72,10 @@ def test_distribution_of_the_draws(variant: Variant) -> None:
     draws = randaugment.draw(np.random.default_rng(3), n, (32, 20), variant)
     again = randaugment.draw(np.random.default_rng(3), n, (32, 20), variant)
     assert {name: (values.shape, values.dtype) for name, values in draws.items()} == {
-        "op": ((n, 2), np.int64), "amount": ((n, 2), np.float64), "centre": ((n, 3, 2), np.int64),
-    }  # fmt: skip
+        "op": ((n, 2), np.int64),
+        "amount": ((n, 2), np.float64),
+        "centre": ((n, 3, 2), np.int64),
+    }
     assert all(np.array_equal(draws[name], again[name]) for name in draws)
     op, amount, centre = draws.values()
     kinds = KINDS[variant]

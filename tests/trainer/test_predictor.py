@@ -38,8 +38,10 @@ def test_outputs_are_the_networks(store: Any) -> None:
     with torch.no_grad():
         expected = network(seen)(scale(images), heads=("features", "classes", "out"))
     assert {name: tuple(values.shape) for name, values in out.items()} == {
-        "features": (28, 64), "classes": (28, 3), "out": (28, 6),
-    }  # fmt: skip
+        "features": (28, 64),
+        "classes": (28, 3),
+        "out": (28, 6),
+    }
     for name, values in out.items():
         assert_same(values, expected[name], name)
 

@@ -87,12 +87,23 @@ def test_one_run_on_one_page(command, runs):
     page, result = Page(source), read(runs / "first" / "result.json")
     config = read(runs / "first" / "config.json")
     for text in (
-        f"{result['error_last']:.2f} %", f"{result['error_median20']:.2f} %", f"{result['error_best_by_valid']:.2f} %",
-        f"{result['raw_error_last']:.2f} %", f"{100 * result['calibration']['ece']:.2f} %",
-        f"{result['detection']['auroc']:.3f}", "realmix on strange", config["store"]["fingerprint"],
-        config["store"]["dataset_fingerprint"], "recipe cutout", "mismatch, split seed 1", "12 labelled",
-        "lambda_u", "Copies in the store", "Foreign images", "Calibration",
-    ):  # fmt: skip
+        f"{result['error_last']:.2f} %",
+        f"{result['error_median20']:.2f} %",
+        f"{result['error_best_by_valid']:.2f} %",
+        f"{result['raw_error_last']:.2f} %",
+        f"{100 * result['calibration']['ece']:.2f} %",
+        f"{result['detection']['auroc']:.3f}",
+        "realmix on strange",
+        config["store"]["fingerprint"],
+        config["store"]["dataset_fingerprint"],
+        "recipe cutout",
+        "mismatch, split seed 1",
+        "12 labelled",
+        "lambda_u",
+        "Copies in the store",
+        "Foreign images",
+        "Calibration",
+    ):
         assert text in page.text, text
     assert not re.search(r"https?:|url\(|@import", source)
     policies = [said["content"] for tag, said in page.tags if said.get("http-equiv") == "Content-Security-Policy"]
@@ -162,15 +173,20 @@ def test_groups_differ_in_more_than_seeds_and_machines(runs, tmp_path):
     assert records.differing(groups) == ["lr", "gamma"]
     own = read(runs / "first" / "config.json")["settings"]["gamma"]
     assert comparison.labels(groups) == [
-        f"realmix lr=0.002 gamma={own:g}", "realmix lr=0.002 gamma=0.25", f"realmix lr=0.01 gamma={own:g}"
-    ]  # fmt: skip
+        f"realmix lr=0.002 gamma={own:g}",
+        "realmix lr=0.002 gamma=0.25",
+        f"realmix lr=0.01 gamma={own:g}",
+    ]
     plain = records.read(runs / "plain")
     long = changed(runs / "plain", tmp_path / "d", steps=12)
     after = changed(runs / "plain", tmp_path / "e", init="/runs/source/model.safetensors")
     groups = records.group([first, plain, long, after])
     assert comparison.labels(groups) == [
-        "realmix steps=6", "supervised steps=6", "supervised steps=12", "supervised steps=6 after source"
-    ]  # fmt: skip
+        "realmix steps=6",
+        "supervised steps=6",
+        "supervised steps=12",
+        "supervised steps=6 after source",
+    ]
     groups = records.group([first, seed, gamma])
     mean, spread, count = groups[0].mean("error_last")
     assert (mean, spread, count) == (first.score("error_last"), 0, 2)
@@ -299,9 +315,13 @@ def test_thinning_keeps_ends_and_mean(n):
 
 @pytest.mark.parametrize(
     ("low", "high", "ticks"),
-    [(0, 1, [0, 0.25, 0.5, 0.75, 1]), (0, 87, [0, 25, 50, 75, 100]), (0, 0, [0, 0.25, 0.5, 0.75, 1]),
-     (-3, 5, [-4, -2, 0, 2, 4, 6])],
-)  # fmt: skip
+    [
+        (0, 1, [0, 0.25, 0.5, 0.75, 1]),
+        (0, 87, [0, 25, 50, 75, 100]),
+        (0, 0, [0, 0.25, 0.5, 0.75, 1]),
+        (-3, 5, [-4, -2, 0, 2, 4, 6]),
+    ],
+)
 def test_ticks_are_round_and_enclose(low, high, ticks):
     assert charts.round_ticks(low, high) == pytest.approx(ticks)
 
@@ -327,7 +347,7 @@ def test_reading_a_run_contacts_nobody_unless_asked(command, runs, tmp_path, mon
         asked.append(name)
         raise StorageError("nobody is there")
 
-    monkeypatch.setattr(bucket, "_connect", connect)
+    monkeypatch.setattr(bucket, "connect", connect)
     run = tmp_path / "run"
     shutil.copytree(runs / "first", run)
     config = read(run / "config.json")

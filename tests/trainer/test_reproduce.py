@@ -165,8 +165,11 @@ def test_runs_are_named_after_what_they_are_and_settings_reach_those_that_have_t
 
 
 def test_pre_training_comes_first_and_the_rows_start_from_it(mine, tiny, tmp_path):
-    mine.write_text(MINE.replace('method = "realmix"', 'method = "realmix"\ninit = true').replace(
-        "[columns]", '[init]\nstore = "tiny_20"\nmethod = "mixup"\n[columns]'))  # fmt: skip
+    mine.write_text(
+        MINE.replace('method = "realmix"', 'method = "realmix"\ninit = true').replace(
+            "[columns]", '[init]\nstore = "tiny_20"\nmethod = "mixup"\n[columns]'
+        )
+    )
     runs = plan(load(str(mine)), Scale(), str(tiny.parent), tmp_path)
     (pre,) = runs["", ""]
     assert pre.path.name == "tiny_20_mixup_s1"
@@ -280,9 +283,14 @@ def test_it_trains_what_is_missing_and_nothing_twice(command, mine, tiny, tmp_pa
     assert code == 0, err
     assert first.stat().st_mtime_ns == written
     assert sorted(path.name for path in folder.iterdir()) == [
-        "mine.csv", "mine.md", "mine.svg", "tiny_20_realmix_gamma0.25_s1", "tiny_20_realmix_gamma0.25_s2",
-        "tiny_20_supervised_s1", "tiny_20_supervised_s2",
-    ]  # fmt: skip
+        "mine.csv",
+        "mine.md",
+        "mine.svg",
+        "tiny_20_realmix_gamma0.25_s1",
+        "tiny_20_realmix_gamma0.25_s2",
+        "tiny_20_supervised_s1",
+        "tiny_20_supervised_s2",
+    ]
     errors = [
         json.loads((folder / f"tiny_20_supervised_s{s}" / "result.json").read_text())["error_last"] for s in (1, 2)
     ]
@@ -301,8 +309,9 @@ def test_a_run_that_fails_is_named_and_the_others_finish(command, mine, tiny, tm
     folder = tmp_path / "runs" / "wrn-10-1_4_batch4"
     folder.mkdir(parents=True)
     (folder / "tiny_20_supervised_s1").write_text("no folder")
-    code, out, err = command("reproduce", mine, "--stores", tiny.parent, "--runs", tmp_path / "runs", "--seeds", 1,
-                             "--threads", 1)  # fmt: skip
+    code, out, err = command(
+        "reproduce", mine, "--stores", tiny.parent, "--runs", tmp_path / "runs", "--seeds", 1, "--threads", 1
+    )
     assert code == 1
     assert "1 of 2 runs failed" in err
     assert "tiny_20_supervised_s1' exists" in err
@@ -314,8 +323,23 @@ def test_a_run_that_fails_is_named_and_the_others_finish(command, mine, tiny, tm
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_killed_it_takes_its_runs_along_and_continues_them(mine, tiny, tmp_path, how):
     mine.write_text(MINE.replace("steps = 4", "steps = 60").replace("tensorboard = false", "eval_every = 5"))
-    words = [sys.executable, "-m", "trainer", "reproduce", mine, "--stores", tiny.parent, "--runs", tmp_path / "runs",
-             "--row", "Supervised", "--seeds", 1, "--threads", 1]  # fmt: skip
+    words = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "reproduce",
+        mine,
+        "--stores",
+        tiny.parent,
+        "--runs",
+        tmp_path / "runs",
+        "--row",
+        "Supervised",
+        "--seeds",
+        1,
+        "--threads",
+        1,
+    ]
     run = tmp_path / "runs" / "wrn-10-1_60_batch4" / "tiny_20_supervised_s1"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -338,14 +362,34 @@ def test_killed_it_takes_its_runs_along_and_continues_them(mine, tiny, tmp_path,
 
 
 def test_a_run_whose_parent_is_gone_before_it_looks_does_not_train(tiny, tmp_path):
-    words = ["--store", tiny.with_name("tiny_20"), "--runs", tmp_path, "--name", "orphan", "--steps", 100_000,
-             "--method", "supervised", "--model", "wrn-10-1", "--batch", 4, "--device", "cpu"]  # fmt: skip
+    words = [
+        "--store",
+        tiny.with_name("tiny_20"),
+        "--runs",
+        tmp_path,
+        "--name",
+        "orphan",
+        "--steps",
+        100_000,
+        "--method",
+        "supervised",
+        "--model",
+        "wrn-10-1",
+        "--batch",
+        4,
+        "--device",
+        "cpu",
+    ]
     ours, theirs = os.pipe()
     os.close(theirs)  # as the end of the process that held it does
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", *map(str, words)], stdin=ours, timeout=90, check=False,
-        stderr=subprocess.DEVNULL, env={**os.environ, ASKED: "1"},
-    )  # fmt: skip
+        [sys.executable, "-m", "trainer", *map(str, words)],
+        stdin=ours,
+        timeout=90,
+        check=False,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, ASKED: "1"},
+    )
     os.close(ours)
     assert done.returncode in (130, -signal.SIGTERM)
     assert not (tmp_path / "orphan" / "result.json").exists()

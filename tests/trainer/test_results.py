@@ -241,8 +241,15 @@ def test_the_exported_weights_are_the_runs_bytes(trained, exported):
 def test_the_card_says_all_and_its_code_runs(trained, exported, monkeypatch, capsys):
     card, run = (exported / "README.md").read_text(), trained / "runs" / "first"
     result, config = read(run / "result.json"), read(run / "config.json")
-    for text in (f"{result['error_last']:.2f} %", config["store"]["fingerprint"], "12×12", "0. ant\n1. bee\n2. cow",
-                 "`gamma=", "torch " + torch.__version__, "out-of-distribution score"):  # fmt: skip
+    for text in (
+        f"{result['error_last']:.2f} %",
+        config["store"]["fingerprint"],
+        "12×12",
+        "0. ant\n1. bee\n2. cow",
+        "`gamma=",
+        "torch " + torch.__version__,
+        "out-of-distribution score",
+    ):
         assert text in card
     blocks = re.findall(r"```python\n(.*?)```", card, re.S)
     assert len(blocks) == 2
@@ -327,11 +334,14 @@ def test_a_run_that_is_not_finished_is_not_exported(command, first):
     assert not (first / "export").exists()
 
 
-@pytest.mark.parametrize(("module", "words", "hint"), [
-    ("onnx", ["export", "runs/first", "--onnx"], "realmix[onnx]"),
-    ("onnxruntime", ["export", "runs/first", "--onnx"], "realmix[onnx]"),
-    ("PIL", ["predict", "runs/first", "one.png"], "realmix[predict]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("module", "words", "hint"),
+    [
+        ("onnx", ["export", "runs/first", "--onnx"], "realmix[onnx]"),
+        ("onnxruntime", ["export", "runs/first", "--onnx"], "realmix[onnx]"),
+        ("PIL", ["predict", "runs/first", "one.png"], "realmix[predict]"),
+    ],
+)
 def test_a_missing_package_says_what_to_install(command, trained, monkeypatch, module, words, hint):
     monkeypatch.chdir(trained)
     monkeypatch.delitem(sys.modules, "stores.images.picture", raising=False)

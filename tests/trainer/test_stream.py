@@ -61,9 +61,10 @@ def split(tiny):
 def test_pixels_are_the_stores(split, opened, copies, rows):
     """Whole blocks in place, blocks with gaps, fewer copies than stored, and images without any."""
     rows = {
-        "most": np.delete(np.arange(150), [0, 80]), "unlabeled": np.sort(split.unlabeled),
+        "most": np.delete(np.arange(150), [0, 80]),
+        "unlabeled": np.sort(split.unlabeled),
         "few": np.array([0, 3, 70, 71, 149]),
-    }[rows]  # fmt: skip
+    }[rows]
     array = split.dataset.copies if copies else split.dataset.train_images
     made = opened(array, rows, copies, window=1 << 21)
     everything, seen = array.read(rows, copies=copies).reshape(-1, 12, 12, 3), []

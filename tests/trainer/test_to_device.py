@@ -16,10 +16,17 @@ CPU = torch.device("cpu")
 def raw(**changes) -> Raw:
     views = ({"weak": torch.zeros(4, 3, dtype=torch.int64), "ops": torch.ones(4, 2)}, {"weak": torch.zeros(8, 3)})
     made = Raw(
-        x=torch.zeros(4, 8, 8, 3, dtype=torch.uint8), y=torch.arange(4), u=torch.ones(8, 8, 8, 3, dtype=torch.uint8),
-        views=views, draws={"lam": torch.rand(4)}, schedule=torch.rand(3), ood=torch.zeros(8, dtype=torch.bool),
-        u_id=torch.arange(8), second=torch.ones(8, 8, 8, 3, dtype=torch.uint8), second_id=torch.arange(8),
-    )  # fmt: skip
+        x=torch.zeros(4, 8, 8, 3, dtype=torch.uint8),
+        y=torch.arange(4),
+        u=torch.ones(8, 8, 8, 3, dtype=torch.uint8),
+        views=views,
+        draws={"lam": torch.rand(4)},
+        schedule=torch.rand(3),
+        ood=torch.zeros(8, dtype=torch.bool),
+        u_id=torch.arange(8),
+        second=torch.ones(8, 8, 8, 3, dtype=torch.uint8),
+        second_id=torch.arange(8),
+    )
     return dataclasses.replace(made, **changes)
 
 

@@ -93,8 +93,9 @@ def test_the_record_names_the_file_and_its_bytes(trained: Path, split: Path, tmp
     config = json.loads((path / "config.json").read_text())
     data = (trained / weights.FILE).read_bytes()
     assert config["init"] == {
-        "path": str((trained / weights.FILE).resolve()), "sha256": hashlib.sha256(data).hexdigest(),
-    }  # fmt: skip
+        "path": str((trained / weights.FILE).resolve()),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
     assert config["run"]["init"] == config["init"]["path"]
     assert json.loads((start(split, tmp_path, "plain") / "config.json").read_text())["init"] is None
 

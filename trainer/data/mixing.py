@@ -108,10 +108,12 @@ class Mixing:
         first = sizes * part // self._parts
         taken = sizes * (part + 1) // self._parts - first
         ends, counts = np.cumsum(taken).reshape(taken.shape), taken.sum(axis=1)
-        mixed = np.concatenate([
-            self._of_tick[tick + i].permutation(count) + ends[i, -1] - count
-            for i, count in enumerate(counts.tolist())
-        ])  # fmt: skip
+        mixed = np.concatenate(
+            [
+                self._of_tick[tick + i].permutation(count) + ends[i, -1] - count
+                for i, count in enumerate(counts.tolist())
+            ]
+        )
         of = np.repeat(np.arange(taken.size), taken.ravel())[mixed]
         at = mixed + (places * self._sample.shape[1] + first - ends + taken).ravel()[of]
         return entries.ravel()[of], self._block[places].ravel()[of], self._sample.ravel()[at], ends[:, -1]

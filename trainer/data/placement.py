@@ -64,7 +64,7 @@ class Placement:
         return "stream" if self.kind == "stream" else "resident"
 
     def __str__(self) -> str:
-        """`copies drawn from images in memory (155.2 MiB)`"""
+        """Say it in words: `copies drawn from images in memory (155.2 MiB)`."""
         amount = f"({self.size / 2**30:.2f} GiB)" if self.size >= 1 << 30 else f"({self.size / 2**20:.1f} MiB)"
         if self.kind == "stream":
             return f"streamed from the store through a window {amount}"

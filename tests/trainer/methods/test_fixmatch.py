@@ -33,9 +33,15 @@ def test_a_step_is_that_of_the_paper(options: dict[str, Any]) -> None:
     loss_x, slope_x = reference.cross_entropy(reference.logits(head, x), reference.hot(batch.y, 4))
     loss_u, slope_u = reference.cross_entropy(reference.logits(head, strong), reference.hot(guess.argmax(1), 4), keep)
     reference.matches(
-        fixmatch.loss(learner, batch, settings), head, [(x, slope_x), (strong, settings.lambda_u * slope_u)],
-        loss_x=loss_x, loss_u=loss_u, total=loss_x + settings.lambda_u * loss_u, kept=keep.mean(), tolerance=1e-6,
-    )  # fmt: skip
+        fixmatch.loss(learner, batch, settings),
+        head,
+        [(x, slope_x), (strong, settings.lambda_u * slope_u)],
+        loss_x=loss_x,
+        loss_u=loss_u,
+        total=loss_x + settings.lambda_u * loss_u,
+        kept=keep.mean(),
+        tolerance=1e-6,
+    )
 
 
 def of_logits(x: list, weak: list, strong: list, y: list) -> tuple[Learner, Batch]:

@@ -129,11 +129,16 @@ def test_a_step_is_that_of_the_paper(options: dict[str, Any]) -> None:
 
     weight = settings.lambda_f * settings.saf_sign
     reference.matches(
-        freematch.loss(learner, batch, settings), head,
+        freematch.loss(learner, batch, settings),
+        head,
         [(x, slope_x), (strong, settings.lambda_u * slope_u + weight * slope_f)],
-        loss_x=loss_x, loss_u=loss_u, loss_f=loss_f, tau=tau, kept=keep.mean(),
+        loss_x=loss_x,
+        loss_u=loss_u,
+        loss_f=loss_f,
+        tau=tau,
+        kept=keep.mean(),
         total=loss_x + settings.lambda_u * loss_u + weight * loss_f,
-    )  # fmt: skip
+    )
 
 
 def test_no_gradient_into_weak_logits_and_masked_rows() -> None:

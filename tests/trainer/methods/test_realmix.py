@@ -63,9 +63,15 @@ def test_a_step_is_that_of_the_paper(options: dict[str, Any]) -> None:
 
     assert (keep_x.min() == 0) == (settings.tsa != "none"), "the example must show annealing at work"
     reference.matches(
-        losses, head, [(rows[:6], slope_x), (rows[6:], weight_u * slope_u)], loss_x=loss_x, loss_u=loss_u,
-        total=loss_x + weight_u * loss_u, tsa_kept=keep_x.mean(), ood_kept=keep_u.mean(),
-    )  # fmt: skip
+        losses,
+        head,
+        [(rows[:6], slope_x), (rows[6:], weight_u * slope_u)],
+        loss_x=loss_x,
+        loss_u=loss_u,
+        total=loss_x + weight_u * loss_u,
+        tsa_kept=keep_x.mean(),
+        ood_kept=keep_u.mean(),
+    )
     assert losses.keep_u is not None
     assert_allclose(losses.keep_u, keep_u)
 

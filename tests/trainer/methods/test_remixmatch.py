@@ -78,9 +78,7 @@ def expected(model: TwoHeads, batch: Batch, settings: Settings, data: Array, pre
         values["loss_pre"] = loss_pre
     if settings.lambda_rotation > 0:
         values["loss_rotation"] = loss_rotation
-    values["total"] = (
-        loss_x + weight_u * loss_u + weight_pre * loss_pre + settings.lambda_rotation * loss_rotation
-    )  # fmt: skip
+    values["total"] = loss_x + weight_u * loss_u + weight_pre * loss_pre + settings.lambda_rotation * loss_rotation
     parts = [(rows[:n], slope_x), (rows[n:], weight_u * slope_u), (strong[0], weight_pre * slope_pre)]
     return {"values": values, "parts": parts, "rotation": (settings.lambda_rotation * slope_rotation).T @ sides}
 
@@ -256,8 +254,10 @@ def test_views() -> None:
 def test_state() -> None:
     state = remixmatch.init_state(Sizes(64, 64, 5), Settings())
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
-        "weights": tuple(ctaugment.init_state()["weights"].shape), "p_data": (5,), "p_model": (128, 5),
-    }  # fmt: skip
+        "weights": tuple(ctaugment.init_state()["weights"].shape),
+        "p_data": (5,),
+        "p_model": (128, 5),
+    }
     assert remixmatch.init_state(Sizes(64, 64, 5), Settings(policy="none", align=False)) == {}
 
 
@@ -295,10 +295,17 @@ def test_published_settings() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"strong_views": 0}, {"alpha": 0.0}, {"temperature": 0.0}, {"lambda_u": -1.0}, {"lambda_pre": -1.0},
-        {"lambda_rotation": -1.0}, {"rampup_steps": -1}, {"policy": "uda"}, {"unlabeled_loss": "l2"},
+        {"strong_views": 0},
+        {"alpha": 0.0},
+        {"temperature": 0.0},
+        {"lambda_u": -1.0},
+        {"lambda_pre": -1.0},
+        {"lambda_rotation": -1.0},
+        {"rampup_steps": -1},
+        {"policy": "uda"},
+        {"unlabeled_loss": "l2"},
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         config.check(Settings(**wrong))

@@ -47,10 +47,16 @@ def test_a_step_is_that_of_the_paper(options: dict[str, Any]) -> None:
     cross, slope_u = reference.cross_entropy(reference.logits(head, strong), q, keep_u)
     loss_u = cross + (keep_u * (q * np.log(q)).sum(1)).mean()
     reference.matches(
-        uda.loss(learner, batch, settings), head, [(x, slope_x), (strong, settings.lambda_u * slope_u)],
-        loss_x=loss_x, loss_u=loss_u, total=loss_x + settings.lambda_u * loss_u, tsa_kept=keep_x.mean(),
-        kept=keep_u.mean(), tolerance=1e-6,
-    )  # fmt: skip
+        uda.loss(learner, batch, settings),
+        head,
+        [(x, slope_x), (strong, settings.lambda_u * slope_u)],
+        loss_x=loss_x,
+        loss_u=loss_u,
+        total=loss_x + settings.lambda_u * loss_u,
+        tsa_kept=keep_x.mean(),
+        kept=keep_u.mean(),
+        tolerance=1e-6,
+    )
 
 
 def of_logits(x: list, weak: list, strong: list, y: list, eta: float = 1.0) -> tuple[Learner, Batch]:
