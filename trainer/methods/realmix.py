@@ -1,4 +1,4 @@
-"""RealMix (Nair, Fuentes Alonso & Beltramelli 2019): MixMatch on stored copies, with TSA and an out-of-distribution mask.
+"""RealMix (Nair, Fuentes Alonso & Beltramelli 2019): MixMatch on stored copies, with TSA and a mask for foreign images.
 
 What it adds to MixMatch (Berthelot et al. 2019): the unlabelled images come from the store's copies; labelled rows that
 are already learnt do not count (training-signal annealing, TSA); neither do the unlabelled rows with the lowest
