@@ -139,7 +139,7 @@ def test_two_builds_at_once_one_is_told(source, tmp_path):
 
     def meanwhile(what, done, of):
         if not told:
-            with pytest.raises(StoreError, match="another build is at work") as error:
+            with pytest.raises(StoreError, match="another build is running") as error:
                 make(tmp_path / "store", source)
             told.append(error)
 

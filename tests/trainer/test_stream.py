@@ -21,7 +21,7 @@ from trainer.data import streaming
 from trainer.data.prefetch import Stopped
 from trainer.data.streaming import Budget, Stream
 from trainer.loop import loop
-from trainer.runs import weights
+from trainer.runs import checkpoint, weights
 
 BLOCK = 64 * 5 * 12 * 12 * 3  # a chunk of the tiny store
 WINDOW = 8 * BLOCK
@@ -204,7 +204,7 @@ def test_ffcv_streams_the_same_batches(split, tiny_ffcv, opened):
 
 def test_a_streamed_run_is_resumed_bit_for_bit(tiny, tmp_path, monkeypatch):
     whole, _ = start(tiny.with_name("tiny_20"), tmp_path)
-    save = loop.checkpoint.save
+    save = checkpoint.save
 
     def stop_after_saving(path, state, identity):
         save(path, state, identity)
@@ -212,7 +212,7 @@ def test_a_streamed_run_is_resumed_bit_for_bit(tiny, tmp_path, monkeypatch):
             raise Interrupted("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.checkpoint, "save", stop_after_saving)
+        patch.setattr(checkpoint, "save", stop_after_saving)
         with pytest.raises(Interrupted, match="stopped"):
             start(tiny.with_name("tiny_20"), tmp_path, "broken")
     assert ours() == []
