@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from stores.errors import IntegrityError, RealMixError, StoreError, out_of_memory
 from stores.format import manifest
 from stores.format.fields import MOST, Check, failed, instance_of, list_of, number, or_none, text, whole
+from trainer import config
 from trainer.networks.ema import Ema
 from trainer.runs import fields
 from trainer.runs.run_dir import damaged, read_bytes
@@ -59,6 +60,15 @@ class State:
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     confusion: Tensor | None = None
+
+
+def identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a run this one and no other, from the content of its config.json; its checkpoints hold it too."""
+    return {
+        "store": record["store"]["fingerprint"],
+        "run": config.without(record["run"], "on_resume"),
+        "settings": record["settings"],
+    }
 
 
 def save(folder: Path, state: State, identity: dict[str, Any]) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import platform
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +14,12 @@ import zarr
 
 import stores
 from stores import DatasetStore, SplitStore
-from trainer import config, hardware
+from trainer import hardware
 from trainer.config import Resolved
 from trainer.contract import Method, Options
 from trainer.data.placement import Placement
-
-if TYPE_CHECKING:
-    from trainer.runs.transfer import Backbone
+from trainer.runs import checkpoint
+from trainer.runs.transfer import Backbone
 
 
 @dataclass(frozen=True)
@@ -60,18 +58,9 @@ class Spec:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """As the function of this name."""
+        """See `trainer.runs.checkpoint.identity`."""
         values = {"run": dataclasses.asdict(self.run), "settings": dataclasses.asdict(self.settings)}
-        return identity({**values, "store": {"fingerprint": self.store.fingerprint}})
-
-
-def identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a run this one and no other, from the content of its config.json; its checkpoints hold it too."""
-    return {
-        "store": record["store"]["fingerprint"],
-        "run": config.without(record["run"], "on_resume"),
-        "settings": record["settings"],
-    }
+        return checkpoint.identity({**values, "store": {"fingerprint": self.store.fingerprint}})
 
 
 def describe(store: SplitStore) -> dict[str, Any]:

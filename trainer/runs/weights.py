@@ -23,7 +23,6 @@ from stores.errors import IntegrityError, StoreError, UsageError
 from stores.format import manifest
 from trainer.networks.wide_resnet import BACKBONE, CLASSIFIER, build_model
 from trainer.runs import checkpoint, fields
-from trainer.runs.record import identity
 from trainer.runs.run_dir import Run, damaged, open_run, read_bytes
 
 FILE = "model.safetensors"
@@ -184,7 +183,7 @@ def of_run(run: Run, averaged: bool = True) -> Trained:
             raise damaged(run.path / FILE, f"it holds a {found.name} of another run")
         return found
     path = run.path / checkpoint.FILE
-    content = checkpoint.read_own(run.path, identity(run.config))
+    content = checkpoint.read_own(run.path, checkpoint.identity(run.config))
     if store.get("image_size") is None:
         raise StoreError(f"'{run.path}' was written by another version of realmix", "it does not say its images' size")
     tensors = content["model"] | (content["ema"] if averaged else {})
