@@ -14,7 +14,7 @@ Differs from the official code:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -23,24 +23,35 @@ from torch import Tensor
 from trainer.contract import WEAK, Batch, Learner, Losses, Predictor, Sizes, Views, option
 from trainer.functional import masks, mismatch_share, mixmatch, ops, schedules
 
+if TYPE_CHECKING:
+    from stores import SplitStore
+
 NAME = "realmix"
 SUMMARY = "MixMatch on stored copies, with training-signal annealing and an out-of-distribution mask"
 VIEWS = 2
+FEW_LABELS = 250  # up to which the labelled loss is annealed unless the user says otherwise
 # Estimating γ: how often in a run, at least and at most how many steps apart, from how many images of each kind, and
 # the largest γ used, so that some rows are left to learn from.
 ESTIMATES, EVERY, IMAGES, LARGEST = 20, (100, 500), 4000, 0.9
 
 
+def annealing(store: SplitStore) -> schedules.TSA:
+    """The paper's choice for a split store: it found annealing to help with 250 labels or fewer (§3.5)."""
+    return "linear" if len(store.labeled) <= FEW_LABELS else "none"
+
+
 @dataclass(frozen=True)
 class Settings:
-    """Settings of RealMix. By the time a run starts, `gamma` is no longer None."""
+    """Settings of RealMix. By the time a run starts, `tsa` and `gamma` are no longer None."""
 
     alpha: float = option(0.75, "MixUp: λ ~ Beta(α, α), one for each image", above=0)
     lambda_u: float = option(75.0, "weight of the unlabelled loss once the ramp is over", min=0)
     temperature: float = option(0.5, "sharpening temperature of the guessed labels", above=0)
     rampup_steps: int = option(16384, "steps over which the unlabelled loss grows linearly", min=0)
-    tsa: schedules.TSA = option(
-        "none", "training-signal annealing: none, linear (the paper's choice up to 250 labels), log or exp"
+    tsa: schedules.TSA | None = option(
+        None,
+        "training-signal annealing: none, linear, log or exp; unset: linear up to 250 labels, none above (§3.5)",
+        from_store=annealing,
     )
     gamma: float | Literal["auto"] | None = option(
         None,
@@ -82,6 +93,7 @@ def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
     """`weight_u` = λ_U times its ramp; `tsa_threshold` = η."""
+    assert settings.tsa is not None, "chosen when the run is resolved"
     return {
         "weight_u": settings.lambda_u * schedules.linear_ramp(step, settings.rampup_steps),
         "tsa_threshold": schedules.tsa_threshold(settings.tsa, step, steps, num_classes),
@@ -90,7 +102,7 @@ def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dic
 
 def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     """One step of RealMix (algorithm 1), with as many unlabelled as labelled samples."""
-    assert settings.gamma is not None, "taken from the store when the run is resolved"
+    assert settings.gamma is not None, "chosen when the run is resolved"
     mixed = mixmatch.step(learner.model, batch.x, batch.y, batch.u, batch.draws, settings.temperature)
 
     # Labelled loss over the rows that are not yet learnt.
