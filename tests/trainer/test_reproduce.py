@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from stores.errors import StoreError, UsageError
@@ -68,24 +69,119 @@ def test_the_stores_of_a_recipe_lie_where_the_stores_are(mine, store):
         load(str(mine))
 
 
+@pytest.fixture(scope="session")
+def stand_ins(tmp_path_factory, source) -> Path:
+    """A folder with a small store in the place of every store that a shipped recipe names, 50 copies of each image.
+
+    ImageNet's is built by the documented command from files as they are distributed.
+    """
+    from pipeline import api
+    from pipeline.building.build import build
+    from pipeline.recipes import load_recipe
+    from pipeline.splits.protocols import Request
+    from pipeline.splits.split_stores import write_all
+
+    root, archive = tmp_path_factory.mktemp("stand_ins"), tmp_path_factory.mktemp("imagenet")
+    rng = np.random.default_rng(0)
+    for batch in (*(f"train_data_batch_{i}" for i in range(1, 11)), "val_data"):
+        pixels, labels = rng.integers(0, 256, (120, 3072), dtype=np.uint8), rng.permutation(1000)[:120] + 1
+        np.savez(archive / f"{batch}.npz", data=pixels, labels=labels.tolist(), mean=np.zeros(3072, np.uint8))
+    api.build("imagenet32", archive, copies=1, labels="all", name="imagenet32", root=root, cache=archive)
+
+    recipes = [load(name) for name in recipe.known()]
+    wanted = {store for one in recipes for row in one.rows for store in row.stores.values()}
+    assert {one.init[0] for one in recipes if one.init is not None} <= {path.name for path in root.iterdir()}
+    datasets = {}
+    for name in ("digits", "cifar10", "cifar10_erase", "cifar10_simple", "svhn", "svhn_extra", "stl10"):
+        family, _, kind = name.partition("_")
+        copies = load_recipe(kind if kind in ("erase", "simple") else "cutout", source.weak, (12, 12))
+        data = replace(source, origin={"kind": name}, protocol=family)
+        datasets[name], _ = build(root / name, data, copies, copies=50, seed=1, workers=2)
+    for store in sorted(wanted):
+        name = max((name for name in datasets if store.startswith(f"{name}_")), key=len)
+        request = Request(labels="all" if store == f"{name}_all" else 20)
+        if "mismatch" in store:
+            known, pool = ("ant", "bee", "cow"), ("cow", "dog", "eel")
+            request = Request(labels=12, labeled_classes=known, unlabeled_classes=pool)
+        write_all(datasets[name], [request], store)
+    assert wanted <= {path.name for path in root.iterdir()}
+    return root
+
+
 @pytest.mark.parametrize("name", recipe.known())
-def test_every_shipped_recipe_names_methods_settings_and_numbers_that_exist(name, tiny):
+def test_a_dry_run_of_every_shipped_recipe_finds_all_it_needs(name, stand_ins, command, tmp_path):
     one = load(name)
     assert {row.method for row in one.rows} <= set(METHODS)
-    for row in one.rows:
-        for text in filter(None, row.published.values()):
-            mean, _, std = text.partition(" ± ")
-            assert 0 < float(mean) < 60
-            assert float(std or 0) < 6
-    scale = Scale(stores=(str(tiny.parent / "tiny_20"),), steps=2, seeds=(1,))
-    runs = plan(scaled(one, scale), scale, "", Path("none")) if one.init is None else {}
-    paths = [run.path for cell in runs.values() for run in cell]
-    assert len(set(paths)) == len(paths), "rows that differ are different runs"
+    code, out, err = command("reproduce", name, "--stores", stand_ins, "--runs", tmp_path / "runs", "--dry-run")
+    assert (code, err) == (0, "")
+    cells = sum(len(row.stores) for row in one.rows) * len(one.seeds)
+    assert out.count("to do") == cells + (one.init is not None), "rows that differ are different runs"
+    assert not (tmp_path / "runs").exists()
 
 
-def test_the_papers_numbers():
-    one = load("table1")
-    assert [one.rows[3].published[column] for column in one.columns] == ["16.41", "16.60", "16.51", "16.99", "17.62"]
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["table6", "--set", "copies=51"], "--copies 51 is more than"),
+        (["remixmatch-table3", "--set", "batch=6", "--row", "K = 1"], "'batch' must be a multiple of 4"),
+        (["table1", "--set", "shift=12"], "'shift=12' is out of range"),
+        (["table1", "--model", "wrn-11-1"], "unknown model 'wrn-11-1'"),
+    ],
+)
+def test_a_dry_run_refuses_what_could_not_be_trained(words, said, stand_ins, command, tmp_path):
+    code, out, err = command("reproduce", *words, "--stores", stand_ins, "--runs", tmp_path / "runs", "--dry-run")
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "column"),
+    [
+        ("table2", "Fully supervised", "50,000"),
+        ("table3", "Fully supervised", "73,257"),
+        ("remixmatch-table1-svhn", "ReMixMatch, 40 labels", "40, with extra"),
+        ("remixmatch-table3", "no weak augmentation", "250"),
+        ("remixmatch-table3", "40 labels, K = 1, no rotation loss", "40"),
+    ],
+)
+def test_a_row_trains(name, row, column, stand_ins, command, tmp_path):
+    small = ["--model", "wrn-10-1", "--steps", 2, "--seeds", 1, "--threads", 1]
+    small += [word for one in ("batch=4", "tensorboard=false") for word in ("--set", one)]
+    code, out, err = command(
+        "reproduce", name, "--row", row, "--column", column, "--stores", stand_ins, "--runs", tmp_path, *small
+    )
+    assert code == 0, err
+    assert row in out
+    assert len(list(tmp_path.rglob("result.json"))) == 1
+
+
+def test_transfer_is_trained_from_the_pre_training_to_the_row(stand_ins, command, tmp_path):
+    small = ["--model", "wrn-10-1", "--steps", 2, "--seeds", 1, "--threads", 1, "--column", 250]
+    small += [word for one in ("batch=4", "tensorboard=false") for word in ("--set", one)]
+    words = ["reproduce", "table4", "--row", "RealMix after transfer", "--stores", stand_ins, "--runs", tmp_path]
+    code, _, err = command(*words, *small)
+    assert code == 0, err
+    first, second = sorted(tmp_path.rglob("result.json"), key=lambda path: len(path.parent.name))
+    assert first.parent.name == "imagenet32_all_supervised_s1"
+    config = open_run(second.parent).config
+    assert config["settings"]["tsa"] == "linear"
+    assert config["run"]["init"].startswith(str(first.parent))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("remixmatch-ablation", "remixmatch-table3"),
+        ("remixmatch-table1", "remixmatch-table1-cifar10 or remixmatch-table1-svhn"),
+    ],
+)
+def test_an_old_name_fails_with_the_right_one(old, new):
+    with pytest.raises(UsageError, match=f"it is {new} now"):
+        load(old)
+
+
+def test_the_scale_of_the_papers():
+    one = load("figure2")
     assert one.rows[0].stores == {"0 %": "cifar10_mismatch0"}
     assert (one.steps, one.model, one.seeds, one.error) == (500_000, "wrn-28-2", (1, 2), "median20")
 
@@ -108,6 +204,10 @@ def test_the_papers_numbers():
         (('published = ["10.0"]', 'published = ["ten"]'), "'published' has 'ten'"),
         (('published = ["10.0"]', 'published = ["1e300"]'), "'published' has '1e300'"),
         (('published = ["10.0"]', "published = [10.0]"), "'published' has 10.0"),
+        (('published = ["10.0"]', 'published = ["10.0 ??"]'), "'published' has '10.0 ??'"),
+        (('published = ["10.0"]', 'elsewhere = { "Another" = ["9.0", "8.0"] }'), "2 published errors for 1 columns"),
+        (('published = ["10.0"]', 'elsewhere = { "Another" = "9.0" }'), "'elsewhere' has '9.0'"),
+        (('published = ["10.0"]', 'elsewhere = { "Another" = ["nine"] }'), "'Another' has 'nine'"),
         (('"20" = "tiny_20"', '"20" = 20'), "'columns' has 20"),
         (("seeds = [1, 2]", 'seeds = ["a"]'), "'seeds' has 'a'"),
         (("steps = 4", "steps = 0"), "'steps' has 0"),
@@ -128,6 +228,7 @@ def test_a_wrong_recipe_is_one_error(command, mine, tiny, change, said):
         (["tabel1"], 2, "did you mean table1?"),
         (["none.toml"], 3, "'none.toml' does not exist"),
         (["table3"], 3, "realmix-data build svhn"),
+        (["remixmatch-ablation"], 2, "it is remixmatch-table3 now"),
         (["table1", "--seeds", "1;2"], 2, "--seeds 1;2"),
         (["table1", "--row", "Realmix"], 2, "did you mean RealMix?"),
         (["table1", "--column", "10 %"], 2, "no column '10 %'"),
@@ -180,9 +281,13 @@ def test_pre_training_comes_first_and_the_rows_start_from_it(mine, tiny, tmp_pat
 
 def test_other_stores_take_the_place_of_the_columns_and_rows_of_other_stores_fall_together(tiny):
     store = str(tiny.parent / "tiny_20")
-    one = scaled(load("table6"), Scale(stores=(store,)))
+    one = scaled(load("table5"), Scale(stores=(store,)))
     assert one.columns == ("tiny_20",)
-    assert [row.name for row in one.rows] == ["50 copies, CutOut", "25 copies, CutOut"]
+    assert [row.name for row in one.rows] == [
+        "50 copies, CutOut",
+        "25 copies, CutOut",
+        "copies flipped and shifted only",
+    ]
     assert all(row.published == {"tiny_20": ""} and row.stores == {"tiny_20": store} for row in one.rows)
 
 

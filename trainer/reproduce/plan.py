@@ -17,7 +17,7 @@ from stores.errors import StoreError, UsageError, suggest
 from stores.format import names
 from stores.storage.location import Location, locate
 from trainer import config
-from trainer.api import family, open_split
+from trainer.api import configure, open_split, require_trainable
 from trainer.config import RunConfig
 from trainer.methods import load_method
 from trainer.reproduce.recipe import Recipe, Row
@@ -101,7 +101,9 @@ def scaled(recipe: Recipe, scale: Scale) -> Recipe:
         for row in recipe.rows:
             what = (row.method, str(row.settings), row.init)
             if what not in seen:  # rows may have differed only in their stores
-                rows.append(dataclasses.replace(row, stores=columns, published=dict.fromkeys(columns, "")))
+                rows.append(
+                    dataclasses.replace(row, stores=columns, published=dict.fromkeys(columns, ""), elsewhere={})
+                )
             seen.add(what)
         changes |= {"columns": tuple(columns), "rows": tuple(rows)}
     return _chosen(dataclasses.replace(recipe, **changes), scale)
@@ -195,7 +197,8 @@ class _Maker:
         fields = {*config.types_of(method.Settings), *config.types_of(RunConfig)}
         assignments = [one for one in self._settings if one.partition("=")[0] in fields] + own
         flags = {"steps": recipe.steps, "model": recipe.model, "seed": seed}
-        run, settings = config.build(method, family(store), assignments, {**flags, "method": row.method})
+        spec = configure(store, assignments, {**flags, "method": row.method})
+        require_trainable(spec)
         after = [f"after_{init.name}"] if init is not None else []
         name = _file_name(f"{store.name}_{row.method}", [*own, *after])
         words = ["--store", str(store.path), "--method", row.method]
@@ -203,7 +206,7 @@ class _Maker:
         words += [word for one in assignments for word in ("--set", one)]
         planned = Planned(self._folder / f"{name}_s{seed}", row.name, column, seed, recipe.steps, tuple(words), init)
         if (planned.path / "config.json").exists():
-            _require_same(planned.path, store, run, settings)
+            _require_same(planned.path, store, spec.run, spec.settings)
         return planned
 
 
