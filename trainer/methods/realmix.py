@@ -6,9 +6,18 @@ confidence, a share γ of them. Without copies, TSA and γ it is MixMatch. With 
 estimated from features during training (`trainer.functional.mismatch_share`).
 
 Differs from the official code:
-- TSA compares predictions with labels; there logits, so that it hardly ever acts (`tsa_legacy`);
+- TSA compares predictions with labels, as in the paper; there logits, so that it hardly ever acts (`tsa_legacy`);
+- TSA is linear up to 250 labels unless it is set (§3.5); there off unless it is set;
 - the mask drops exactly ⌊γn⌋ rows; there one more, and ties (`ood_strict`);
-- every copy is augmented separately; there all copies share one draw.
+- every copy is drawn for itself; there all copies share one draw;
+- with class mismatch the head has an output for each trained class, 6 in the paper's experiment; there all 10.
+
+Differs from the paper:
+- algorithm 1, lines 26–27, applies the gradient to the averaged weights; here, as in the code, to the live ones, whose
+  average is only evaluated.
+
+As in the paper's code, a copy of an image takes its place: the original is not in the pool beside its copies. The
+preset for the digits is ours.
 """
 
 from __future__ import annotations

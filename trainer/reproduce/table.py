@@ -17,7 +17,7 @@ from trainer.reproduce.recipe import ERRORS, UNVERIFIED, Recipe, mean_and_std
 from trainer.runs.run_dir import open_run
 
 PRINTED = "published in "
-NOT_VERIFIED = f"{UNVERIFIED} This number was not verified against the paper."
+NOT_VERIFIED = f"{UNVERIFIED}: not verified against the paper."
 Name = Callable[[object], str]
 Runs = Mapping[tuple[str, str], Sequence[Planned]]
 KINDS = {
