@@ -22,7 +22,7 @@ from stores.errors import StoreError, UsageError
 from trainer.methods import METHODS
 from trainer.reproduce import picture, recipe, table
 from trainer.reproduce.child import ASKED
-from trainer.reproduce.plan import Planned, Scale, plan, scaled
+from trainer.reproduce.plan import Planned, Scale, plan, scaled, split_of
 from trainer.reproduce.recipe import load
 from trainer.runs.run_dir import open_run, write_json
 
@@ -34,6 +34,7 @@ stores = "realmix-data build folder photos"
 steps = 4
 model = "wrn-10-1"
 seeds = [1, 2]
+vary = "training"
 error = "last"
 set = { batch = 4, tensorboard = false }
 [columns]
@@ -89,7 +90,13 @@ def stand_ins(tmp_path_factory, source) -> Path:
     api.build("imagenet32", archive, copies=1, labels="all", name="imagenet32", root=root, cache=archive)
 
     recipes = [load(name) for name in recipe.known()]
-    wanted = {store for one in recipes for row in one.rows for store in row.stores.values()}
+    wanted = {
+        split_of(store, one.split_and_training(seed)[0]): (store, seed)
+        for one in recipes
+        for row in one.rows
+        for store in row.stores.values()
+        for seed in one.seeds
+    }
     assert {one.init[0] for one in recipes if one.init is not None} <= {path.name for path in root.iterdir()}
     datasets = {}
     for name in ("digits", "cifar10", "cifar10_erase", "cifar10_simple", "svhn", "svhn_extra", "stl10"):
@@ -97,14 +104,14 @@ def stand_ins(tmp_path_factory, source) -> Path:
         copies = load_recipe(kind if kind in ("erase", "simple") else "cutout", source.weak, (12, 12))
         data = replace(source, origin={"kind": name}, protocol=family)
         datasets[name], _ = build(root / name, data, copies, copies=50, seed=1, workers=2)
-    for store in sorted(wanted):
+    for place, (store, seed) in wanted.items():
         name = max((name for name in datasets if store.startswith(f"{name}_")), key=len)
-        request = Request(labels="all" if store == f"{name}_all" else 20)
+        request = Request(labels="all" if store == f"{name}_all" else 20, seed=seed)
         if "mismatch" in store:
             known, pool = ("ant", "bee", "cow"), ("cow", "dog", "eel")
-            request = Request(labels=12, labeled_classes=known, unlabeled_classes=pool)
-        write_all(datasets[name], [request], store)
-    assert wanted <= {path.name for path in root.iterdir()}
+            request = Request(labels=12, labeled_classes=known, unlabeled_classes=pool, seed=seed)
+        write_all(datasets[name], [request], place)
+    assert wanted.keys() <= {path.name for path in root.iterdir()}
     return root
 
 
@@ -211,6 +218,7 @@ def test_the_scale_of_the_papers():
         (('"20" = "tiny_20"', '"20" = 20'), "'columns' has 20"),
         (("seeds = [1, 2]", 'seeds = ["a"]'), "'seeds' has 'a'"),
         (("steps = 4", "steps = 0"), "'steps' has 0"),
+        (('vary = "training"', 'vary = "spilt"'), "did you mean split?"),
     ],
 )
 def test_a_wrong_recipe_is_one_error(command, mine, tiny, change, said):
@@ -230,6 +238,7 @@ def test_a_wrong_recipe_is_one_error(command, mine, tiny, change, said):
         (["table3"], 3, "realmix-data build svhn"),
         (["remixmatch-ablation"], 2, "it is remixmatch-table3 now"),
         (["table1", "--seeds", "1;2"], 2, "--seeds 1;2"),
+        (["table1", "--seeds", "1", "--split-seeds", "2"], 2, "--seeds and --split-seeds exclude each other"),
         (["table1", "--row", "Realmix"], 2, "did you mean RealMix?"),
         (["table1", "--column", "10 %"], 2, "no column '10 %'"),
         (["table1", "--store", "nowhere"], 3, "'nowhere' is not a store"),
@@ -263,6 +272,45 @@ def test_runs_are_named_after_what_they_are_and_settings_reach_those_that_have_t
     assert realmix.path == folder / "tiny_20_realmix_gamma0.25_s1"
     assert "lambda_u=7" in realmix.words
     assert "lambda_u=7" not in first.words
+
+
+@pytest.mark.parametrize(
+    ("words", "names", "said"),
+    [
+        (
+            ("--seeds", "1,2"),
+            [
+                "cifar10_all_supervised_mixuptrue_weight_decay0.002_s1",
+                "cifar10_all_supervised_mixuptrue_weight_decay0.002_s2",
+                "cifar10_250_mixmatch_s1",
+                "cifar10_250_seed2_mixmatch_s2",
+            ],
+            None,
+        ),
+        (("--train-seeds", "1,2"), ["cifar10_250_mixmatch_s1", "cifar10_250_mixmatch_s2"], None),
+        (
+            ("--split-seeds", "1,2"),
+            [
+                "cifar10_250_mixmatch_s1",
+                "cifar10_250_seed2_mixmatch_s1",
+                "cifar10_all_supervised_mixuptrue_weight_decay0.002_s1",
+            ],
+            None,
+        ),
+        (("--seeds", "1,7"), [], "for cifar10_250_seed7: realmix-data split … --split-seed, or --train-seeds"),
+    ],
+)
+def test_a_seed_is_a_split_and_a_training_or_one_of_them(words, names, said, stand_ins, command, tmp_path):
+    rows = ["--row", "MixMatch", *([] if "--train-seeds" in words or said else ["--row", "Fully supervised"])]
+    where = ["--stores", stand_ins, "--runs", tmp_path, "--dry-run", "--column", 250, "--column", "50,000"]
+    code, out, err = command("reproduce", "table2", *rows, *where, *words)
+    assert code == (3 if said else 0)
+    assert not said or said in err
+    assert sorted(Path(line.split()[-1]).name for line in out.splitlines()) == sorted(names)
+
+
+def test_the_fold_of_stl10_is_its_split():
+    assert [split_of("stl10_1000_fold1", seed) for seed in (1, 3)] == ["stl10_1000_fold1", "stl10_1000_fold3"]
 
 
 def test_pre_training_comes_first_and_the_rows_start_from_it(mine, tiny, tmp_path):
@@ -335,6 +383,34 @@ def test_the_page_says_what_is_reversed_what_is_smaller_and_what_the_mask_did(ma
     assert "4 steps instead of 400, batches of 4 instead of 64, 2 of 3 seeds" in page
     assert "masked 0.25 of the unlabelled rows, 0.17 are foreign: precision 0.50, recall 0.75" in page
     assert "Scaled down" not in table.markdown(one, one, found, CONFIG)
+    assert "over training runs on the same labelled split." in page
+    assert "one labelled split" not in page.replace("the same labelled split", "")
+    assert "2 of 3 seeds, one labelled split.**" in table.markdown(one, replace(paper, vary="both"), found, CONFIG)
+
+
+def test_the_caption_says_how_few_seeds_there_are(made):
+    one, found = made
+    fewer = {key: replace(cell, errors=cell.errors[:1], seeds=cell.seeds[:1]) for key, cell in found.items()}
+    assert "1 seed. Scaled down: 1 of 2 seeds." in table.caption(one, one, fewer, CONFIG)
+
+
+def test_what_other_papers_print_is_theirs_and_what_was_not_verified_is_marked(made):
+    one, found = made
+    row = replace(one.rows[0], elsewhere={"Another (2020)": {"20": "19.0 ± 1.0 ?"}})
+    one = replace(one, rows=(row, *one.rows[1:]))
+    found = found | {
+        ("Supervised", "20"): replace(found["Supervised", "20"], elsewhere={"Another (2020)": "19.0 ± 1.0 ?"})
+    }
+    page = table.markdown(one, one, found, CONFIG)
+    assert "| *published* | *20.0 ± 1.5* |\n| *published in Another (2020)* | *19.0 ± 1.0 ?* |" in page
+    assert "not verified against the paper" in page
+    assert "Published order: 0 of 1 pairs" in page, "of the recipe's own paper"
+    line = next(csv.DictReader(io.StringIO(table.as_csv(one, found))))
+    assert (line["published"], line["elsewhere"], line["vary"]) == (
+        "20.0 ± 1.5",
+        "Another (2020): 19.0 ± 1.0 ?",
+        "training",
+    )
 
 
 @pytest.mark.parametrize("published", ["0", "0.0 ± 0.0", "100 ± 100"])

@@ -7,6 +7,7 @@ stores = "realmix-data build …"    # the commands that make the stores
 steps = 500_000
 model = "wrn-28-2"
 seeds = [1, 2]
+vary = "both"                      # the default: a seed is a labelled split and a training; or "split", "training"
 error = "median20"                 # the default, as in the papers; or "last", "best_by_valid"
 set = { batch = 16 }               # settings of all runs
 [columns]                          # heading = split store
@@ -32,7 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from stores.errors import StoreError, UsageError, suggest
 from stores.format import names
@@ -40,6 +41,7 @@ from stores.format import names
 LARGEST = 1 << 18  # bytes of a file
 ERRORS = {"median20": "error_median20", "last": "error_last", "best_by_valid": "error_best_by_valid"}
 UNVERIFIED = "?"  # after a published error that was not checked against the paper
+Vary = Literal["both", "split", "training"]  # what a seed changes
 RENAMED = {  # recipes of earlier versions
     "remixmatch-ablation": "remixmatch-table3",
     "remixmatch-table1": "remixmatch-table1-cifar10 or remixmatch-table1-svhn",
@@ -86,11 +88,16 @@ class Recipe:
     steps: int
     model: str
     seeds: tuple[int, ...]
+    vary: Vary
     error: str
     settings: Mapping[str, Any]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     init: tuple[str, str] | None = None
+
+    def split_and_training(self, seed: int) -> tuple[int, int]:
+        """The seed of the labelled split and that of the training that a number of `seeds` stands for."""
+        return (1 if self.vary == "training" else seed), (1 if self.vary == "split" else seed)
 
 
 def known() -> list[str]:
@@ -133,6 +140,9 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
     error = take("error", str, "median20")
     if error not in ERRORS:
         raise UsageError(f"the recipe '{name}' asks for the error '{error}'", suggest(error, ERRORS))
+    vary = take("vary", str, "both")
+    if vary not in get_args(Vary):
+        raise UsageError(f"the recipe '{name}' has seeds that vary '{vary}'", suggest(vary, get_args(Vary)))
     init = take("init", dict, {})
     recipe = Recipe(
         name,
@@ -143,6 +153,7 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
         take("steps", int),
         take("model", str),
         tuple(take("seeds", list)),
+        vary,
         error,
         take("set", dict, {}),
         tuple(columns),

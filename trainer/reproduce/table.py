@@ -53,7 +53,7 @@ class Cell:
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation over seeds; None for fewer than two."""
+        """Sample standard deviation over the runs; None for fewer than two."""
         return statistics.stdev(self.errors) if len(self.errors) > 1 else None
 
     @property
@@ -66,6 +66,12 @@ class Cell:
         return f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.std is not None else "")
 
 
+VARIED = {
+    "both": "seeds, each of another labelled split and another training run",
+    "split": "labelled splits, each trained on once with the same seed",
+    "training": "training runs on the same labelled split",
+}
+FIXED = {"both": "", "split": "the same training seed", "training": "one labelled split"}
 Cells = Mapping[tuple[str, str], Cell]
 
 
@@ -135,13 +141,14 @@ def caption(
 ) -> str:
     """What the numbers are, and how the scale differs from the recipe's; `named` escapes names."""
     counts = {len(cell.errors) for cell in found.values()}
-    seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else _plural(counts.pop(), "seed")
+    seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else _plural(max(counts, default=0), "seed")
     run = config["run"] if config else None
     batch = f" of {run['batch']}" if run else ""
     sides = config["store"].get("image_size") if config else None  # runs of early versions do not say it
     size = ", images of {} × {}".format(*sides) if sides else ""
     text = (
-        f"Test error in %, {KINDS[recipe.error]}, averaged weights; ± is the standard deviation over seeds. "
+        f"Test error in %, {KINDS[recipe.error]}, averaged weights; "
+        f"± is the standard deviation over {VARIED[recipe.vary]}. "
         f"{named(recipe.model)}, {recipe.steps:,} steps{batch}{size}, {seeds}."
     )
     smaller = [
@@ -151,6 +158,7 @@ def caption(
         f"{max(counts, default=0)} of {len(paper.seeds)} seeds"
         if 0 < max(counts, default=0) < len(paper.seeds)
         else "",
+        FIXED[recipe.vary] if paper.vary == "both" and max(counts, default=0) > 1 else "",
     ]
     if any(smaller):
         strong = "**" if named is plain else ""
@@ -211,13 +219,28 @@ def as_csv(recipe: Recipe, found: Cells) -> str:
         seeds, errors = " ".join(map(str, cell.seeds)), " ".join(f"{error:.4f}" for error in cell.errors)
         run = (recipe.model, recipe.steps, recipe.error)
         elsewhere = "; ".join(f"{paper}: {text}" for paper, text in cell.elsewhere.items())
-        lines.append((recipe.name, row, column, cell.store, *run, mean, std, seeds, errors, cell.published, elsewhere))
+        lines.append(
+            (
+                recipe.name,
+                row,
+                column,
+                cell.store,
+                *run,
+                mean,
+                std,
+                recipe.vary,
+                seeds,
+                errors,
+                cell.published,
+                elsewhere,
+            )
+        )
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(map(csv_cell, line) for line in lines)
     return out.getvalue()
 
 
-_CSV = "recipe row column store model steps error mean std seeds errors published elsewhere"
+_CSV = "recipe row column store model steps error mean std vary seeds errors published elsewhere"
 
 
 def _plural(count: int, what: str) -> str:
