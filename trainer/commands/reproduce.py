@@ -74,8 +74,9 @@ def reproduce(
     from trainer.reproduce.plan import Scale
 
     if name is None:
-        for one in recipe.known():
-            say(f"{one:20} {recipe.load(one).title}")
+        names = recipe.known()
+        for one in names:
+            say(f"{one:{max(map(len, names))}}  {recipe.load(one).title}")
         return
     numbers, vary = _seeds({"both": seeds, "split": split_seeds, "training": train_seeds})
     chosen = (tuple(words or ()) for words in (store, row, column, assignments))

@@ -155,3 +155,8 @@ def test_few_labels_are_annealed_unless_the_user_says_otherwise(make_store, labe
     for words, expected in (([], chosen), (["tsa=auto"], chosen), (["tsa=none"], "none"), (["tsa=exp"], "exp")):
         run, asked = config.build(load_method("realmix"), None, words, {})
         assert config.resolve(run, asked, store)[1].tsa == expected
+
+
+def test_a_run_that_recorded_no_annealing_goes_on_without() -> None:
+    recorded = dataclasses.asdict(realmix.Settings(tsa="none", gamma=0.0))
+    assert config.load(realmix.Settings, recorded, "config.json").tsa == "none"
