@@ -81,7 +81,7 @@ PRESETS = {
     "cifar10": {"alpha": 0.75, "lambda_u": 75.0},
     "svhn": {"alpha": 0.75, "lambda_u": 250.0},
     "stl10": {"alpha": 0.75, "lambda_u": 50.0},
-    "digits": {"rampup_steps": 300},  # runs of about a thousand steps
+    "digits": {"rampup_steps": 300},  # ours; runs of about a thousand steps
 }
 
 

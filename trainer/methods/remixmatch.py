@@ -67,7 +67,7 @@ class Settings:
 
 PRESETS = {
     "stl10": {"strong_views": 4},
-    "digits": {"strong_views": 2, "rampup_steps": 300},  # runs of about a thousand steps
+    "digits": {"strong_views": 2, "rampup_steps": 300},  # ours; runs of about a thousand steps
 }
 
 
