@@ -148,7 +148,7 @@ def test_a_dry_run_refuses_what_could_not_be_trained(words, said, stand_ins, com
         ("table3", "Fully supervised", "73,257"),
         ("remixmatch-table1-svhn", "ReMixMatch, 40 labels", "40, with extra"),
         ("remixmatch-table3", "no weak augmentation", "250"),
-        ("remixmatch-table3", "40 labels, K = 1, no rotation loss", "40"),
+        ("remixmatch-table3", "40 labels, no rotation loss", "40"),
     ],
 )
 def test_a_row_trains(name, row, column, stand_ins, command, tmp_path):
