@@ -67,7 +67,7 @@ def draw(recipe: Recipe, found: Cells, caption: str) -> str:
     width = (WIDTH - start - 16 - 44 * (len(sides) - 1)) / len(sides)
     panels = [_Panel(title, values, start + i * (width + 44), width) for i, (title, values) in enumerate(sides)]
     head = [
-        *((line, 15, INK, 600) for line in textwrap.wrap(recipe.title, 92)),
+        *((line, 15, INK, 600) for line in textwrap.wrap(recipe.title, 84)),
         *((line, 11, SOFT, 400) for line in textwrap.wrap(caption, 128)),
     ]
     texts = [
