@@ -14,7 +14,7 @@ SYSTEM := pkg-config libturbojpeg0-dev libopencv-dev g++ python3-dev
 
 demo: $(READY)          ## build the digits store, train the baseline and RealMix from it, print their table and draw it
 	$(BIN)/realmix-data build digits --copies 50
-	$(BIN)/realmix-train reproduce digits --row Supervised --row RealMix --seeds 1,2
+	$(BIN)/realmix-train reproduce digits --row Supervised --row RealMix --train-seeds 1,2
 
 test test-isa: export PYTHONDONTWRITEBYTECODE =
 test: $(DEV)          ## every test; hundreds of processes import torch, so what Python compiles is kept whatever is set

@@ -128,6 +128,19 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
     return Spec(store, method, settings, run, tuple(deviations), backbone, placement)
 
 
+def require_trainable(spec: Spec) -> None:
+    """Check what `assemble` would, without building or reading anything.
+
+    Raises:
+        UsageError: the method or the network cannot train with this batch or these images.
+    """
+    store, run, declared = spec.store, spec.run, spec.method.views(spec.settings)
+    spec.method.check(sizes_of(store, declared, run), spec.settings)
+    with torch.device("meta"):
+        model = build_model(run.model, store.num_classes, run.bn_momentum, declared.heads)
+    model.check(run.batch, store.dataset.image_size)
+
+
 def _recorded(folder: Run, run: Resolved, store_path: str | Path | None) -> Spec:
     """What a run's record says that it is, on this machine."""
     method, record = load_method(run.method), folder.config

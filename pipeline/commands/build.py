@@ -64,4 +64,6 @@ def build(
     for why in built.left_out:
         say(f"left out: {why}")
     if built.splits:
-        say(f"next: {shlex.join(['realmix-train', '--store', str(built.splits[0].path)])}")
+        first = built.splits[0]
+        method = [] if len(first.unlabeled) else ["--method", "supervised"]
+        say(f"next: {shlex.join(['realmix-train', '--store', str(first.path), *method])}")

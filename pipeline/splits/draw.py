@@ -69,7 +69,7 @@ class Split:
     description: dict
 
 
-def label_split(store: Labelled, count: int, *, seed: int = 1, valid: int = 0) -> Split:
+def label_split(store: Labelled, count: int, *, seed: int = 1, valid: int = 0, pool: bool = True) -> Split:
     """Label `count` images, in proportion to the class sizes; all others are unlabelled.
 
     Args:
@@ -77,6 +77,7 @@ def label_split(store: Labelled, count: int, *, seed: int = 1, valid: int = 0) -
         count: number of labelled images, at least one per class.
         seed: of the draw; 0 takes the first images of each class, as the public code does.
         valid: number of validation images, spread over the classes as evenly as possible.
+        pool: whether an image must be left to be unlabelled.
 
     Raises:
         UsageError: fewer labels than classes, more than there are, or no image left to be unlabelled.
@@ -86,9 +87,12 @@ def label_split(store: Labelled, count: int, *, seed: int = 1, valid: int = 0) -
     rest = [rows[n:] for rows, n in zip(lists, taken, strict=True)]
     labeled = np.sort(np.concatenate([rows[:n] for rows, n in zip(lists, taken, strict=True)]))
     held = take_valid(rest, valid)
-    return _whole(
+    split = _whole(
         store, f"{count}{suffix(seed, valid)}", "labels", seed, labeled, held, {"labels": count, "valid": valid}
     )
+    if pool:
+        require_pool(split.unlabeled)
+    return split
 
 
 def fold_split(store: Labelled, fold: int = 1, *, valid: int = 0) -> Split:
@@ -110,7 +114,9 @@ def fold_split(store: Labelled, fold: int = 1, *, valid: int = 0) -> Split:
     rest = [rows[~np.isin(rows, labeled)] for rows in class_lists(store, fold)]
     name = f"{len(labeled)}_fold{fold}" + (f"_valid{valid}" if valid else "")
     asked = {"labels": len(labeled), "fold": fold, "valid": valid}
-    return _whole(store, name, "folds", fold, labeled, take_valid(rest, valid), asked)
+    split = _whole(store, name, "folds", fold, labeled, take_valid(rest, valid), asked)
+    require_pool(split.unlabeled)
+    return split
 
 
 def class_lists(store: Labelled, seed: int) -> list[np.ndarray]:
@@ -166,6 +172,8 @@ def allocate(weights: np.ndarray, available: np.ndarray, count: int) -> np.ndarr
     """
     assert count <= np.sum(available), "more labels than images"
     shares = np.asarray(weights, np.float64) / np.max(weights)
+    if count == np.sum(available):  # the same, at once
+        return np.array(available, np.int64)
     given = np.zeros(len(shares), np.int64)
     for _ in range(count):
         behind = np.where(given < available, shares - given / max(given.max(), 1), -np.inf)
@@ -201,7 +209,6 @@ def _whole(
 ) -> Split:
     """A split of all classes: every row that is neither in `labeled` nor in `valid` is unlabelled."""
     unlabeled = np.setdiff1d(np.arange(len(store.train_labels)), np.concatenate([labeled, valid]), assume_unique=True)
-    require_pool(unlabeled)
     return Split(
         name=name,
         protocol=protocol,

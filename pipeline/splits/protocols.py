@@ -34,7 +34,8 @@ class Request:
 
     Args:
         labels: number of labelled images, with `mismatch` or `labeled_classes` of the trained classes together; "all":
-            every labelled image that is not for validation, so that the pool is the images that came without labels.
+            every labelled image that is not for validation, so that the pool is the images that came without labels,
+            and empty if all have one.
         mismatch: a standard level of CIFAR-10's class mismatch in %.
         labeled_classes: class mismatch by name: the classes to train.
         unlabeled_classes: class mismatch by name: the classes of the pool; None: all.
@@ -63,7 +64,7 @@ def draw_split(store: Labelled, request: Request) -> Split:
         if request.mismatch is not None or request.labeled_classes is not None:
             raise UsageError("--labels all is for a dataset's own labels, without a mismatch", hint="name a number")
         count = int(np.count_nonzero(store.train_labels >= 0)) - valid
-        return replace(label_split(store, count, seed=seed, valid=valid), name=f"all{suffix(seed, valid)}")
+        return replace(label_split(store, count, seed=seed, valid=valid, pool=False), name=f"all{suffix(seed, valid)}")
     if request.mismatch is not None:
         if labels is None:
             return mismatch_split(store, request.mismatch, seed=seed, valid=valid)
@@ -90,7 +91,8 @@ def draw_again(store: Labelled, content: dict[str, Any]) -> Iterator[Split]:
     """
     spec = content["spec"]
     seed = spec.get("fold", content["seed"])
-    asked = Request(mismatch=spec.get("mismatch"), labels=spec["labels"], seed=seed, valid=spec["valid"])
+    labels: Any = spec["labels"] if content["counts"]["unlabeled"] else "all"
+    asked = Request(mismatch=spec.get("mismatch"), labels=labels, seed=seed, valid=spec["valid"])
     if content["protocol"] != "mismatch" or asked.mismatch is not None:
         yield draw_split(store, asked)
     else:

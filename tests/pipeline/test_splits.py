@@ -350,5 +350,7 @@ def test_all_labels_leaves_the_images_that_came_without_any() -> None:
     assert sorted([*held.labeled, *held.valid]) == known.tolist()
     assert held.unlabeled.tolist() == unknown.tolist()
     assert draw_standard(store, None)[0][0].name == "all"
+    whole = draw_split(store_of(np.array([0, 1, 0, 1])), Request(labels="all"))
+    assert (whole.labeled.tolist(), whole.unlabeled.tolist()) == ([0, 1, 2, 3], [])
     with pytest.raises(UsageError, match="without a mismatch"):
         draw_split(store, Request(labels="all", labeled_classes=("class 0", "class 1")))

@@ -31,7 +31,7 @@ ACTIVE: dict[str, dict[str, Any]] = {
     "mean_teacher": {"rampup_share": 0.0},
     "ict": {"rampup_share": 0.0},
     "mixmatch": {"rampup_steps": 0},
-    "realmix": {"rampup_steps": 0, "gamma": 0.2},
+    "realmix": {"rampup_steps": 0, "tsa": "none", "gamma": 0.2},
     "remixmatch": {"rampup_steps": 0, "strong_views": 2},
     "uda": {"threshold": 0.4},
     "fixmatch": {"threshold": 0.4},

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stores.errors import StoreError, UsageError
 from trainer import config
 from trainer.config import Resolved, RunConfig
+from trainer.contract import option
 from trainer.methods import METHODS, load_method
 
 
@@ -206,6 +207,15 @@ def test_the_store_gives_gamma_and_the_weak_augmentation(make_store):
     store.dataset.weak = {"flip": True, "shift": 4}
     run, settings, _ = config.resolve(RunConfig(), Settings(), store)
     assert (settings.gamma, run.flip, run.shift) == (0.6, True, 4)
+
+
+def test_a_function_of_the_store_may_choose_a_setting_that_is_left_open(store):
+    @dataclass(frozen=True)
+    class Own:
+        few: bool | None = option(None, "few labels", from_store=lambda split: len(split.labeled) < 10)
+
+    assert config.resolve(RunConfig(), Own(), store)[1] == Own(few=True)
+    assert config.resolve(RunConfig(), Own(few=False), store)[1] == Own(few=False)
 
 
 SIZES = {"1GiB": 1 << 30, "512MiB": 1 << 29, "1.5 gb": 1_500_000_000, "64k": 64_000, "4096": 4096, " 2 TiB ": 2 << 40}

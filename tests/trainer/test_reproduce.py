@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from stores.errors import StoreError, UsageError
 from trainer.methods import METHODS
 from trainer.reproduce import picture, recipe, table
 from trainer.reproduce.child import ASKED
-from trainer.reproduce.plan import Planned, Scale, plan, scaled
+from trainer.reproduce.plan import Planned, Scale, plan, scaled, split_of
 from trainer.reproduce.recipe import load
 from trainer.runs.run_dir import open_run, write_json
 
@@ -33,6 +34,7 @@ stores = "realmix-data build folder photos"
 steps = 4
 model = "wrn-10-1"
 seeds = [1, 2]
+vary = "training"
 error = "last"
 set = { batch = 4, tensorboard = false }
 [columns]
@@ -68,24 +70,125 @@ def test_the_stores_of_a_recipe_lie_where_the_stores_are(mine, store):
         load(str(mine))
 
 
+@pytest.fixture(scope="session")
+def stand_ins(tmp_path_factory, source) -> Path:
+    """A folder with a small store in the place of every store that a shipped recipe names, 50 copies of each image.
+
+    ImageNet's is built by the documented command from files as they are distributed.
+    """
+    from pipeline import api
+    from pipeline.building.build import build
+    from pipeline.recipes import load_recipe
+    from pipeline.splits.protocols import Request
+    from pipeline.splits.split_stores import write_all
+
+    root, archive = tmp_path_factory.mktemp("stand_ins"), tmp_path_factory.mktemp("imagenet")
+    rng = np.random.default_rng(0)
+    for batch in (*(f"train_data_batch_{i}" for i in range(1, 11)), "val_data"):
+        pixels, labels = rng.integers(0, 256, (120, 3072), dtype=np.uint8), rng.permutation(1000)[:120] + 1
+        np.savez(archive / f"{batch}.npz", data=pixels, labels=labels.tolist(), mean=np.zeros(3072, np.uint8))
+    api.build("imagenet32", archive, copies=1, labels="all", name="imagenet32", root=root, cache=archive)
+
+    recipes = [load(name) for name in recipe.known()]
+    wanted = {
+        split_of(store, one.split_and_training(seed)[0]): (store, seed)
+        for one in recipes
+        for row in one.rows
+        for store in row.stores.values()
+        for seed in one.seeds
+    }
+    assert {one.init[0] for one in recipes if one.init is not None} <= {path.name for path in root.iterdir()}
+    datasets = {}
+    for name in ("digits", "cifar10", "cifar10_erase", "cifar10_simple", "svhn", "svhn_extra", "stl10"):
+        family, _, kind = name.partition("_")
+        copies = load_recipe(kind if kind in ("erase", "simple") else "cutout", source.weak, (12, 12))
+        data = replace(source, origin={"kind": name}, protocol=family)
+        datasets[name], _ = build(root / name, data, copies, copies=50, seed=1, workers=2)
+    for place, (store, seed) in wanted.items():
+        name = max((name for name in datasets if store.startswith(f"{name}_")), key=len)
+        request = Request(labels="all" if store == f"{name}_all" else 20, seed=seed)
+        if "mismatch" in store:
+            known, pool = ("ant", "bee", "cow"), ("cow", "dog", "eel")
+            request = Request(labels=12, labeled_classes=known, unlabeled_classes=pool, seed=seed)
+        write_all(datasets[name], [request], place)
+    assert wanted.keys() <= {path.name for path in root.iterdir()}
+    return root
+
+
 @pytest.mark.parametrize("name", recipe.known())
-def test_every_shipped_recipe_names_methods_settings_and_numbers_that_exist(name, tiny):
+def test_a_dry_run_of_every_shipped_recipe_finds_all_it_needs(name, stand_ins, command, tmp_path):
     one = load(name)
     assert {row.method for row in one.rows} <= set(METHODS)
-    for row in one.rows:
-        for text in filter(None, row.published.values()):
-            mean, _, std = text.partition(" ± ")
-            assert 0 < float(mean) < 60
-            assert float(std or 0) < 6
-    scale = Scale(stores=(str(tiny.parent / "tiny_20"),), steps=2, seeds=(1,))
-    runs = plan(scaled(one, scale), scale, "", Path("none")) if one.init is None else {}
-    paths = [run.path for cell in runs.values() for run in cell]
-    assert len(set(paths)) == len(paths), "rows that differ are different runs"
+    code, out, err = command("reproduce", name, "--stores", stand_ins, "--runs", tmp_path / "runs", "--dry-run")
+    assert (code, err) == (0, "")
+    cells = sum(len(row.stores) for row in one.rows) * len(one.seeds)
+    assert out.count("to do") == cells + (one.init is not None), "rows that differ are different runs"
+    assert not (tmp_path / "runs").exists()
 
 
-def test_the_papers_numbers():
-    one = load("table1")
-    assert [one.rows[3].published[column] for column in one.columns] == ["16.41", "16.60", "16.51", "16.99", "17.62"]
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["table6", "--set", "copies=51"], "--copies 51 is more than"),
+        (["remixmatch-table3", "--set", "batch=6", "--row", "K = 1"], "'batch' must be a multiple of 4"),
+        (["table1", "--set", "shift=12"], "'shift=12' is out of range"),
+        (["table1", "--model", "wrn-11-1"], "unknown model 'wrn-11-1'"),
+    ],
+)
+def test_a_dry_run_refuses_what_could_not_be_trained(words, said, stand_ins, command, tmp_path):
+    code, out, err = command("reproduce", *words, "--stores", stand_ins, "--runs", tmp_path / "runs", "--dry-run")
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "column"),
+    [
+        ("table2", "Fully supervised", "50,000"),
+        ("table3", "Fully supervised", "73,257"),
+        ("remixmatch-table1-svhn", "ReMixMatch, 40 labels", "40, with extra"),
+        ("remixmatch-table3", "no weak augmentation", "250"),
+        ("remixmatch-table3", "40 labels, no rotation loss", "40"),
+    ],
+)
+def test_a_row_trains(name, row, column, stand_ins, command, tmp_path):
+    small = ["--model", "wrn-10-1", "--steps", 2, "--seeds", 1, "--threads", 1]
+    small += [word for one in ("batch=4", "tensorboard=false") for word in ("--set", one)]
+    code, out, err = command(
+        "reproduce", name, "--row", row, "--column", column, "--stores", stand_ins, "--runs", tmp_path, *small
+    )
+    assert code == 0, err
+    assert row in out
+    assert len(list(tmp_path.rglob("result.json"))) == 1
+
+
+def test_transfer_is_trained_from_the_pre_training_to_the_row(stand_ins, command, tmp_path):
+    small = ["--model", "wrn-10-1", "--steps", 2, "--seeds", 1, "--threads", 1, "--column", 250]
+    small += [word for one in ("batch=4", "tensorboard=false") for word in ("--set", one)]
+    words = ["reproduce", "table4", "--row", "RealMix after transfer", "--stores", stand_ins, "--runs", tmp_path]
+    code, _, err = command(*words, *small)
+    assert code == 0, err
+    first, second = sorted(tmp_path.rglob("result.json"), key=lambda path: len(path.parent.name))
+    assert first.parent.name == "imagenet32_all_supervised_s1"
+    config = open_run(second.parent).config
+    assert config["settings"]["tsa"] == "linear"
+    assert config["run"]["init"].startswith(str(first.parent))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("remixmatch-ablation", "remixmatch-table3"),
+        ("remixmatch-table1", "remixmatch-table1-cifar10 or remixmatch-table1-svhn"),
+    ],
+)
+def test_an_old_name_fails_with_the_right_one(old, new):
+    with pytest.raises(UsageError, match=f"it is {new} now"):
+        load(old)
+
+
+def test_the_scale_of_the_papers():
+    one = load("figure2")
     assert one.rows[0].stores == {"0 %": "cifar10_mismatch0"}
     assert (one.steps, one.model, one.seeds, one.error) == (500_000, "wrn-28-2", (1, 2), "median20")
 
@@ -108,9 +211,14 @@ def test_the_papers_numbers():
         (('published = ["10.0"]', 'published = ["ten"]'), "'published' has 'ten'"),
         (('published = ["10.0"]', 'published = ["1e300"]'), "'published' has '1e300'"),
         (('published = ["10.0"]', "published = [10.0]"), "'published' has 10.0"),
+        (('published = ["10.0"]', 'published = ["10.0 ??"]'), "'published' has '10.0 ??'"),
+        (('published = ["10.0"]', 'elsewhere = { "Another" = ["9.0", "8.0"] }'), "2 published errors for 1 columns"),
+        (('published = ["10.0"]', 'elsewhere = { "Another" = "9.0" }'), "'elsewhere' has '9.0'"),
+        (('published = ["10.0"]', 'elsewhere = { "Another" = ["nine"] }'), "'Another' has 'nine'"),
         (('"20" = "tiny_20"', '"20" = 20'), "'columns' has 20"),
         (("seeds = [1, 2]", 'seeds = ["a"]'), "'seeds' has 'a'"),
         (("steps = 4", "steps = 0"), "'steps' has 0"),
+        (('vary = "training"', 'vary = "spilt"'), "did you mean split?"),
     ],
 )
 def test_a_wrong_recipe_is_one_error(command, mine, tiny, change, said):
@@ -128,7 +236,9 @@ def test_a_wrong_recipe_is_one_error(command, mine, tiny, change, said):
         (["tabel1"], 2, "did you mean table1?"),
         (["none.toml"], 3, "'none.toml' does not exist"),
         (["table3"], 3, "realmix-data build svhn"),
+        (["remixmatch-ablation"], 2, "it is remixmatch-table3 now"),
         (["table1", "--seeds", "1;2"], 2, "--seeds 1;2"),
+        (["table1", "--seeds", "1", "--split-seeds", "2"], 2, "--seeds and --split-seeds exclude each other"),
         (["table1", "--row", "Realmix"], 2, "did you mean RealMix?"),
         (["table1", "--column", "10 %"], 2, "no column '10 %'"),
         (["table1", "--store", "nowhere"], 3, "'nowhere' is not a store"),
@@ -164,6 +274,45 @@ def test_runs_are_named_after_what_they_are_and_settings_reach_those_that_have_t
     assert "lambda_u=7" not in first.words
 
 
+@pytest.mark.parametrize(
+    ("words", "names", "said"),
+    [
+        (
+            ("--seeds", "1,2"),
+            [
+                "cifar10_all_supervised_mixuptrue_weight_decay0.002_s1",
+                "cifar10_all_supervised_mixuptrue_weight_decay0.002_s2",
+                "cifar10_250_mixmatch_s1",
+                "cifar10_250_seed2_mixmatch_s2",
+            ],
+            None,
+        ),
+        (("--train-seeds", "1,2"), ["cifar10_250_mixmatch_s1", "cifar10_250_mixmatch_s2"], None),
+        (
+            ("--split-seeds", "1,2"),
+            [
+                "cifar10_250_mixmatch_s1",
+                "cifar10_250_seed2_mixmatch_s1",
+                "cifar10_all_supervised_mixuptrue_weight_decay0.002_s1",
+            ],
+            None,
+        ),
+        (("--seeds", "1,7"), [], "for cifar10_250_seed7: realmix-data split … --split-seed, or --train-seeds"),
+    ],
+)
+def test_a_seed_is_a_split_and_a_training_or_one_of_them(words, names, said, stand_ins, command, tmp_path):
+    rows = ["--row", "MixMatch", *([] if "--train-seeds" in words or said else ["--row", "Fully supervised"])]
+    where = ["--stores", stand_ins, "--runs", tmp_path, "--dry-run", "--column", 250, "--column", "50,000"]
+    code, out, err = command("reproduce", "table2", *rows, *where, *words)
+    assert code == (3 if said else 0)
+    assert not said or said in err
+    assert sorted(Path(line.split()[-1]).name for line in out.splitlines()) == sorted(names)
+
+
+def test_the_fold_of_stl10_is_its_split():
+    assert [split_of("stl10_1000_fold1", seed) for seed in (1, 3)] == ["stl10_1000_fold1", "stl10_1000_fold3"]
+
+
 def test_pre_training_comes_first_and_the_rows_start_from_it(mine, tiny, tmp_path):
     mine.write_text(
         MINE.replace('method = "realmix"', 'method = "realmix"\ninit = true').replace(
@@ -180,9 +329,13 @@ def test_pre_training_comes_first_and_the_rows_start_from_it(mine, tiny, tmp_pat
 
 def test_other_stores_take_the_place_of_the_columns_and_rows_of_other_stores_fall_together(tiny):
     store = str(tiny.parent / "tiny_20")
-    one = scaled(load("table6"), Scale(stores=(store,)))
+    one = scaled(load("table5"), Scale(stores=(store,)))
     assert one.columns == ("tiny_20",)
-    assert [row.name for row in one.rows] == ["50 copies, CutOut", "25 copies, CutOut"]
+    assert [row.name for row in one.rows] == [
+        "50 copies, CutOut",
+        "25 copies, CutOut",
+        "copies flipped and shifted only",
+    ]
     assert all(row.published == {"tiny_20": ""} and row.stores == {"tiny_20": store} for row in one.rows)
 
 
@@ -230,6 +383,34 @@ def test_the_page_says_what_is_reversed_what_is_smaller_and_what_the_mask_did(ma
     assert "4 steps instead of 400, batches of 4 instead of 64, 2 of 3 seeds" in page
     assert "masked 0.25 of the unlabelled rows, 0.17 are foreign: precision 0.50, recall 0.75" in page
     assert "Scaled down" not in table.markdown(one, one, found, CONFIG)
+    assert "over training runs on the same labelled split." in page
+    assert "one labelled split" not in page.replace("the same labelled split", "")
+    assert "2 of 3 seeds, one labelled split.**" in table.markdown(one, replace(paper, vary="both"), found, CONFIG)
+
+
+def test_the_caption_says_how_few_seeds_there_are(made):
+    one, found = made
+    fewer = {key: replace(cell, errors=cell.errors[:1], seeds=cell.seeds[:1]) for key, cell in found.items()}
+    assert "1 seed. Scaled down: 1 of 2 seeds." in table.caption(one, one, fewer, CONFIG)
+
+
+def test_what_other_papers_print_is_theirs_and_what_was_not_verified_is_marked(made):
+    one, found = made
+    row = replace(one.rows[0], elsewhere={"Another (2020)": {"20": "19.0 ± 1.0 ?"}})
+    one = replace(one, rows=(row, *one.rows[1:]))
+    found = found | {
+        ("Supervised", "20"): replace(found["Supervised", "20"], elsewhere={"Another (2020)": "19.0 ± 1.0 ?"})
+    }
+    page = table.markdown(one, one, found, CONFIG)
+    assert "| *published* | *20.0 ± 1.5* |\n| *published in Another (2020)* | *19.0 ± 1.0 ?* |" in page
+    assert "not verified against the paper" in page
+    assert "Published order: 0 of 1 pairs" in page, "of the recipe's own paper"
+    line = next(csv.DictReader(io.StringIO(table.as_csv(one, found))))
+    assert (line["published"], line["elsewhere"], line["vary"]) == (
+        "20.0 ± 1.5",
+        "Another (2020): 19.0 ± 1.0 ?",
+        "training",
+    )
 
 
 @pytest.mark.parametrize("published", ["0", "0.0 ± 0.0", "100 ± 100"])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trainer.commands.options import Debug, Threads
+
+if TYPE_CHECKING:
+    from trainer.reproduce.recipe import Vary
 
 Name = Annotated[
     str | None,
@@ -20,7 +23,20 @@ Store = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Updates of each run.", show_default="the paper's")]
 Model = Annotated[str | None, typer.Option(help="Network.", show_default="the paper's")]
-Seeds = Annotated[str | None, typer.Option(metavar="1,2,…", help="Seeds of each cell.", show_default="the recipe's")]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="1,2,…",
+        help="Seeds of each cell: a labelled split and a training run for each.",
+        show_default="the recipe's",
+    ),
+]
+SplitSeeds = Annotated[
+    str | None, typer.Option(metavar="1,2,…", help="Instead: labelled splits, all trained with seed 1.")
+]
+TrainSeeds = Annotated[
+    str | None, typer.Option(metavar="1,2,…", help="Instead: training runs, all on the recipe's split.")
+]
 Rows = Annotated[list[str] | None, typer.Option("--row", help="Only this row; may be repeated.")]
 Columns = Annotated[list[str] | None, typer.Option("--column", help="Only this column; may be repeated.")]
 Set = Annotated[
@@ -40,6 +56,8 @@ def reproduce(
     steps: Steps = None,
     model: Model = None,
     seeds: Seeds = None,
+    split_seeds: SplitSeeds = None,
+    train_seeds: TrainSeeds = None,
     row: Rows = None,
     column: Columns = None,
     assignments: Set = None,
@@ -56,12 +74,13 @@ def reproduce(
     from trainer.reproduce.plan import Scale
 
     if name is None:
-        for one in recipe.known():
-            say(f"{one:20} {recipe.load(one).title}")
+        names = recipe.known()
+        for one in names:
+            say(f"{one:{max(map(len, names))}}  {recipe.load(one).title}")
         return
-    scale = Scale(
-        steps, model, _seeds(seeds), tuple(store or ()), tuple(row or ()), tuple(column or ()), tuple(assignments or ())
-    )
+    numbers, vary = _seeds({"both": seeds, "split": split_seeds, "training": train_seeds})
+    chosen = (tuple(words or ()) for words in (store, row, column, assignments))
+    scale = Scale(steps, model, numbers, vary, *chosen)
     table = run.prepare(recipe.load(name), scale, stores, runs)
     if dry_run:
         run.tell(table)
@@ -71,12 +90,19 @@ def reproduce(
         run.train(table, jobs, threads)
 
 
-def _seeds(text: str | None) -> tuple[int, ...] | None:
-    """Numbers of a list like "1,2,3"."""
+FLAGS: dict[Vary, str] = {"both": "--seeds", "split": "--split-seeds", "training": "--train-seeds"}
+
+
+def _seeds(given: dict[Vary, str | None]) -> tuple[tuple[int, ...] | None, Vary | None]:
+    """The numbers of the one list like "1,2,3" that was given, and what they vary."""
     from stores.errors import UsageError
 
-    if text is None:
-        return None
+    lists = [(vary, text) for vary, text in given.items() if text is not None]
+    if not lists:
+        return None, None
+    if len(lists) > 1:
+        raise UsageError(f"{' and '.join(FLAGS[vary] for vary, _ in lists)} exclude each other")
+    ((vary, text),) = lists
     if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise UsageError(f"'--seeds {text}' is no list of numbers", hint="like --seeds 1,2,3")
-    return tuple(dict.fromkeys(map(int, text.split(","))))
+        raise UsageError(f"'{FLAGS[vary]} {text}' is no list of numbers", hint=f"like {FLAGS[vary]} 1,2,3")
+    return tuple(dict.fromkeys(map(int, text.split(",")))), vary

@@ -132,9 +132,12 @@ def resolve(run: RunConfig, settings: S, store: SplitStore) -> tuple[Resolved, S
 
 
 def _filled_from(store: SplitStore, settings: S) -> S:
-    """The settings with what the store knows: a None whose field says `from_store` is that attribute of the store."""
-    sources = {f.name: f.metadata["from_store"] for f in dataclasses.fields(settings) if "from_store" in f.metadata}
-    found = {name: getattr(store, source) for name, source in sources.items() if getattr(settings, name) is None}
+    """The settings with every None filled in that depends on the store, as its field's `from_store` says."""
+    found = {}
+    for f in dataclasses.fields(settings):
+        source = f.metadata.get("from_store")
+        if source is not None and getattr(settings, f.name) is None:
+            found[f.name] = source(store) if callable(source) else getattr(store, source)
     return dataclasses.replace(settings, **found)
 
 

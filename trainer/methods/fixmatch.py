@@ -5,6 +5,9 @@ Strong views come from RandAugment or CTAugment, which learns its magnitudes fro
 Differs from the official code:
 - CTAugment's weights follow each step at once; there about four batches late;
 - its translations are shares of the side; there of a pixel, which changes nothing (cta_legacy=true does that).
+
+Differs from the paper, as the code does: RandAugment's operations have the ranges of AutoAugment's and are each applied
+with p = .5; CTAugment's weights are divided by the largest before they are compared with .8.
 """
 
 from __future__ import annotations

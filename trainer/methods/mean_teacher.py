@@ -32,7 +32,7 @@ PRESETS = {
     "cifar10": {"lambda_u": 50.0, "run": {"weight_decay": 0.2}},
     # with SVHN's extra images the paper uses lambda_u=180; their store is of the same family
     "svhn": {"lambda_u": 150.0, "run": {"weight_decay": 0.02}},
-    "digits": {"lambda_u": 10.0},  # in runs of a few hundred steps the average lags far behind
+    "digits": {"lambda_u": 10.0},  # ours; in runs of a few hundred steps the average lags far behind
 }
 
 

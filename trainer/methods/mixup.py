@@ -29,7 +29,7 @@ class Settings:
 PRESETS = {
     "cifar10": {"beta": 0.75},
     "svhn": {"beta": 0.25},
-    "digits": {"beta": 0.25, "lambda_u": 0.1},  # few labels, short runs: guesses are wrong for most of the run
+    "digits": {"beta": 0.25, "lambda_u": 0.1},  # ours; few labels, short runs: guesses are wrong for most of the run
 }
 
 

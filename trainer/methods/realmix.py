@@ -6,15 +6,24 @@ confidence, a share γ of them. Without copies, TSA and γ it is MixMatch. With 
 estimated from features during training (`trainer.functional.mismatch_share`).
 
 Differs from the official code:
-- TSA compares predictions with labels; there logits, so that it hardly ever acts (`tsa_legacy`);
+- TSA compares predictions with labels, as in the paper; there logits, so that it hardly ever acts (`tsa_legacy`);
+- TSA is linear up to 250 labels unless it is set (§3.5); there off unless it is set;
 - the mask drops exactly ⌊γn⌋ rows; there one more, and ties (`ood_strict`);
-- every copy is augmented separately; there all copies share one draw.
+- every copy is drawn for itself; there all copies share one draw;
+- with class mismatch the head has an output for each trained class, 6 in the paper's experiment; there all 10.
+
+Differs from the paper:
+- algorithm 1, lines 26–27, applies the gradient to the averaged weights; here, as in the code, to the live ones, whose
+  average is only evaluated.
+
+As in the paper's code, a copy of an image takes its place: the original is not in the pool beside its copies. The
+preset for the digits is ours.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -23,24 +32,35 @@ from torch import Tensor
 from trainer.contract import WEAK, Batch, Learner, Losses, Predictor, Sizes, Views, option
 from trainer.functional import masks, mismatch_share, mixmatch, ops, schedules
 
+if TYPE_CHECKING:
+    from stores import SplitStore
+
 NAME = "realmix"
 SUMMARY = "MixMatch on stored copies, with training-signal annealing and an out-of-distribution mask"
 VIEWS = 2
+FEW_LABELS = 250  # up to which the labelled loss is annealed unless the user says otherwise
 # Estimating γ: how often in a run, at least and at most how many steps apart, from how many images of each kind, and
 # the largest γ used, so that some rows are left to learn from.
 ESTIMATES, EVERY, IMAGES, LARGEST = 20, (100, 500), 4000, 0.9
 
 
+def annealing(store: SplitStore) -> schedules.TSA:
+    """The paper's choice for a split store: it found annealing to help with 250 labels or fewer (§3.5)."""
+    return "linear" if len(store.labeled) <= FEW_LABELS else "none"
+
+
 @dataclass(frozen=True)
 class Settings:
-    """Settings of RealMix. By the time a run starts, `gamma` is no longer None."""
+    """Settings of RealMix. By the time a run starts, `tsa` and `gamma` are no longer None."""
 
     alpha: float = option(0.75, "MixUp: λ ~ Beta(α, α), one for each image", above=0)
     lambda_u: float = option(75.0, "weight of the unlabelled loss once the ramp is over", min=0)
     temperature: float = option(0.5, "sharpening temperature of the guessed labels", above=0)
     rampup_steps: int = option(16384, "steps over which the unlabelled loss grows linearly", min=0)
-    tsa: schedules.TSA = option(
-        "none", "training-signal annealing: none, linear (the paper's choice up to 250 labels), log or exp"
+    tsa: schedules.TSA | None = option(
+        None,
+        "training-signal annealing: none, linear, log or exp; unset: linear up to 250 labels, none above (§3.5)",
+        from_store=annealing,
     )
     gamma: float | Literal["auto"] | None = option(
         None,
@@ -61,7 +81,7 @@ PRESETS = {
     "cifar10": {"alpha": 0.75, "lambda_u": 75.0},
     "svhn": {"alpha": 0.75, "lambda_u": 250.0},
     "stl10": {"alpha": 0.75, "lambda_u": 50.0},
-    "digits": {"rampup_steps": 300},  # runs of about a thousand steps
+    "digits": {"rampup_steps": 300},  # ours; runs of about a thousand steps
 }
 
 
@@ -82,6 +102,7 @@ def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
     """`weight_u` = λ_U times its ramp; `tsa_threshold` = η."""
+    assert settings.tsa is not None, "chosen when the run is resolved"
     return {
         "weight_u": settings.lambda_u * schedules.linear_ramp(step, settings.rampup_steps),
         "tsa_threshold": schedules.tsa_threshold(settings.tsa, step, steps, num_classes),
@@ -90,7 +111,7 @@ def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dic
 
 def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     """One step of RealMix (algorithm 1), with as many unlabelled as labelled samples."""
-    assert settings.gamma is not None, "taken from the store when the run is resolved"
+    assert settings.gamma is not None, "chosen when the run is resolved"
     mixed = mixmatch.step(learner.model, batch.x, batch.y, batch.u, batch.draws, settings.temperature)
 
     # Labelled loss over the rows that are not yet learnt.

@@ -13,6 +13,12 @@ Differs from the official code:
   (cta_legacy=true translates so);
 - its weights follow each step at once; there about four batches late;
 - unlabelled images of STL-10 get the store's weak view; there none.
+
+Differs from the paper, as the code does:
+- fixed quarters of the shuffled batch are rotated; in the paper each image by a random turn;
+- CTAugment's weights are divided by the largest before they are compared with .8; in the paper they are not.
+
+The preset for the digits is ours.
 """
 
 from __future__ import annotations
@@ -61,7 +67,7 @@ class Settings:
 
 PRESETS = {
     "stl10": {"strong_views": 4},
-    "digits": {"strong_views": 2, "rampup_steps": 300},  # runs of about a thousand steps
+    "digits": {"strong_views": 2, "rampup_steps": 300},  # ours; runs of about a thousand steps
 }
 
 

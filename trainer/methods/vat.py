@@ -42,7 +42,7 @@ class Settings:
 PRESETS = {
     "cifar10": {"lambda_u": 0.3, "epsilon": 6.0, "entropy": 0.06, "run": {"weight_decay": 0.02}},
     "svhn": {"lambda_u": 0.3, "epsilon": 6.0, "entropy": 0.06},
-    "digits": {"epsilon": 1.5},  # 8×8 pixels: the same distance a pixel as 6 among 32×32
+    "digits": {"epsilon": 1.5},  # ours; 8×8 pixels: the same distance a pixel as 6 among 32×32
 }
 
 

@@ -1,6 +1,6 @@
 """A reproduced table as an SVG picture: the measured errors beside the published ones, each with its own axis.
 
-A table of several columns is drawn as lines over the columns, a table of one column as bars. Error bars are ± a
+A table with rows of several columns is drawn as lines over the columns, any other one as bars. Error bars are ± a
 standard deviation.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from trainer.report.markup import Markup, el
-from trainer.reproduce.recipe import Recipe
+from trainer.reproduce.recipe import Recipe, mean_and_std
 from trainer.reproduce.table import Cells
 
 COLORS = ("#0a5c9e", "#c2410c", "#0d7458", "#83398a", "#8a6d00", "#55555c", "#b0256b", "#2f6f8f", "#6b8e23", "#444")
@@ -60,14 +60,14 @@ def draw(recipe: Recipe, found: Cells, caption: str) -> str:
         caption: below the title.
     """
     measured = {key: (cell.mean, cell.std or 0.0) for key, cell in found.items() if cell.mean is not None}
-    published = {key: _published(cell.published) for key, cell in found.items() if cell.published}
+    published = {key: mean_and_std(cell.published) for key, cell in found.items() if cell.published}
     sides = [("measured", measured)] + ([("published", published)] if published else [])
-    several = len(recipe.columns) > 1
+    several = any(len(row.stores) > 1 for row in recipe.rows)
     start = 44 if several else 190
     width = (WIDTH - start - 16 - 44 * (len(sides) - 1)) / len(sides)
     panels = [_Panel(title, values, start + i * (width + 44), width) for i, (title, values) in enumerate(sides)]
     head = [
-        *((line, 15, INK, 600) for line in textwrap.wrap(recipe.title, 92)),
+        *((line, 15, INK, 600) for line in textwrap.wrap(recipe.title, 84)),
         *((line, 11, SOFT, 400) for line in textwrap.wrap(caption, 128)),
     ]
     texts = [
@@ -125,11 +125,11 @@ def _over_columns(recipe: Recipe, panels: list[_Panel], top: float) -> list[Mark
 
 def _bars(recipe: Recipe, panels: list[_Panel], top: float) -> list[Markup]:
     parts = [_text(row.name, 180, top + LINE * i + 14, "end", INK, 12) for i, row in enumerate(recipe.rows)]
-    (column,) = recipe.columns
     for panel in panels:
         x_of = _scale(0.0, panel.top, panel.left, panel.left + panel.width - 40)
         parts.append(_text(f"{panel.title}, error in %", panel.left, top - 10, color=INK, size=12))
         for i, row in enumerate(recipe.rows):
+            (column,) = row.stores
             if (row.name, column) not in panel.values:
                 continue
             mean, std = panel.values[row.name, column]
@@ -168,8 +168,3 @@ def _line(x1: float, y1: float, x2: float, y2: float, color: str, width: float, 
 
 def _text(text: str, x: float, y: float, anchor: str = "start", color: str = SOFT, size: int = 11) -> Markup:
     return el("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, fill=color, font_size=size)
-
-
-def _published(text: str) -> Value:
-    mean, _, std = text.partition("±")
-    return float(mean), float(std or 0)

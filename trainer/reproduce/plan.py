@@ -1,5 +1,6 @@
 """Planning the runs of a recipe: their folders, their arguments, and whether they exist.
 
+A seed of a recipe is a labelled split and a training run on it, unless the recipe or the user varies only one of them.
 A run's folder is <runs>/<model>_<steps>[_<setting>…]/<store>_<method>[_<setting>…]_s<seed>: recipes with the same run
 share it, and runs of another scale have other folders.
 """
@@ -17,10 +18,10 @@ from stores.errors import StoreError, UsageError, suggest
 from stores.format import names
 from stores.storage.location import Location, locate
 from trainer import config
-from trainer.api import family, open_split
+from trainer.api import configure, open_split, require_trainable
 from trainer.config import RunConfig
 from trainer.methods import load_method
-from trainer.reproduce.recipe import Recipe, Row
+from trainer.reproduce.recipe import Recipe, Row, Vary
 from trainer.runs.run_dir import open_run
 
 # what may differ between two runs of one cell: where and how they run, not what they compute
@@ -35,6 +36,7 @@ class Scale:
         steps: of each run.
         model: of each run.
         seeds: of the runs.
+        vary: what a seed changes.
         stores: paths of split stores that replace the recipe's columns.
         rows: names of the only rows; empty: all.
         columns: names of the only columns; empty: all.
@@ -44,6 +46,7 @@ class Scale:
     steps: int | None = None
     model: str | None = None
     seeds: tuple[int, ...] | None = None
+    vary: Vary | None = None
     stores: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
@@ -58,7 +61,7 @@ class Planned:
         path: its folder.
         row: name of the row of its first cell; empty for the pre-training run.
         column: name of the column of its first cell; empty for the pre-training run.
-        seed: of the run.
+        seed: the one of the recipe's seeds that it is for.
         steps: of the run.
         flags: arguments of `realmix-train`.
         init: folder of the run that it starts from.
@@ -91,7 +94,7 @@ def scaled(recipe: Recipe, scale: Scale) -> Recipe:
     Other stores become the columns, without published errors.
     """
     changes: dict[str, Any] = {
-        name: value for name, value in (("steps", scale.steps), ("model", scale.model), ("seeds", scale.seeds)) if value
+        name: value for name in ("steps", "model", "seeds", "vary") if (value := getattr(scale, name))
     }
     if scale.steps and scale.steps < recipe.steps:
         changes["error"] = "last"  # the last 20 evaluations of a short run reach far back
@@ -101,7 +104,9 @@ def scaled(recipe: Recipe, scale: Scale) -> Recipe:
         for row in recipe.rows:
             what = (row.method, str(row.settings), row.init)
             if what not in seen:  # rows may have differed only in their stores
-                rows.append(dataclasses.replace(row, stores=columns, published=dict.fromkeys(columns, "")))
+                rows.append(
+                    dataclasses.replace(row, stores=columns, published=dict.fromkeys(columns, ""), elsewhere={})
+                )
             seen.add(what)
         changes |= {"columns": tuple(columns), "rows": tuple(rows)}
     return _chosen(dataclasses.replace(recipe, **changes), scale)
@@ -141,20 +146,26 @@ def plan(recipe: Recipe, scale: Scale, root: str, runs: Path) -> dict[tuple[str,
     """
     opened: dict[str, SplitStore] = {}
     missing = []
-    wanted = [store for row in recipe.rows for store in row.stores.values()]
+    splits = [recipe.split_and_training(number)[0] for number in recipe.seeds]
+    named = [store for row in recipe.rows for store in row.stores.values()]
+    wanted = {split_of(store, split): store for store in named for split in splits}
     if recipe.init is not None and any(row.init for row in recipe.rows):
-        wanted.append(recipe.init[0])
-    for store in dict.fromkeys(wanted):
-        place: Location = locate(store) if store in scale.stores else locate(root) / store
+        wanted[split_of(recipe.init[0], splits[0])] = recipe.init[0]
+    for name, store in wanted.items():
+        place: Location = locate(name) if store in scale.stores else locate(root) / name
         try:
-            opened[store] = open_split(place)
+            opened[name] = open_split(place)
         except StoreError as error:
-            if store in scale.stores or not error.what.endswith("is not a store"):
+            if name in scale.stores or not error.what.endswith("is not a store"):
                 raise
-            missing.append(store)
+            missing.append(name)
     if missing:
+        others = [name for name in missing if name not in wanted.values()]
+        more = f"\nfor {', '.join(others)}: realmix-data split … --split-seed, or --train-seeds for one split alone"
         raise StoreError(
-            f"no store {', '.join(missing)} in '{root}'", "the recipe trains from it", f"make it: {recipe.stores}"
+            f"no store {', '.join(missing)} in '{root}'",
+            "the recipe trains from it",
+            f"make it: {recipe.stores}" + more * bool(others),
         )
     _require_known(recipe, scale.settings)
     make = _Maker(recipe, scale, opened, runs)
@@ -167,8 +178,17 @@ def plan(recipe: Recipe, scale: Scale, root: str, runs: Path) -> dict[tuple[str,
     for row in recipe.rows:
         for column in row.stores:
             init = first.path if row.init and first is not None else None
-            found[row.name, column] = [make(row, column, seed, init) for seed in recipe.seeds]
+            cell = [make(row, column, number, init) for number in recipe.seeds]
+            found[row.name, column] = list({run.path: run for run in cell}.values())  # all labels are one split
     return found
+
+
+def split_of(store: str, seed: int) -> str:
+    """The split store of another labelled draw: "cifar10_250" is "cifar10_250_seed2", a fold 1 fold 2 for seed 2."""
+    if seed == 1 or store.endswith("_all"):  # all labels are drawn in one way only
+        return store
+    start, fold, _ = store.rpartition("_fold")
+    return f"{start}_fold{seed}" if fold else f"{store}_seed{seed}"
 
 
 class _Maker:
@@ -188,22 +208,25 @@ class _Maker:
         named = [one for one in self._settings if one.partition("=")[0] not in ELSEWHERE]
         self._folder = runs / _file_name(f"{recipe.model}_{recipe.steps}", named)
 
-    def __call__(self, row: Row, column: str, seed: int, init: Path | None) -> Planned:
-        recipe, store = self._recipe, self._stores[row.stores[column]]
+    def __call__(self, row: Row, column: str, number: int, init: Path | None) -> Planned:
+        recipe = self._recipe
+        split, seed = recipe.split_and_training(number)
+        store = self._stores[split_of(row.stores[column], split)]
         method = load_method(row.method)
         own = [f"{key}={_text(value)}" for key, value in row.settings.items()]
         fields = {*config.types_of(method.Settings), *config.types_of(RunConfig)}
         assignments = [one for one in self._settings if one.partition("=")[0] in fields] + own
         flags = {"steps": recipe.steps, "model": recipe.model, "seed": seed}
-        run, settings = config.build(method, family(store), assignments, {**flags, "method": row.method})
+        spec = configure(store, assignments, {**flags, "method": row.method})
+        require_trainable(spec)
         after = [f"after_{init.name}"] if init is not None else []
         name = _file_name(f"{store.name}_{row.method}", [*own, *after])
         words = ["--store", str(store.path), "--method", row.method]
         words += [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         words += [word for one in assignments for word in ("--set", one)]
-        planned = Planned(self._folder / f"{name}_s{seed}", row.name, column, seed, recipe.steps, tuple(words), init)
+        planned = Planned(self._folder / f"{name}_s{seed}", row.name, column, number, recipe.steps, tuple(words), init)
         if (planned.path / "config.json").exists():
-            _require_same(planned.path, store, run, settings)
+            _require_same(planned.path, store, spec.run, spec.settings)
         return planned
 
 

@@ -7,6 +7,7 @@ stores = "realmix-data build …"    # the commands that make the stores
 steps = 500_000
 model = "wrn-28-2"
 seeds = [1, 2]
+vary = "both"                      # the default: a seed is a labelled split and a training; or "split", "training"
 error = "median20"                 # the default, as in the papers; or "last", "best_by_valid"
 set = { batch = 16 }               # settings of all runs
 [columns]                          # heading = split store
@@ -20,7 +21,8 @@ method = "realmix"
 set = { gamma = 0.3 }              # settings of this row's runs
 only = ["250"]                     # its columns; all by default
 store = { "250" = "my_store" }     # another store than the column's
-published = ["9.79 ± 0.75"]        # for each of the row's columns; "" where the paper has none
+published = ["9.79 ± 0.75"]        # for each of the row's columns; "" where the paper has none; "9.79 ?": not verified
+elsewhere = { "MixMatch (2019)" = ["…"] }  # what other papers print for the same; it does not count for the order
 """
 
 from __future__ import annotations
@@ -28,16 +30,22 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from stores.errors import StoreError, UsageError, suggest
 from stores.format import names
 
 LARGEST = 1 << 18  # bytes of a file
 ERRORS = {"median20": "error_median20", "last": "error_last", "best_by_valid": "error_best_by_valid"}
+UNVERIFIED = "?"  # after a published error that was not checked against the paper
+Vary = Literal["both", "split", "training"]  # what a seed changes
+RENAMED = {  # recipes of earlier versions
+    "remixmatch-ablation": "remixmatch-table3",
+    "remixmatch-table1": "remixmatch-table1-cifar10 or remixmatch-table1-svhn",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,8 @@ class Row:
         method: that is trained.
         settings: of the row's runs.
         stores: name of the split store of each column.
-        published: published error of each column, "mean ± std" or "".
+        published: published error of each column, "mean ± std" or "", with " ?" if it was not verified.
+        elsewhere: the same by other papers, by the paper's name.
         init: whether its runs start from the recipe's pre-trained network.
     """
 
@@ -58,6 +67,7 @@ class Row:
     settings: Mapping[str, Any]
     stores: Mapping[str, str]
     published: Mapping[str, str]
+    elsewhere: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     init: bool = False
 
 
@@ -78,11 +88,16 @@ class Recipe:
     steps: int
     model: str
     seeds: tuple[int, ...]
+    vary: Vary
     error: str
     settings: Mapping[str, Any]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     init: tuple[str, str] | None = None
+
+    def split_and_training(self, seed: int) -> tuple[int, int]:
+        """The seed of the labelled split and that of the training that a number of `seeds` stands for."""
+        return (1 if self.vary == "training" else seed), (1 if self.vary == "split" else seed)
 
 
 def known() -> list[str]:
@@ -109,7 +124,8 @@ def load(name: str) -> Recipe:
     elif name in known():
         text = _shipped().joinpath(f"{name}.toml").read_bytes()
     else:
-        raise UsageError(f"unknown recipe '{name}'", suggest(name, known()), "one of your own is a path: ./my.toml")
+        meant = f"it is {RENAMED[name]} now" if name in RENAMED else suggest(name, known())
+        raise UsageError(f"unknown recipe '{name}'", meant, "one of your own is a path: ./my.toml")
     try:
         content = tomllib.loads(text.decode())
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a number that is too long
@@ -124,6 +140,9 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
     error = take("error", str, "median20")
     if error not in ERRORS:
         raise UsageError(f"the recipe '{name}' asks for the error '{error}'", suggest(error, ERRORS))
+    vary = take("vary", str, "both")
+    if vary not in get_args(Vary):
+        raise UsageError(f"the recipe '{name}' has seeds that vary '{vary}'", suggest(vary, get_args(Vary)))
     init = take("init", dict, {})
     recipe = Recipe(
         name,
@@ -134,6 +153,7 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
         take("steps", int),
         take("model", str),
         tuple(take("seeds", list)),
+        vary,
         error,
         take("set", dict, {}),
         tuple(columns),
@@ -162,20 +182,25 @@ def _row(name: str, content: dict[str, Any], columns: Mapping[str, str]) -> Row:
         raise UsageError(f"the recipe {name} has the row {content!r}", "it must be a table")
     take = _Taker(f"{name}, row '{content.get('name', '?')}'", content)
     only = take("only", list, list(columns))
-    own, published = take("store", dict, {}), take("published", list, [])
+    own, published, elsewhere = take("store", dict, {}), take("published", list, []), take("elsewhere", dict, {})
     take.check("only, store", [*only, *own.values()], lambda value: isinstance(value, str), "text")
-    take.check("published", published, is_error, 'like "9.79 ± 0.75", in per cent')
+    take.check("elsewhere", list(elsewhere.values()), lambda value: isinstance(value, list), "a list")
+    printed = {"published": published, **elsewhere}
+    for paper, errors in printed.items():
+        take.check(paper, errors, is_error, 'like "9.79 ± 0.75", in per cent')
     for heading in (*only, *own):
         if heading not in columns:
             raise UsageError(f"{take.where} has the unknown column '{heading}'", suggest(str(heading), columns))
-    if published and len(published) != len(only):
-        raise UsageError(f"{take.where} has {len(published)} published errors for {len(only)} columns")
+    for errors in printed.values():
+        if errors and len(errors) != len(only):
+            raise UsageError(f"{take.where} has {len(errors)} published errors for {len(only)} columns")
     row = Row(
         take("name", str),
         take("method", str),
         take("set", dict, {}),
         {heading: own.get(heading, columns[heading]) for heading in only},
         dict(zip(only, published or [""] * len(only), strict=True)),
+        {paper: dict(zip(only, errors, strict=True)) for paper, errors in elsewhere.items() if errors},
         take("init", bool, False),
     )
     take.finish()
@@ -185,11 +210,17 @@ def _row(name: str, content: dict[str, Any], columns: Mapping[str, str]) -> Row:
 def is_error(value: Any) -> bool:
     """Whether this is a published error: a mean in per cent, with or without a deviation; or "" for none."""
     return isinstance(value, str) and (
-        not value or (_ERROR.fullmatch(value) is not None and all(float(part) <= 100 for part in value.split("±")))
+        not value or (_ERROR.fullmatch(value) is not None and all(part <= 100 for part in mean_and_std(value)))
     )
 
 
-_ERROR = re.compile(r"\s*\d+(\.\d+)?\s*(±\s*\d+(\.\d+)?\s*)?", re.ASCII)
+def mean_and_std(published: str) -> tuple[float, float]:
+    """The numbers of a published error, the deviation 0 if there is none: (9.79, 0.75) of "9.79 ± 0.75 ?"."""
+    mean, _, std = published.rstrip(f" {UNVERIFIED}").partition("±")
+    return float(mean), float(std or 0)
+
+
+_ERROR = re.compile(r"\s*\d+(\.\d+)?\s*(±\s*\d+(\.\d+)?\s*)?( \?)?", re.ASCII)
 
 
 class _Taker:

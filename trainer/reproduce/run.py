@@ -96,9 +96,10 @@ def write(table: Table) -> None:
         paths.append(path)
     found, config = _found(table)
     header, *rows = tables.lines(table.recipe, found)
-    faint = [i for i, row in enumerate(rows) if row[0] == "published"]
+    faint = [i for i, row in enumerate(rows) if tables.is_printed(row)]
     print_table(rows, header, table.recipe.title, faint, numbers=True)
-    for line in [tables.caption(table.recipe, table.paper, found, config), *tables.order(table.recipe, found), *paths]:
+    notes = [*tables.order(table.recipe, found), *tables.unverified(found)]
+    for line in [tables.caption(table.recipe, table.paper, found, config), *notes, *paths]:
         say(line)
 
 

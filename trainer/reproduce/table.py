@@ -6,16 +6,18 @@ import csv
 import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 from stores.system.text import csv_cell, visible
 from stores.system.text import markdown as plain
 from trainer.reproduce.plan import Planned
-from trainer.reproduce.recipe import ERRORS, Recipe
+from trainer.reproduce.recipe import ERRORS, UNVERIFIED, Recipe, mean_and_std
 from trainer.runs.run_dir import open_run
 
+PRINTED = "published in "
+NOT_VERIFIED = f"{UNVERIFIED}: not verified against the paper."
 Name = Callable[[object], str]
 Runs = Mapping[tuple[str, str], Sequence[Planned]]
 KINDS = {
@@ -32,9 +34,10 @@ class Cell:
     Attributes:
         errors: of the finished runs in per cent, in the order of their seeds.
         seeds: of these runs.
-        published: the published error, "mean ± std" or "".
+        published: the published error, "mean ± std" or "", with " ?" if it was not verified.
         store: name of the split store.
         masks: counts of the out-of-distribution mask over all runs ("masked", "masked_ood", "ood", "rows"), or None.
+        elsewhere: as `published`, by the names of other papers.
     """
 
     errors: tuple[float, ...]
@@ -42,6 +45,7 @@ class Cell:
     published: str
     store: str
     masks: Mapping[str, int] | None
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def mean(self) -> float | None:
@@ -49,12 +53,12 @@ class Cell:
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation over seeds; None for fewer than two."""
+        """Sample standard deviation over the runs; None for fewer than two."""
         return statistics.stdev(self.errors) if len(self.errors) > 1 else None
 
     @property
     def published_mean(self) -> float | None:
-        return float(self.published.partition("±")[0]) if self.published else None
+        return mean_and_std(self.published)[0] if self.published else None
 
     def __str__(self) -> str:
         if self.mean is None:
@@ -62,6 +66,12 @@ class Cell:
         return f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.std is not None else "")
 
 
+VARIED = {
+    "both": "seeds, each of another labelled split and another training run",
+    "split": "labelled splits, each trained on once with the same seed",
+    "training": "training runs on the same labelled split",
+}
+FIXED = {"both": "", "split": "the same training seed", "training": "one labelled split"}
 Cells = Mapping[tuple[str, str], Cell]
 
 
@@ -78,20 +88,30 @@ def cells(recipe: Recipe, runs: Runs) -> dict[tuple[str, str], Cell]:
             names = ("masked", "masked_ood", "ood", "rows")
             masks = {name: sum(one[name] for one in counts) for name in names} if counts else None
             errors, seeds = tuple(error for error, _ in scored), tuple(seed for _, seed in scored)
-            found[row.name, column] = Cell(errors, seeds, row.published[column], store, masks)
+            elsewhere = {paper: values[column] for paper, values in row.elsewhere.items() if values[column]}
+            found[row.name, column] = Cell(errors, seeds, row.published[column], store, masks, elsewhere)
     return found
 
 
 def lines(recipe: Recipe, found: Cells) -> list[list[str]]:
-    """Header and rows as text: for each row the measured and, if there are any, the published errors."""
+    """Header and rows as text: for each row the measured errors and, if there are any, those that papers print."""
     axis = f"error in %, by {recipe.axis}" if recipe.axis else "error in %"
     rows = [[axis, *recipe.columns]]
     for row in recipe.rows:
         own = {column: found[row.name, column] for column in row.stores}
         rows.append([row.name, *(str(own[column]) if column in own else "" for column in recipe.columns)])
-        if any(cell.published for cell in own.values()):
-            rows.append(["published", *(own[c].published if c in own else "" for c in recipe.columns)])
+        printed = {"published": {column: cell.published for column, cell in own.items()}}
+        for paper in row.elsewhere:
+            printed[f"{PRINTED}{paper}"] = {column: cell.elsewhere.get(paper, "") for column, cell in own.items()}
+        for label, errors in printed.items():
+            if any(errors.values()):
+                rows.append([label, *(errors.get(column, "") for column in recipe.columns)])
     return rows
+
+
+def is_printed(row: Sequence[str]) -> bool:
+    """Whether a row of `lines` holds what a paper prints."""
+    return row[0] == "published" or row[0].startswith(PRINTED)
 
 
 def markdown(recipe: Recipe, paper: Recipe, found: Cells, config: Mapping[str, Any] | None) -> str:
@@ -107,11 +127,11 @@ def markdown(recipe: Recipe, paper: Recipe, found: Cells, config: Mapping[str, A
     out = [f"# {plain(recipe.title)}", "", caption(recipe, paper, found, config, plain), ""]
     out += [f"| {' | '.join(map(plain, header))} |", "|---" * len(header) + "|"]
     for row in rows:
-        text = [f"*{plain(cell)}*" if cell and row[0] == "published" else plain(cell) for cell in row]
+        text = [f"*{plain(cell)}*" if cell and is_printed(row) else plain(cell) for cell in row]
         out.append(f"| {' | '.join(text)} |")
     published = any(cell.published for cell in found.values())
     source = ["Published: " * published + plain(recipe.source)] if recipe.source else []
-    for part in (order(recipe, found, plain), masks(found, plain), source):
+    for part in (order(recipe, found, plain), masks(found, plain), source, unverified(found)):
         out += ["", *part] if part else []
     return "\n".join(out) + "\n"
 
@@ -121,13 +141,14 @@ def caption(
 ) -> str:
     """What the numbers are, and how the scale differs from the recipe's; `named` escapes names."""
     counts = {len(cell.errors) for cell in found.values()}
-    seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else _plural(counts.pop(), "seed")
+    seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else _plural(max(counts, default=0), "seed")
     run = config["run"] if config else None
     batch = f" of {run['batch']}" if run else ""
     sides = config["store"].get("image_size") if config else None  # runs of early versions do not say it
     size = ", images of {} × {}".format(*sides) if sides else ""
     text = (
-        f"Test error in %, {KINDS[recipe.error]}, averaged weights; ± is the standard deviation over seeds. "
+        f"Test error in %, {KINDS[recipe.error]}, averaged weights; "
+        f"± is the standard deviation over {VARIED[recipe.vary]}. "
         f"{named(recipe.model)}, {recipe.steps:,} steps{batch}{size}, {seeds}."
     )
     smaller = [
@@ -137,6 +158,7 @@ def caption(
         f"{max(counts, default=0)} of {len(paper.seeds)} seeds"
         if 0 < max(counts, default=0) < len(paper.seeds)
         else "",
+        FIXED[recipe.vary] if paper.vary == "both" and max(counts, default=0) > 1 else "",
     ]
     if any(smaller):
         strong = "**" if named is plain else ""
@@ -168,6 +190,12 @@ def order(recipe: Recipe, found: Cells, named: Name = visible) -> list[str]:
     return [text, *(f"- {one}" for one in reversed_)]
 
 
+def unverified(found: Cells) -> list[str]:
+    """What the mark after a published error means, if one has it."""
+    printed = [text for cell in found.values() for text in (cell.published, *cell.elsewhere.values())]
+    return [NOT_VERIFIED] if any(text.endswith(UNVERIFIED) for text in printed) else []
+
+
 def masks(found: Cells, named: Name = visible) -> list[str]:
     """Precision and recall of each out-of-distribution mask."""
     out = []
@@ -190,13 +218,29 @@ def as_csv(recipe: Recipe, found: Cells) -> str:
         mean, std = ("" if value is None else f"{value:.4f}" for value in (cell.mean, cell.std))
         seeds, errors = " ".join(map(str, cell.seeds)), " ".join(f"{error:.4f}" for error in cell.errors)
         run = (recipe.model, recipe.steps, recipe.error)
-        lines.append((recipe.name, row, column, cell.store, *run, mean, std, seeds, errors, cell.published))
+        elsewhere = "; ".join(f"{paper}: {text}" for paper, text in cell.elsewhere.items())
+        lines.append(
+            (
+                recipe.name,
+                row,
+                column,
+                cell.store,
+                *run,
+                mean,
+                std,
+                recipe.vary,
+                seeds,
+                errors,
+                cell.published,
+                elsewhere,
+            )
+        )
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(map(csv_cell, line) for line in lines)
     return out.getvalue()
 
 
-_CSV = "recipe row column store model steps error mean std seeds errors published"
+_CSV = "recipe row column store model steps error mean std vary seeds errors published elsewhere"
 
 
 def _plural(count: int, what: str) -> str:

@@ -16,7 +16,7 @@ from trainer.functional import mismatch_share
 from trainer.methods import realmix
 from trainer.methods.realmix import LARGEST
 
-AUTO = realmix.Settings(gamma="auto")
+AUTO = realmix.Settings(tsa="none", gamma="auto")
 
 
 def test_setting() -> None:
@@ -41,7 +41,7 @@ def test_the_mask_drops_the_share_in_the_state() -> None:
     for share in (0.0, 0.3, 0.5):
         learner.state["gamma"].fill_(share)
         losses = realmix.loss(learner, batch, AUTO)
-        fixed = realmix.loss(learner, batch, realmix.Settings(gamma=share))
+        fixed = realmix.loss(learner, batch, realmix.Settings(tsa="none", gamma=share))
         assert losses.keep_u is not None
         assert losses.keep_u.sum() == 2 * SIZES.unlabeled - int(share * 2 * SIZES.unlabeled)
         assert_same(losses.total, fixed.total)

@@ -13,9 +13,10 @@ import torch
 from method_batches import SMALL, Linear, Watched, make_batch, make_learner
 from numpy.testing import assert_allclose
 
+from trainer import config
 from trainer.contract import Batch, Learner, Losses, Sizes
 from trainer.functional import ops, schedules
-from trainer.methods import realmix
+from trainer.methods import load_method, realmix
 
 
 def step(settings: realmix.Settings) -> tuple[Losses, Batch, Learner]:
@@ -36,7 +37,7 @@ def step(settings: realmix.Settings) -> tuple[Losses, Batch, Learner]:
     ],
 )
 def test_a_step_is_that_of_the_paper(options: dict[str, Any]) -> None:
-    settings = realmix.Settings(lambda_u=20.0, rampup_steps=8, **options)
+    settings = realmix.Settings(**{"lambda_u": 20.0, "rampup_steps": 8, "tsa": "none", **options})
     batch = make_batch(realmix, settings, SMALL, dtype=torch.float64)
     learner = make_learner(realmix, settings, Linear)
     with torch.no_grad():
@@ -99,7 +100,7 @@ def test_annealing_really_drops_rows() -> None:
 
 def test_mask_telemetry_is_view_major() -> None:
     """With the guess as confidence both views of a sample have one confidence: the two halves drop the same samples."""
-    losses, batch, learner = step(realmix.Settings(gamma=0.5, ood_confidence="target"))
+    losses, batch, learner = step(realmix.Settings(tsa="none", gamma=0.5, ood_confidence="target"))
     assert losses.keep_u is not None
     assert losses.keep_u.shape == (12,)
     with torch.no_grad():
@@ -109,14 +110,16 @@ def test_mask_telemetry_is_view_major() -> None:
 
 
 def test_authors_count_masks_one_row_more() -> None:
-    exact, strict = (step(realmix.Settings(gamma=0.5, ood_strict=strict))[0].keep_u for strict in (False, True))
+    exact, strict = (
+        step(realmix.Settings(tsa="none", gamma=0.5, ood_strict=strict))[0].keep_u for strict in (False, True)
+    )
     assert exact is not None
     assert strict is not None
     assert (exact.sum(), strict.sum()) == (6, 5)
 
 
 def test_guess_has_no_gradient_and_the_student_sees_each_row_once() -> None:
-    settings = realmix.Settings(gamma=0.2)
+    settings = realmix.Settings(tsa="none", gamma=0.2)
     batch, learner = make_batch(realmix, settings), make_learner(realmix, settings)
     model = learner.model = Watched(learner.model)
     realmix.loss(learner, batch, settings)
@@ -143,3 +146,17 @@ def test_ramps() -> None:
     assert realmix.schedule(0, 100, 10, settings) == {"weight_u": 0, "tsa_threshold": pytest.approx(0.1)}
     assert realmix.schedule(8192, 16384, 10, settings) == {"weight_u": 37.5, "tsa_threshold": pytest.approx(0.55)}
     assert set(get_args(schedules.TSA)) == {"none", "linear", "log", "exp"}
+
+
+@pytest.mark.parametrize(("labels", "chosen"), [(40, "linear"), (250, "linear"), (251, "none"), (2400, "none")])
+def test_few_labels_are_annealed_unless_the_user_says_otherwise(make_store, labels: int, chosen: str) -> None:
+    store = make_store()
+    store.labeled = np.zeros(labels, np.int64)
+    for words, expected in (([], chosen), (["tsa=auto"], chosen), (["tsa=none"], "none"), (["tsa=exp"], "exp")):
+        run, asked = config.build(load_method("realmix"), None, words, {})
+        assert config.resolve(run, asked, store)[1].tsa == expected
+
+
+def test_a_run_that_recorded_no_annealing_goes_on_without() -> None:
+    recorded = dataclasses.asdict(realmix.Settings(tsa="none", gamma=0.0))
+    assert config.load(realmix.Settings, recorded, "config.json").tsa == "none"
