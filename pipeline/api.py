@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,6 +135,8 @@ def build(
         IntegrityError: a file of the source is damaged.
         ResourceError: it would not fit on the disk.
     """
+    copies, seed = whole("copies", copies), whole("seed", seed)
+    split_seed, valid = whole("split_seed", split_seed), whole("valid", valid)
     require_copies(copies)
     where = target(root, name, source, path, extra)
     if require_format(format_) == "ffcv":
@@ -216,6 +219,7 @@ def split(
     from pipeline.splits.split_stores import write_all
     from stores import DatasetStore, SplitStore, open_store
 
+    split_seed, valid = whole("split_seed", split_seed), whole("valid", valid)
     requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
     place = store.path if isinstance(store, DatasetStore | SplitStore) else store
     if not requests:
@@ -263,9 +267,20 @@ def _words(listed: Listed) -> str | None:
     """A list as a command line has it, names that hold a comma in quotes."""
     if listed is None or isinstance(listed, str):
         return listed
+    given: list[object] = list(listed) if isinstance(listed, Iterable) else [listed]
+    for one in given:
+        if isinstance(one, bool) or not isinstance(one, str | Integral):
+            raise UsageError(f"{one!r} is neither a number of images nor a name")
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([listed] if isinstance(listed, int) else listed)
+    csv.writer(line, lineterminator="").writerow(given)
     return line.getvalue()
+
+
+def whole(name: str, value: object) -> int:
+    """The option as an int; raises UsageError if it is no whole number."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise UsageError(f"{name}={value!r} is no whole number")
+    return int(value)
 
 
 def _path(path: str | Path | None) -> Path | None:

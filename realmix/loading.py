@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
+from realmix.training import by_name
 from stores import SplitStore
+from stores.errors import UsageError
 from trainer import api, hardware
 from trainer.augment.views import make_batch
 from trainer.contract import Batch
@@ -40,8 +42,10 @@ class Loader:
         start: int = 0,
         **settings: object,
     ) -> None:
+        if type(start) is not int or start < 0:
+            raise UsageError(f"start={start!r} is no step", hint="the first step is 0")
         place = store if isinstance(store, SplitStore | str) else Path(store)
-        self._spec = api.configure(api.open_split(place), [], {**settings, "method": method})
+        self._spec = api.configure(api.open_split(place), [], {**by_name(settings), "method": method})
         self._start = start
 
     def __len__(self) -> int:
@@ -51,8 +55,11 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Each time from the first step; a new set of tensors each step, on the training device."""
         spec, device = self._spec, hardware.device(self._spec.run)
-        with loader.Loader(spec.store, spec.method, spec.settings, spec.run, device, self._start) as batches:
+        given = (spec.store, spec.method, spec.settings, spec.run, device, self._start, spec.placement)
+        with loader.Loader(*given) as batches:
             own = spec.method.init_state(batches.sizes, spec.settings)
             state = {name: tensor.to(device) for name, tensor in own.items()}
+            if batches.views.second:
+                batches.replace_second(state["second"], self._start)
             for raw in batches:
                 yield make_batch(raw, batches.views, batches.schedule_names, state)

@@ -70,7 +70,7 @@ def train(
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; it is saved, and `resume` continues. Like KeyboardInterrupt, it is no
             Exception.
     """
-    flags = _by_name(settings) | {"method": method, "steps": steps, "model": model, "seed": seed}
+    flags = by_name(settings) | {"method": method, "steps": steps, "model": model, "seed": seed}
     place = store if isinstance(store, SplitStore) else _text(store)
     with _no_exit():
         return Run(*api.train([], {**flags, "store": place}, Path(runs), name, quiet))
@@ -105,7 +105,7 @@ def predict(run: str | PathLike[str] | HasPath | Model, images: Images, device: 
     return (run if isinstance(run, Model) else load_model(run, device)).predict(images)
 
 
-def _by_name(settings: Mapping[str, object]) -> dict[str, object]:
+def by_name(settings: Mapping[str, object]) -> dict[str, object]:
     """Settings by name, those of a component as `component.name`."""
     flat: dict[str, object] = {}
     for key, value in settings.items():

@@ -218,3 +218,65 @@ def test_a_method_of_ones_own_trains(split, tmp_path, monkeypatch):
 def test_a_run_is_found_by_whatever_has_its_path(run):
     assert realmix.load_model(SimpleNamespace(path=run.path)).class_names == run.result["class_names"]
     assert isinstance(run.path, Path)
+
+
+@pytest.mark.parametrize("images", [[1, 2], b"ab", None, 3.5], ids=repr)
+def test_what_is_no_image_is_told(model, images):
+    with pytest.raises(UsageError, match="is no image"):
+        model.predict(images)
+
+
+def test_tensors_are_arrays(model):
+    import torch
+
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *model.image_size, 3), np.uint8)
+    np.testing.assert_array_equal(
+        model.predict(torch.from_numpy(pixels)).probabilities, model.predict(pixels).probabilities
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"labels": 2.5}, {"labels": [True]}, {"labels": 30, "split_seed": "a"}, {"labels": 30, "valid": 1.0}],
+    ids=repr,
+)
+def test_numbers_that_are_none_are_told(tiny, wrong):
+    with pytest.raises(UsageError, match=r"no whole number|neither a number"):
+        realmix.split(tiny, **wrong)
+    with pytest.raises(UsageError, match="no whole number"):
+        realmix.build("digits", copies="3")
+
+
+def test_numpy_numbers_are_numbers(tiny_copy):
+    dataset = realmix.open_store(tiny_copy)
+    [made] = realmix.split(dataset, labels=np.int64(25), split_seed=np.int64(7))
+    assert len(made.labeled) == 25
+
+
+def test_a_loader_takes_what_training_takes(split):
+    settings = {key: value for key, value in SMALL.items() if key != "batch"}
+    loader = realmix.Loader(split, "fixmatch", steps=3, optim={"lr": 0.5}, **settings, batch=4)
+    assert len(list(loader)) == 3
+    assert list(realmix.Loader(split, "fixmatch", steps=3, start=5, **SMALL)) == []
+    with pytest.raises(UsageError, match="start=-1 is no step"):
+        realmix.Loader(split, "fixmatch", steps=3, start=-1, **SMALL)
+
+
+def test_a_home_that_was_asked_for_stays_when_a_run_is_resumed(split, tmp_path):
+    for feed, recorded in (("mapped", "mapped"), ("auto", "resident"), ("stream", "stream")):
+        run = realmix.train(split, steps=1, runs=tmp_path, name=feed, quiet=True, feed=feed, **SMALL)
+        assert json.loads((run.path / "config.json").read_text())["run"]["feed"] == recorded
+
+
+def test_a_method_does_not_take_over_what_every_run_has(split):
+    from dataclasses import dataclass
+
+    from trainer.contract import option
+
+    @dataclass(frozen=True)
+    class Settings:
+        lr: float = option(0.1, "of its own")
+
+    realmix.register_method(SimpleNamespace(NAME="greedy", SUMMARY="s", Settings=Settings, loss=lambda *_: None))
+    with pytest.raises(UsageError, match="declares the setting 'lr', which every run has"):
+        realmix.train(split, "greedy", steps=1, lr=0.01, **SMALL)

@@ -67,7 +67,8 @@ def train(
         RealMixError: as `configure` and `execute`.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; it is saved.
     """
-    distributed.join(hardware.kind(flags.get("device") or RunConfig.device))
+    device = flags.get("device") or flags.get("hardware.device") or RunConfig.device
+    distributed.join(hardware.kind(device))
     load_method(flags.get("method") or RunConfig.method)  # before a store that may be far away
     spec = configure(open_split(flags["store"]), assignments, flags)
     default = f"{names.derive(spec.store.name)}_{spec.run.method}_s{spec.run.seed}"
@@ -124,7 +125,9 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
     trackers.require(run)
     backbone = None if run.init is None else transfer.read(run.init, run.model)
     init = None if backbone is None else str(backbone.path)
-    run = dataclasses.replace(run, feed=placement.feed, init=init, store=str(store.path.resolve()))
+    # "auto" becomes what decides the order of samples; a home that was asked for stays what it is when resumed
+    feed = placement.feed if run.feed == "auto" else run.feed
+    run = dataclasses.replace(run, feed=feed, init=init, store=str(store.path.resolve()))
     return Spec(store, method, settings, run, tuple(deviations), backbone, placement)
 
 

@@ -102,7 +102,8 @@ def processes(workers: int) -> Iterator[Pool]:
         raise RealMixError(
             "a worker process died",
             "the system may have killed it for lack of memory",
-            "run the same command again: it continues; fewer --workers need less memory",
+            "run the same command again: it continues; fewer --workers need less memory. "
+            'A script of your own must build under `if __name__ == "__main__":`, because the workers import it',
         ) from None
 
 

@@ -41,6 +41,12 @@ def build(
     Raises:
         UsageError: an unknown key, a value of another type or out of range.
     """
+    twice = sorted(types_of(RunConfig).keys() & types_of(method.Settings).keys())
+    if twice:
+        raise UsageError(
+            f"the method '{method.NAME}' declares the setting '{twice[0]}', which every run has",
+            hint="give the method's setting another name",
+        )
     kinds = types_of(RunConfig) | types_of(method.Settings)
     preset = _preset(method, family)
     published = preset.pop("ema_decay", 0.0)

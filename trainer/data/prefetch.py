@@ -190,7 +190,7 @@ class Prefetch(Generic[T]):
             Stopped: `stop` was called and the result is not ready.
             BaseException: what `prepare` raised for this step; results of the steps before are not affected.
         """
-        if self.step == self._end:
+        if self.step >= self._end:
             raise StopIteration
         if not self._made:
             began = time.perf_counter()

@@ -147,6 +147,12 @@ def _per_class(result: Mapping[str, Any]) -> str:
     return "\n".join(["| class | test error |", "|---|---:|", *rows])
 
 
+def _pretrained(config: Mapping[str, Any]) -> list[str]:
+    """The network that the run started from, by its checksum."""
+    init = config.get("init")
+    return [f"- starts from a trained network, SHA-256 {code(init['sha256'])}"] if isinstance(init, dict) else []
+
+
 def _made(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """Data, settings and versions."""
     store, settings = config["store"], {**without(config["run"], "place"), **config["settings"]}
@@ -158,6 +164,7 @@ def _made(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         f"- {result['steps']:,} steps in {result['seconds']:,.0f} s on {markdown(config['device']['name'])}",
         "- versions: " + ", ".join(markdown(f"{name} {version}") for name, version in config["versions"].items()),
         *(f"- differs from the paper: {markdown(text)}" for text in config["deviations"]),
+        *_pretrained(config),
         "- settings: " + ", ".join(code(f"{name}={value}") for name, value in settings.items()),
         f"- exported by realmix {stores.__version__}",
     ]

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Union
+from typing import TYPE_CHECKING, Protocol, Union, cast
 
 import numpy as np
 
+from stores.errors import UsageError
 from trainer import hardware
 from trainer.inference.predict import Picture, image_files, predict
 from trainer.runs import weights
@@ -120,8 +121,15 @@ def _listed(images: Images) -> Iterable[Picture]:
         yield from image_files([Path(images)])[0]
     elif isinstance(images, np.ndarray):
         yield from images if images.ndim == 4 else [images]
+    elif hasattr(images, "__array__"):  # a tensor
+        yield from _listed(np.asarray(images))
+    elif hasattr(images, "mode"):  # a Pillow image
+        yield cast("PillowImage", images)
     elif isinstance(images, Iterable):
         for image in images:
             yield from _listed(image)
     else:
-        yield images
+        raise UsageError(
+            f"{type(images).__name__} is no image",
+            hint="uint8 arrays [n, H, W, 3] or [H, W, 3], Pillow images, or paths of files and folders",
+        )
