@@ -86,7 +86,7 @@ LAYERS = {
         "cli",
         "__main__",
     ],
-    "realmix": ["loading", "training"],
+    "realmix": ["training", "loading"],
 }
 FILES_OF_A_PACKAGE, FILES_OF_A_FOLDER = 8, 14
 
