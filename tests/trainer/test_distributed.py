@@ -21,7 +21,7 @@ from train_every_method import train_all
 from stores.errors import RealMixError, UsageError
 from trainer import api, distributed
 from trainer.config import RunConfig
-from trainer.runs import record
+from trainer.runs import checkpoint
 from trainer.runs.run_dir import open_run, write_json
 
 STEPS = 6
@@ -138,7 +138,7 @@ def test_a_run_may_go_on_with_another_number_of_processes() -> None:
     """One process on a GPU replays its steps, several do not: that makes it no other run."""
 
     def identity(**changes: Any) -> dict[str, Any]:
-        return record.identity({"run": asdict(RunConfig(**changes)), "settings": {}, "store": {"fingerprint": "f"}})
+        return checkpoint.identity({"run": asdict(RunConfig(**changes)), "settings": {}, "store": {"fingerprint": "f"}})
 
     assert identity(cuda_graph=True) == identity(cuda_graph=False, store="elsewhere") != identity(seed=2)
 
