@@ -29,6 +29,7 @@ PLACES = {
     "remixmatch-table2": ("ReMixMatch", {"table 2"}),
     "remixmatch-table3": ("ReMixMatch", {"table 3"}),
     "fixmatch": ("FixMatch", {"table 2"}),
+    "mixmatch-svhn-extra": ("MixMatch (2019)", {"SVHN with extra"}),
 }
 DATASETS = {"cifar10": "CIFAR-10", "svhn": "SVHN", "stl10": "STL-10"}  # places in MixMatch's paper
 OURS = {"masks": {"γ of the paper": "RealMix"}}  # rows of other names
