@@ -61,6 +61,8 @@ def _loop(pid: int) -> asyncio.AbstractEventLoop:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+            # a thread of the library that is still handing over the last answer would abort in an interpreter that ends
+            time.sleep(LOOK_S)
 
     atexit.register(end)
     return loop
