@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             arrays = {key: file[key] for key in file.files}
     except MemoryError as error:
         raise ResourceError(f"the arrays of '{path}' do not fit in memory", str(error)) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise IntegrityError(f"'{path}' is damaged", str(error), "write or fetch it again") from error
     except ValueError as error:  # an array of objects would need pickle, which can run code
         raise UsageError(f"'{path}' holds something else than plain arrays", str(error)) from error
