@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from pipeline.api import require_copies, require_format, target
+from pipeline.api import CACHE, require_copies, require_format, target
 from stores.errors import UsageError
 from stores.storage.location import Location, locate
 from stores.system.text import say
@@ -85,7 +85,7 @@ class SourceOptions:
         bool,
         typer.Option("--drop-conflicts", help="Leave out images of two classes, or trained and tested on (folder)."),
     ] = False
-    cache: Annotated[Path, typer.Option(help="Where downloads are kept.")] = Path("~/.cache/realmix")
+    cache: Annotated[Path, typer.Option(help="Where downloads are kept.")] = CACHE
 
     def for_source(self) -> Options:
         """The options of `pipeline.sources.load` that are for some families of sources only."""

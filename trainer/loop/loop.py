@@ -30,6 +30,7 @@ def train(parts: Parts, recorder: Recorder) -> None:
     spec, state, loader = parts.spec, parts.state, parts.loader
     step = build_step(state, spec.method, spec.settings, spec.run, loader.schedule_names)
     _choose_second(parts)
+    hook_every = spec.method.hook_every(spec.run.steps, spec.settings)
     alone, shown = distributed.world() == 1, (state.step, spec.run.steps - 1)
     with (
         loader,
@@ -52,15 +53,14 @@ def train(parts: Parts, recorder: Recorder) -> None:
             recorder.tick(loader.waited)
             # several processes ask one another only now and then: each question is a message to all
             stop = stopped() if alone else _is_due(parts, AGREE_EVERY) and distributed.agree(stopped())
-            _do_what_is_due(parts, recorder, loader.waited, stop)
+            _do_what_is_due(parts, recorder, hook_every, stop)
             if stop:
                 raise _interrupted(parts, recorder)
 
 
-def _do_what_is_due(parts: Parts, recorder: Recorder, waited: float, stop: bool) -> None:
+def _do_what_is_due(parts: Parts, recorder: Recorder, hook_every: int | None, stop: bool) -> None:
     """After a step: the method's hook, the line, the evaluation and the checkpoint, in this order."""
-    spec, run = parts.spec, parts.spec.run
-    hook_every = spec.method.hook_every(run.steps, spec.settings)
+    run = parts.spec.run
     hook = hook_every is not None and _is_due(parts, hook_every)
     log, evaluate = _is_due(parts, run.log_every), _is_due(parts, run.eval_every)
     save = stop or _is_due(parts, run.checkpoint_every)
@@ -70,7 +70,7 @@ def _do_what_is_due(parts: Parts, recorder: Recorder, waited: float, stop: bool)
         with recorder.aside():
             _call_hook(parts)
     if log:
-        recorder.log(waited)
+        recorder.log(parts.loader.waited)
     if evaluate:
         recorder.evaluate()
     if save:
