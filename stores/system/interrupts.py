@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_CODE = 130
@@ -96,7 +97,7 @@ def _not_ignored() -> list[signal.Signals]:
     return [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
 
 
-def _on_signal(*_: object) -> None:
+def _on_signal(_: int, frame: FrameType | None) -> None:
     now = time.monotonic()
     if _now.over is not None:
         if threading.main_thread().is_alive():
@@ -111,14 +112,23 @@ def _on_signal(*_: object) -> None:
             return
     elif now - _now.asked < SAME_S:
         return
-    elif _on_its_way():
+    elif _on_its_way() or _importing(frame):
         os._exit(EXIT_CODE)
-    _raise()
-
-
-def _on_alarm(*_: object) -> None:
-    if _now.asked is not None and _now.wake is None and _now.over is None and not _on_its_way():
+    if not _importing(frame):
         _raise()
+
+
+def _on_alarm(_: int, frame: FrameType | None) -> None:
+    idle = _now.asked is not None and _now.wake is None and _now.over is None and not _on_its_way()
+    if idle and not _importing(frame):
+        _raise()
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: C++ code that is being initialised would abort by the exception."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _raise() -> None:

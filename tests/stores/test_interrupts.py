@@ -111,6 +111,21 @@ def test_an_interruption_that_is_lost_comes_again(how):
         assert "run the same command again" in said
 
 
+def test_an_import_is_not_interrupted_but_what_follows_it(tmp_path):
+    """C++ code that is being initialised, torch's, aborts the process if Python raises within it."""
+    (tmp_path / "native.py").write_text(
+        "import os, time\nprint('ready', flush=True)\ntry:\n    time.sleep(1)\nexcept BaseException:\n    os.abort()\n"
+    )
+    process = start(f"""
+        sys.path.insert(0, {str(tmp_path)!r})
+        import native
+        time.sleep(60)
+        """)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=50)
+    assert (process.returncode, "error: interrupted\n" in said) == (130, True), said
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_each_signal_is_an_interruption(number):
     process = start("        wait()")
