@@ -55,7 +55,7 @@ def train(
         store: a split store, or where it is: a folder, or "s3://bucket/…".
         method: one of `list_methods`.
         steps: updates; None: 500,000, the papers'.
-        model: network; None: "wrn-28-2", the papers'.
+        model: network; None: "wrn-28-2", from 64 pixels a side on "wrn-37-2", the papers'.
         seed: of the initial weights, the order and every draw; None: 1.
         runs: folder that holds the runs.
         name: of this run's directory; None: STORE_METHOD_sSEED.

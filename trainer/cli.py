@@ -44,7 +44,7 @@ Store = Annotated[
 Method = Annotated[str | None, typer.Option(help="Training method, see `methods`.", show_default="realmix")]
 Steps = Annotated[int | None, typer.Option(help="Updates.", show_default="500000, the paper's")]
 Seed = Annotated[int | None, typer.Option(help="Of weights, order and draws.", show_default="1")]
-Model = Annotated[str | None, typer.Option(help="Network; wrn-10-1 suits a CPU.", show_default="wrn-28-2, the paper's")]
+Model = Annotated[str | None, typer.Option(help="Network; wrn-10-1 suits a CPU.", show_default="the papers'")]
 Init = Annotated[
     str | None,
     typer.Option(metavar="RUN", help="Train this run's network further, with new heads.", show_default=False),

@@ -52,8 +52,8 @@ def option(
         max: largest value allowed.
         above: the value must be greater than this.
         below: the value must be less than this.
-        metadata: `from_store` says what replaces None when the run is resolved: the name of an attribute of the split
-            store, or a function of the split store.
+        metadata: `from_store` says what replaces None, the default then, when the run is resolved: the name of an
+            attribute of the split store, or a function of the split store. The field's type is the resolved value's.
     """
     limits = {"min": min, "max": max, "above": above, "below": below}
     given = {name: limit for name, limit in limits.items() if limit is not None}

@@ -21,7 +21,7 @@ from trainer.methods import METHODS, load_method
 @dataclass(frozen=True)
 class Settings:
     alpha: float = field(default=0.75, metadata={"help": "a", "min": 0})
-    gamma: float | None = field(default=None, metadata={"help": "g", "min": 0, "max": 1, "from_store": "gamma"})
+    gamma: float = field(default=None, metadata={"help": "g", "min": 0, "max": 1, "from_store": "gamma"})
     mode: Literal["none", "linear"] = field(default="none", metadata={"help": "m"})
     strict: bool = field(default=False, metadata={"help": "s"})
     ramp: int = field(default=16384, metadata={"help": "r"})
@@ -192,7 +192,7 @@ def test_short_runs_forget_faster_and_say_so(store, steps, pace):
 def test_values_that_were_chosen_are_kept_and_are_no_deviation(store):
     asked = RunConfig(steps=100, bn_momentum=0.001, ema_decay=0.5, eval_every=7, checkpoint_every=3, flip=True, shift=0)
     run, settings, deviations = config.resolve(asked, Settings(gamma=0.5), store)
-    assert dataclasses.asdict(run) == dataclasses.asdict(asked)
+    assert dataclasses.asdict(run) == dataclasses.asdict(asked) | {"model": "wrn-28-2"}
     assert (settings, deviations) == (Settings(gamma=0.5), [])
 
 
@@ -212,10 +212,25 @@ def test_the_store_gives_gamma_and_the_weak_augmentation(make_store):
 def test_a_function_of_the_store_may_choose_a_setting_that_is_left_open(store):
     @dataclass(frozen=True)
     class Own:
-        few: bool | None = option(None, "few labels", from_store=lambda split: len(split.labeled) < 10)
+        few: bool = option(None, "few labels", from_store=lambda split: len(split.labeled) < 10)
 
     assert config.resolve(RunConfig(), Own(), store)[1] == Own(few=True)
     assert config.resolve(RunConfig(), Own(few=False), store)[1] == Own(few=False)
+
+
+@pytest.mark.parametrize(("size", "model"), [((32, 32), "wrn-28-2"), ((48, 63), "wrn-28-2"), ((96, 96), "wrn-37-2")])
+def test_larger_images_get_the_network_with_a_fourth_group(store, size, model):
+    store.dataset.image_size = size
+    assert config.resolve(RunConfig(), Settings(), store)[0].model == model
+    assert config.resolve(RunConfig(model="wrn-10-1"), Settings(), store)[0].model == "wrn-10-1"
+
+
+def test_a_run_directory_leaves_nothing_open(store):
+    _, settings, _ = config.resolve(RunConfig(), Settings(), store)
+    recorded = dataclasses.asdict(settings)
+    assert config.load(Settings, recorded, "config.json") == settings
+    with pytest.raises(StoreError, match=r"config\.json"):
+        config.load(Settings, recorded | {"gamma": None}, "config.json")
 
 
 SIZES = {"1GiB": 1 << 30, "512MiB": 1 << 29, "1.5 gb": 1_500_000_000, "64k": 64_000, "4096": 4096, " 2 TiB ": 2 << 40}

@@ -31,7 +31,7 @@ from trainer.runs import checkpoint
 
 @dataclass(frozen=True)
 class Settings:
-    share: float | None = option(None, "a share", min=0, below=1, from_store="gamma")
+    share: float = option(None, "a share", min=0, below=1, from_store="gamma")
     rate: float = option(0.1, "a rate", above=0, max=2)
 
 

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 PAPER_BN_MOMENTUM = 0.001
 PAPER_EMA_DECAY = 0.999
 SHORT_RUN = 20_000
+FOUR_GROUPS = 64  # pixels of a side from which a network has a fourth group of blocks, as the papers' for STL-10
 S = TypeVar("S", bound="Options")
 
 
 def build(
     method: Method, family: str | None, assignments: Sequence[str], flags: Mapping[str, Any]
-) -> tuple[RunConfig, Any]:
+) -> tuple[RunConfig, Options]:
     """Merge preset, assignments and flags into checked settings.
 
     Args:
@@ -64,7 +65,7 @@ def build(
         values.setdefault("ema_decay", published)
     own = types_of(method.Settings).keys()
     run = RunConfig(**{name: value for name, value in values.items() if name not in own})
-    settings = method.Settings(**{name: value for name, value in values.items() if name in own})
+    settings: Options = method.Settings(**{name: value for name, value in values.items() if name in own})
     check(run)
     check(settings)
     return run, settings
@@ -116,6 +117,7 @@ def resolve(run: RunConfig, settings: S, store: SplitStore) -> tuple[Resolved, S
     pace = min(0.01, max(PAPER_BN_MOMENTUM, 20 / run.steps))
     eval_every = run.eval_every or min(1024, max(100, run.steps // 25))
     chosen = {
+        "model": "wrn-37-2" if max(store.dataset.image_size) >= FOUR_GROUPS else "wrn-28-2",
         "bn_momentum": pace,
         "ema_decay": 1 - pace,
         "flip": bool(store.dataset.weak["flip"]),
@@ -159,7 +161,7 @@ def load(cls: type[S], values: Mapping[str, Any], where: str) -> S:
             raise StoreError(f"'{where}' has the unknown setting '{name}'", "another version of realmix wrote it")
     try:
         settings = cls(**values)
-        check(settings)
+        check(settings, resolved=True)
     except (UsageError, TypeError) as error:  # TypeError: a comparison of a setting of another type
         raise StoreError(f"'{where}' has a setting that is not valid", str(error)) from None
     return settings

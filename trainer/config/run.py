@@ -27,7 +27,7 @@ class Experiment:
 
     store: str = option("", "split store that the run trains from", on_resume=True, place=True, incidental=True)
     method: str = option("realmix", "training method")
-    model: str = option("wrn-28-2", "network")
+    model: str | None = option(None, "network; None: wrn-28-2, from 64 pixels a side on wrn-37-2")
     steps: int = option(500_000, "length of the run in updates", min=1)
     seed: int = option(1, "of the initial weights, the order and every draw", min=0)
     batch: int = option(64, "labelled images a step", min=2)
@@ -138,6 +138,7 @@ class RunConfig(Log, Evaluation, Hardware, Data, Optim, Experiment):
 class Resolved(RunConfig):
     """A configuration whose choices that depend on the store and on the length of the run are made: none is None."""
 
+    model: str
     bn_momentum: float
     ema_decay: float
     flip: bool

@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from trainer.contract import Options
 
 
-def types_of(cls: type[Options]) -> dict[str, Any]:
-    """Field name → type of a dataclass, annotations evaluated."""
+def types_of(cls: type[Options], *, resolved: bool = False) -> dict[str, Any]:
+    """Field name → type of a dataclass, annotations evaluated.
+
+    Args:
+        cls: the settings.
+        resolved: nothing is open any more; until then None stands for what the store will say (`from_store`).
+    """
     hints = get_type_hints(cls)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    open_ = {f.name for f in dataclasses.fields(cls) if "from_store" in f.metadata and not resolved}
+    return {f.name: hints[f.name] | None if f.name in open_ else hints[f.name] for f in dataclasses.fields(cls)}
 
 
 def changed(settings: Options) -> dict[str, Any]:
@@ -30,13 +36,17 @@ def changed(settings: Options) -> dict[str, Any]:
     return {name: value for name, (value, default) in values.items() if value != default}
 
 
-def check(settings: Options) -> None:
+def check(settings: Options, *, resolved: bool = False) -> None:
     """Check types and limits of every field.
+
+    Args:
+        settings: of a run or of a method.
+        resolved: as in `types_of`.
 
     Raises:
         UsageError: naming the field, its value and what it takes.
     """
-    kinds = types_of(type(settings))
+    kinds = types_of(type(settings), resolved=resolved)
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
         if not _has_type(value, kinds[f.name]):

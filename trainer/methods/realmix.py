@@ -51,18 +51,18 @@ def annealing(store: SplitStore) -> schedules.TSA:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of RealMix. By the time a run starts, `tsa` and `gamma` are no longer None."""
+    """Settings of RealMix. `tsa` and `gamma` are None only until the run knows its store."""
 
     alpha: float = option(0.75, "MixUp: λ ~ Beta(α, α), one for each image", above=0)
     lambda_u: float = option(75.0, "weight of the unlabelled loss once the ramp is over", min=0)
     temperature: float = option(0.5, "sharpening temperature of the guessed labels", above=0)
     rampup_steps: int = option(16384, "steps over which the unlabelled loss grows linearly", min=0)
-    tsa: schedules.TSA | None = option(
+    tsa: schedules.TSA = option(
         None,
         "training-signal annealing: none, linear, log or exp; unset: linear up to 250 labels, none above (§3.5)",
         from_store=annealing,
     )
-    gamma: float | Literal["auto"] | None = option(
+    gamma: float | Literal["auto"] = option(
         None,
         "share of unlabelled rows that the out-of-distribution mask drops; unset: what the store suggests; "
         "auto: estimated from the features",
@@ -102,7 +102,6 @@ def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:
     """`weight_u` = λ_U times its ramp; `tsa_threshold` = η."""
-    assert settings.tsa is not None, "chosen when the run is resolved"
     return {
         "weight_u": settings.lambda_u * schedules.linear_ramp(step, settings.rampup_steps),
         "tsa_threshold": schedules.tsa_threshold(settings.tsa, step, steps, num_classes),
@@ -111,7 +110,6 @@ def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dic
 
 def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     """One step of RealMix (algorithm 1), with as many unlabelled as labelled samples."""
-    assert settings.gamma is not None, "chosen when the run is resolved"
     mixed = mixmatch.step(learner.model, batch.x, batch.y, batch.u, batch.draws, settings.temperature)
 
     # Labelled loss over the rows that are not yet learnt.
