@@ -208,6 +208,11 @@ def open_store(path: str | Location, *, incomplete: bool = False) -> DatasetStor
     """
     path = locate(path)
     content = manifest.read(path, incomplete=incomplete)
+    if content["kind"] == "embeddings":
+        of = path.parent / content["dataset"]["name"]
+        raise StoreError(
+            f"'{path}' holds embeddings", "images and labels are in the dataset store beside it", f"name '{of}' instead"
+        )
     return (DatasetStore if content["kind"] == "dataset" else SplitStore)(path, content)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import filterfalse, islice
 from typing import Any
 
+from stores.embeddings import check_embeddings
 from stores.errors import IntegrityError, StorageError, StoreError
 from stores.ffcv.beton import COPIES, TRAIN
 from stores.format import layout, manifest
@@ -58,7 +59,10 @@ def verify(store: Location, progress: Callable[[int, int], None] | None = None) 
             seen += int(str(files[key].get("bytes", 0)))
             if progress:
                 progress(seen, total)
-    return problems or _unlisted(store, content)
+    problems = problems or _unlisted(store, content)
+    if not problems and content["kind"] == "embeddings":
+        problems = [Problem(key, what) for key, what in check_embeddings(store, content).items()]
+    return problems
 
 
 def _check(store: Location, key: str, expected: dict[str, object]) -> str:

@@ -30,8 +30,8 @@ from stores.system import aside, durable
 
 # what a store's folder may hold: metadata, files of arrays, lock and journal
 OURS = re.compile(
-    r"(?:(?:train|test|copies)(?:/\w+)?/|(?:folds|labeled|unlabeled|valid|test)/)?zarr\.json"
-    r"|(?:(?:train|test|copies)/\w+|folds|labeled|unlabeled|valid|test)/c(?:/\d+)+"
+    r"(?:(?:train|test|copies|strong)(?:/\w+)?/|(?:folds|labeled|unlabeled|valid|test)/)?zarr\.json"
+    r"|(?:(?:train|test|copies|strong)/\w+|folds|labeled|unlabeled|valid|test)/c(?:/\d+)+"
     r"|(?:train|copies)\.beton"
     rf"|{re.escape(lock.NAME)}|{re.escape(journal.NAME)}(?:/\w+)?"
 )
@@ -113,7 +113,8 @@ def open_target(path: Location, content: dict[str, Any], *, force: bool = False)
 
     Args:
         path: location of the store.
-        content: the manifest without `complete`, `fingerprint` and `files`; `content["spec"]` is the specification.
+        content: the manifest of a dataset store, or with its `kind` of embeddings, without `complete`, `fingerprint`
+            and `files`; `content["spec"]` is the specification.
         force: replace a store of another specification.
 
     Yields:
@@ -135,7 +136,7 @@ def open_target(path: Location, content: dict[str, Any], *, force: bool = False)
             journal.remove(path)
             yield None
             return
-        existing = _existing(path)
+        existing = _existing(path, content["kind"])
         if existing is not None and _asked(existing) != _asked(content):
             _empty(path)
             existing = None
@@ -160,7 +161,7 @@ def _require_readable(content: dict[str, Any]) -> None:
 
 def _is_complete(path: Location, content: dict[str, Any], force: bool) -> bool:
     """Whether exactly this store is complete at `path`; False if it can be built or continued there."""
-    existing = _existing(path)
+    existing = _existing(path, content["kind"])
     if existing is None:
         return False
     if _asked(existing) != _asked(content):
@@ -175,8 +176,9 @@ def _is_complete(path: Location, content: dict[str, Any], force: bool) -> bool:
 
 
 def _asked(content: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for a build to continue a store: the specification, and the format of the copies."""
-    return {**content["spec"], "format": content.get("copies_format", "zarr")}
+    """What must be equal for a build to continue a store: the specification, and what decides about the same bytes."""
+    how = {"format": content.get("copies_format", "zarr")} if content["kind"] == "dataset" else content["arithmetic"]
+    return {**content["spec"], **how}
 
 
 def clear_leftovers(path: Location) -> None:
@@ -300,7 +302,7 @@ def _delete_objects(path: BucketPath) -> None:
             entry.unlink()
 
 
-def _existing(path: Location) -> dict[str, Any] | None:
+def _existing(path: Location, kind: str) -> dict[str, Any] | None:
     if not path.exists() or (path.is_dir() and all(_is_ours(p) for p in path.iterdir())):
         return None
     try:
@@ -309,8 +311,8 @@ def _existing(path: Location) -> dict[str, Any] | None:
         raise StoreError(
             f"'{path}' exists and is not a store this build could continue", str(error), "choose another --name"
         ) from None
-    if found["kind"] != "dataset":
-        raise StoreError(f"'{path}' is a split store", "a dataset store was to be built there", "choose another --name")
+    if found["kind"] != kind:
+        raise StoreError(f"'{path}' is a store of another kind: {found['kind']}", hint="choose another --name")
     return found
 
 

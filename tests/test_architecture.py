@@ -60,6 +60,7 @@ LAYERS = {
         "draws",
         "copies",
         "reader",
+        "embeddings",
         "identity",
         "writer",
         "verify",

@@ -16,6 +16,8 @@ from stores.format.names import is_name
 MOST = 1 << 48  # images or bytes: far above any store
 SMALLEST_SIDE = 4  # pixels, to be built or trained on; stores of smaller images can be read
 LARGEST_SIDE = 1 << 16  # pixels
+MOST_FEATURES = 1 << 20  # of an embedding
+MOST_BATCH = 1 << 20  # images of one forward pass
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Check = Callable[[Any], bool]
@@ -24,10 +26,10 @@ Check = Callable[[Any], bool]
 def wrong(manifest: dict[str, Any]) -> list[str]:
     """Names of the fields that are missing or wrong; empty if there are none."""
     kind = manifest.get("kind")
-    own = {"dataset": _DATASET, "split": _SPLIT}.get(kind) if isinstance(kind, str) else None
+    own = _OF_KIND.get(kind) if isinstance(kind, str) else None
     if own is None:
         return ["kind"]
-    checks = {"complete": instance_of(bool), **_BOTH, **own}
+    checks = {"complete": instance_of(bool), "spec": instance_of(dict), **own}
     if manifest.get("complete") is True:
         checks |= {"files": _files, "fingerprint": digest}
     return failed(manifest, checks) or _do_not_fit(manifest)
@@ -50,6 +52,8 @@ def _do_not_fit(manifest: dict[str, Any]) -> list[str]:
     if manifest["kind"] == "split":
         classes = len(manifest["class_names"])
         return [] if all(number < classes for number in manifest["class_map"]) else ["class_map"]
+    if manifest["kind"] == "embeddings":
+        return []
     fits = manifest["weak"]["shift"] < min(manifest["image_size"])  # a border is reflected once
     return [] if fits else ["weak.shift"]
 
@@ -129,8 +133,8 @@ def or_none(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
-_BOTH: dict[str, Check] = {"spec": instance_of(dict), "class_names": list_of(text, 1)}
 _DATASET: dict[str, Check] = {
+    "class_names": list_of(text, 1),
     "spec.recipe.name": text,
     "spec.seed": whole(0),
     "spec.source.range": or_none(interval),
@@ -146,6 +150,7 @@ _DATASET: dict[str, Check] = {
     "ffcv": or_none(instance_of(dict)),
 }
 _SPLIT: dict[str, Check] = {
+    "class_names": list_of(text, 1),
     "protocol": text,
     "seed": whole(0),
     "gamma": number(0, 1),
@@ -155,3 +160,21 @@ _SPLIT: dict[str, Check] = {
     "dataset.name": is_name,
     "dataset.fingerprint": text,
 }
+_EMBEDDINGS: dict[str, Check] = {
+    "spec.dataset": digest,
+    "spec.backbone": text,
+    "spec.weights_sha256": digest,
+    "spec.preprocessing": instance_of(dict),
+    "spec.size": whole(1, LARGEST_SIDE),
+    "spec.copies": whole(0),
+    "spec.strong": or_none(with_fields({"recipe": instance_of(dict), "copies": whole(1)})),
+    "dataset": with_fields({"name": is_name}),
+    "weights": lambda value: value in ("pretrained", "none", "file"),
+    "num_images": whole(1),
+    "num_test": whole(0),
+    "num_features": whole(1, MOST_FEATURES),
+    "arithmetic.precision": lambda value: value in ("fp32", "bf16"),
+    "arithmetic.batch": whole(1, MOST_BATCH),
+    "versions": instance_of(dict),
+}
+_OF_KIND = {"dataset": _DATASET, "split": _SPLIT, "embeddings": _EMBEDDINGS}

@@ -32,6 +32,7 @@ BASE_CHUNK_BYTES = 1 << 20
 LARGEST_CHUNK = 64 << 20  # raw bytes; no chunk laid out here is larger unless a single image is
 CHUNKS_PER_FILE = 16
 COPIES_PER_CHUNK = 50
+EMBEDDINGS_PER_FILE = 1024  # what a killed job computes again
 _AXES = {4: ("image", "y", "x", "channel"), 5: ("image", "copy", "y", "x", "channel")}
 _GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 
@@ -43,7 +44,7 @@ class ArrayLayout:
     Attributes:
         name: path inside the store, "copies/images".
         shape: full shape; the first axis counts images (or labels).
-        dtype: NumPy name: "uint8", "int32" or "int64", little-endian.
+        dtype: NumPy name: "uint8", "int32", "int64" or "float16", little-endian.
         chunk: shape of a chunk; splits the first axis, for copies also the second, no other.
         file: shape of a file: a multiple of `chunk`; splits the first axis only.
         sharded: whether a file has an index of its chunks; if not, `file == chunk`.
@@ -150,6 +151,13 @@ def params(name: str, of: ArrayLayout, num_params: int) -> ArrayLayout:
     return ArrayLayout(name, shape, "int32", file, file, sharded=False)
 
 
+def embeddings(name: str, *shape: int) -> ArrayLayout:
+    """Layout of embeddings, float16 [N, D], or [N, K, D] for K copies of each image; one chunk per file."""
+    rows = max(1, min(shape[0], EMBEDDINGS_PER_FILE // math.prod(shape[1:-1])))
+    file = (rows, *shape[1:])
+    return ArrayLayout(name, shape, "float16", file, file, sharded=False)
+
+
 def table(name: str, array: np.ndarray) -> ArrayLayout:
     """Layout of a small array: one file, one chunk."""
     shape = tuple(max(1, n) for n in array.shape)
@@ -198,7 +206,7 @@ def _parsed(name: str, meta: dict[str, Any]) -> ArrayLayout | None:
         ours &= config.get("index_location", "end") == "end"
     layout = ArrayLayout(name, tuple(meta["shape"]), str(meta["data_type"]), inner, outer, sharded)
     ours &= [codec["name"] for codec in codecs] == ["bytes", "zstd", "crc32c"]
-    ours &= layout.dtype in ("uint8", "int32", "int64")
+    ours &= layout.dtype in ("uint8", "int32", "int64", "float16")
     ours &= all(codec.get("configuration", {}).get("endian", "little") == "little" for codec in codecs)
     ours &= all(type(n) is int and 0 <= n <= MOST for n in (*layout.shape, *inner, *outer))
     ours &= len(layout.shape) == len(inner) == len(outer) > 0

@@ -52,10 +52,11 @@ def read(store: Location, *, incomplete: bool = False) -> dict[str, Any]:
     manifest = _parsed(store, _read_file(store))
     _check_fields(store, manifest)
     if not manifest["complete"] and not incomplete:
+        command = "embed" if manifest["kind"] == "embeddings" else "build"
         raise StoreError(
             f"'{store}' is not complete",
             "its build was interrupted",
-            "run the same `realmix-data build` again: it continues",
+            f"run the same `realmix-data {command}` again: it continues",
         )
     return manifest
 
