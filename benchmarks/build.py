@@ -162,8 +162,15 @@ def run_one(name: str, images: np.ndarray, copies: int) -> dict[str, float]:
     return {"rate": count / seconds, "seconds": seconds, "bytes": size / count, "peak_mb": peak, "copies": count}
 
 
-def load(path: str | None) -> np.ndarray:
-    """Images uint8 [N, H, W, 3] of a store or an .npy file; without either, 10,000 smooth random ones of 32 × 32."""
+def load(path: str | None, side: int = 32) -> np.ndarray:
+    """Images uint8 [N, H, W, 3] of a store or an .npy file.
+
+    Without either, synthetic ones: 10,000 smooth ones of 32 × 32, or 256 of another size with photographs' spectrum.
+    """
+    if path is None and side != 32:
+        from pipeline.building.sample import drawn
+
+        return drawn(256, side)
     if path is None:
         rng = np.random.default_rng(0)
         y, x = np.mgrid[:32, :32] / 32

@@ -146,7 +146,7 @@ def _write_images(target: Target, name: str, part: Part, rows: np.ndarray, worke
 def _write_copies(target: Target, recipe: Recipe, copies: int, pool: Pool, report: Progress) -> None:
     store = _dataset(target.path, incomplete=True)
     pixels = layout.copies("copies/images", store.num_images, copies, *store.image_size)
-    pixels.create(target.path)
+    pixels = pixels.create(target.path)
     layout.params("copies/params", pixels, len(recipe.columns)).create(target.path)
     total = store.num_images * copies
     task = _CopiesTask(str(target.path.absolute()))

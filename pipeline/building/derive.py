@@ -30,6 +30,16 @@ def recipe_of(store: DatasetStore) -> Recipe:
     return recipe
 
 
+def layout_of_copies(store: DatasetStore) -> layout.ArrayLayout:
+    """The layout of a store's copies; if they are in FFCV's file, the one that fits the files of their params."""
+    if store.has_zarr_copies or not store.manifest["complete"]:
+        return layout.load(store.path, "copies/images")
+    rows = layout.load(store.path, "copies/params").file[0]
+    shape = (store.num_images, store.num_copies, *store.image_size)
+    made = [layout.copies("copies/images", *shape, largest) for largest in layout.CHUNKS_OF_LARGE_IMAGES]
+    return next((array for array in made if array.file[0] == rows), made[0])
+
+
 _THREAD = threading.local()
 
 
@@ -49,10 +59,7 @@ def copies_file(store: DatasetStore, recipe: Recipe, index: int) -> tuple[bytes,
     Raises:
         IntegrityError: the base images that it needs are damaged.
     """
-    drawn = layout.load(store.path, "copies/params")
-    pixels = layout.copies("copies/images", store.num_images, store.num_copies, *store.image_size)
-    if store.has_zarr_copies or not store.manifest["complete"]:  # otherwise the copies are in FFCV's file
-        pixels = layout.load(store.path, pixels.name)
+    drawn, pixels = layout.load(store.path, "copies/params"), layout_of_copies(store)
     start, stop = pixels.rows(index)
     rows = np.arange(start, stop)
     base = store.train_images.read(rows, workers=1)

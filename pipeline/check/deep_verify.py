@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from pipeline.building.derive import recipe_of
+from pipeline.building.derive import layout_of_copies, recipe_of
 from pipeline.building.executors import local
 from pipeline.check.verify_ffcv import check_betons
 from stores import DatasetStore, open_store
@@ -55,9 +55,7 @@ def check_file(path: str, index: int) -> list[str]:
     store = open_store(path)
     assert isinstance(store, DatasetStore)
     recipe = recipe_of(store)
-    array = layout.copies("copies/images", store.num_images, store.num_copies, *store.image_size)
-    if store.has_zarr_copies:
-        array = layout.load(store.path, array.name)
+    array = layout_of_copies(store)
     problems = []
     start, stop = array.rows(index)
     scratch = np.empty((array.chunk[0], *array.shape[1:]), np.uint8)

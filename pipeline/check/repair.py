@@ -171,12 +171,15 @@ def _arrays(content: dict[str, Any], store: Location) -> list[layout.ArrayLayout
     """
     count, copies, tests = content["num_images"], content["num_copies"], content["num_test"]
     height, width = content["image_size"]
-    pixels = layout.copies("copies/images", count, copies, height, width)
+    made = [
+        layout.copies("copies/images", count, copies, height, width, largest)
+        for largest in layout.CHUNKS_OF_LARGE_IMAGES
+    ]
     arrays = [
         layout.images("train/images", count, height, width),
         layout.images("test/images", tests, height, width),
-        pixels,
-        layout.params("copies/params", pixels, len(content["recipe_columns"])),
+        *made,
+        *(layout.params("copies/params", pixels, len(content["recipe_columns"])) for pixels in made),
         _table("train/labels", count),
         _table("train/source_index", count),
         _table("test/labels", tests),

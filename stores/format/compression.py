@@ -1,8 +1,14 @@
 """Compressing a chunk to a zstd frame, with parameters measured for stacks of nearly identical images.
 
-The array's metadata names level 1, which other writers may use. These parameters are a fifth faster than level 1 with 3
-% more bytes, and any zstd decoder reads the frames: a hash table of 16 kB stays in the L1 cache, and copies of an image
-need no matches shorter than six bytes. The frame states its content size.
+The array's metadata names level 1, which other writers may use; any zstd decoder reads the frames, which state their
+content size. Copies of an image repeat each other at a distance of one image, so what finds those repeats follows from
+the image's size (benchmarks/RESULTS.md, "Which chunks, which codec"):
+
+* As long as 50 copies fit into a window of 512 kB (up to 59×59), a hash table of 16 kB, which stays in the L1 cache,
+  finds them. Literals are stored as they are: a fifth faster than level 1 with 3 % more bytes. Labels and base images,
+  which repeat nothing, are also written like this.
+* Above, the window holds 50 copies (8 MB at 224×224), and a hash table of 512 kB still knows the image when its first
+  copy comes. Literals are coded. Long-distance matching would take four times as long for more bytes.
 """
 
 from __future__ import annotations
@@ -16,29 +22,49 @@ if TYPE_CHECKING:
     import zstandard
 
 MAGIC = b"\x28\xb5\x2f\xfd"
+SIBLINGS = 50  # copies that the window holds
+SMALL_WINDOW = 19  # log2 of bytes
+LARGEST_WINDOW = 26  # decoders refuse more than 27 unless told otherwise (RFC 8878 asks for 23 at least)
 _THREAD = threading.local()
 
 
 def compress(chunk: np.ndarray) -> bytes:
-    """One frame from a C-contiguous array's bytes; the same version of zstd gives the same frame."""
-    compressor: zstandard.ZstdCompressor | None = getattr(_THREAD, "compressor", None)
-    if compressor is None:  # threads must not share a compressor
-        import zstandard
+    """One frame from a C-contiguous array's bytes; the same version of zstd gives the same frame.
 
-        # window 512 kB: three images' worth of 50 copies at 32×32; hash_log 12, min_match 6: see the docstring
-        parameters = zstandard.ZstdCompressionParameters(
-            strategy=zstandard.STRATEGY_FAST,
-            window_log=19,
-            hash_log=12,
-            chain_log=10,
-            search_log=1,
-            min_match=6,
-            target_length=1,
-            write_content_size=True,
-            write_checksum=False,
-        )
-        _THREAD.compressor = compressor = zstandard.ZstdCompressor(compression_params=parameters)
-    return compressor.compress(chunk.data)
+    Args:
+        chunk: copies, uint8 [images, copies, H, W, 3], or any other array.
+    """
+    window = window_of(int(np.prod(chunk.shape[2:]))) if chunk.ndim == 5 else SMALL_WINDOW
+    compressors: dict[int, zstandard.ZstdCompressor] | None = getattr(_THREAD, "compressors", None)
+    if compressors is None:  # threads must not share a compressor
+        compressors = _THREAD.compressors = {}
+    if window not in compressors:
+        compressors[window] = compressor(window)
+    return compressors[window].compress(chunk.data)
+
+
+def window_of(image_bytes: int) -> int:
+    """log2 of the bytes that the window has for copies of an image of this many bytes."""
+    return max(SMALL_WINDOW, min((SIBLINGS * image_bytes - 1).bit_length(), LARGEST_WINDOW))
+
+
+def compressor(window: int) -> zstandard.ZstdCompressor:
+    """A compressor with the parameters for a window of 2^`window` bytes."""
+    import zstandard
+
+    small = window == SMALL_WINDOW
+    parameters = zstandard.ZstdCompressionParameters(
+        strategy=zstandard.STRATEGY_FAST,
+        window_log=window,
+        hash_log=12 if small else 17,
+        chain_log=10,
+        search_log=1,
+        min_match=6 if small else 5,
+        target_length=int(small),  # of this strategy: 0 codes literals
+        write_content_size=True,
+        write_checksum=False,
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters)
 
 
 def frame_size(frame: bytes) -> int:

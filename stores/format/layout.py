@@ -28,6 +28,8 @@ from stores.storage.location import Location
 
 ZSTD_LEVEL = 1
 CHUNK_BYTES = 10 << 20  # raw bytes of a chunk of copies: 64 images × 50 copies at 32×32
+LARGE_CHUNK_BYTES = 32 << 20  # the same for one large image, so that its 50 copies share a chunk up to 457×457
+CHUNKS_OF_LARGE_IMAGES = (LARGE_CHUNK_BYTES, CHUNK_BYTES)  # of this version, and of those until 0.1.0
 BASE_CHUNK_BYTES = 1 << 20
 LARGEST_CHUNK = 64 << 20  # raw bytes; no chunk laid out here is larger unless a single image is
 CHUNKS_PER_FILE = 16
@@ -121,14 +123,30 @@ class ArrayLayout:
         ]
 
     def create(self, store: Location) -> ArrayLayout:
-        """Write the zarr.json of the array and of the groups above it, where it is missing or damaged; no data."""
-        for key, data in self.metadata().items():
+        """Write the zarr.json of the array and of the groups above it, where it is missing or damaged; no data.
+
+        Returns:
+            This layout; or the one that is there, if a build by another version has begun the array with other chunks.
+        """
+        begun = self._begun(store)
+        for key, data in begun.metadata().items():
             path = store / key
             require_inside(store, path)
             if not path.is_file() or path.read_bytes() != data:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 manifest.write_atomically(path, data)
-        return self
+        return begun
+
+    def _begun(self, store: Location) -> ArrayLayout:
+        """The layout in the array's zarr.json, if it is that of the same array, in other chunks; otherwise this one."""
+        key = f"{self.name}/zarr.json"
+        try:
+            found = load(store, self.name)
+            intact = read_inside(store, store / key) == found.metadata()[key]
+        except (StoreError, IntegrityError):
+            return self
+        same = (found.shape, found.dtype, found.sharded) == (self.shape, self.dtype, self.sharded)
+        return found if intact and same else self
 
 
 def images(name: str, count: int, height: int, width: int) -> ArrayLayout:
@@ -137,9 +155,15 @@ def images(name: str, count: int, height: int, width: int) -> ArrayLayout:
     return _sharded(name, (count, height, width, 3), rows)
 
 
-def copies(name: str, count: int, num_copies: int, height: int, width: int) -> ArrayLayout:
-    """Layout of stored copies, uint8 [N, A, H, W, 3]; copies of an image are adjacent, to be compressed together."""
-    per_chunk = max(1, min(num_copies, COPIES_PER_CHUNK, CHUNK_BYTES // (height * width * 3)))
+def copies(
+    name: str, count: int, num_copies: int, height: int, width: int, largest: int = LARGE_CHUNK_BYTES
+) -> ArrayLayout:
+    """Layout of stored copies, uint8 [N, A, H, W, 3]; copies of an image are adjacent, to be compressed together.
+
+    Args:
+        largest: raw bytes of a chunk that holds copies of one image; `CHUNK_BYTES` until version 0.1.0.
+    """
+    per_chunk = max(1, min(num_copies, COPIES_PER_CHUNK, largest // (height * width * 3)))
     rows = _power_of_two(CHUNK_BYTES // (per_chunk * height * width * 3), 64)
     return _sharded(name, (count, num_copies, height, width, 3), rows, per_chunk)
 

@@ -12,13 +12,21 @@ import shlex
 import subprocess
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zstandard
 
+from pipeline.building.build import build
+from pipeline.check.deep_verify import check_copies
+from pipeline.check.repair import repair
+from pipeline.recipes import load_recipe
+from pipeline.sources import Part, Source
 from stores import open_store
+from stores.format import compression, layout
+from stores.verify import verify
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures/stores_0.1.0.tar.xz"
 DATASET = "18649c0c314c90e8c1015a06fdf5f9044feb47ca565113c1fc5135830d177ae2"
@@ -106,3 +114,42 @@ def test_a_run_trains_from_it(unpacked):
     line = "--store stores/old_6 --model wrn-10-1 --steps 2 --batch 4 --device cpu --threads 1 --seed 1 --quiet"
     command(f"realmix-train {line} --name first --set tensorboard=false")
     assert SPLIT in Path("runs/first/config.json").read_text()
+
+
+@pytest.fixture
+def photographs() -> Source:
+    """Images so large that version 0.1.0 spread the copies of one over two chunks."""
+    images = np.random.default_rng(0).integers(0, 256, (21, 300, 300, 3), np.uint8)
+    train, test = Part(images[:18], np.arange(18) % 2), Part(images[18:], np.arange(3) % 2)
+    weak = {"flip": True, "shift": 4}
+    return Source("arrays", train, test, class_names=["ant", "bee"], weak=weak, origin={"kind": "test"})
+
+
+def make(path: Path, source: Source, progress=None):
+    recipe = load_recipe("cutout", source.weak, source.train.images.shape[1:3])
+    return build(path, source, recipe, copies=41, workers=1, progress=progress)[0]
+
+
+def test_photographs_of_release_are_continued_and_repaired(photographs, tmp_path, monkeypatch):
+    def stop_after_a_file(what, done, of):
+        if what == "copies" and 0 < done < of:
+            raise KeyboardInterrupt
+
+    new = make(tmp_path / "new", photographs)
+    with monkeypatch.context() as release:
+        release.setattr(layout, "copies", partial(layout.copies, largest=layout.CHUNK_BYTES))
+        release.setattr(compression, "window_of", lambda _: compression.SMALL_WINDOW)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "old", photographs, stop_after_a_file)
+    begun = (tmp_path / "old/copies/images/c/0/0/0/0/0").read_bytes()
+    old = make(tmp_path / "old", photographs)
+    assert old.fingerprint == new.fingerprint
+    assert (old.copies.layout.chunk[1], new.copies.layout.chunk[1]) == (38, 41)
+    assert (tmp_path / "old/copies/images/c/0/0/0/0/0").read_bytes() == begun
+    assert (old.copies.read() == new.copies.read()).all()
+
+    for lost in ("copies/images/zarr.json", "copies/images/c/0/0/0/0/0", "copies/params/c/0/0/0"):
+        (tmp_path / "old" / lost).unlink()
+    assert not repair(tmp_path / "old").lost
+    assert verify(tmp_path / "old") == []
+    assert check_copies(open_store(tmp_path / "old"), lambda *_: None) == []
