@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("pipeline", "realmix", "stores", "trainer")
+PACKAGES = ("networks", "pipeline", "realmix", "stores", "trainer")
 
 
 def imported_by(package: str) -> dict[str, set[str]]:
@@ -36,7 +36,8 @@ def imported_by(package: str) -> dict[str, set[str]]:
     ("package", "forbidden"),
     [
         ("pipeline", {"realmix", "trainer"}),
-        ("stores", {"realmix", "trainer", "pipeline", "torch", "torchvision", "albumentations"}),
+        ("networks", {"realmix", "trainer", "pipeline"}),
+        ("stores", {"networks", "realmix", "trainer", "pipeline", "torch", "torchvision", "albumentations"}),
         (
             "trainer",
             {"realmix", "pipeline", "albumentations", "torchvision", "PIL", "sklearn", "cv2", "scipy", "matplotlib"},
@@ -65,6 +66,7 @@ LAYERS = {
         "writer",
         "verify",
     ],
+    "networks": ["loading", "resize", "pretrained"],
     "pipeline": ["recipes", "splits", "sources", "building", "check", "api", "commands", "cli", "__main__"],
     "trainer": [
         "functional",

@@ -1,0 +1,7 @@
+"""Where networks and weights come from.
+
+from_timm         timm:NAME
+from_torchvision  torchvision:NAME
+files             .safetensors and .pth files, which run no code
+packaged          ImageNet weights of a Python package, for machines without a way to a hub
+"""

@@ -1,0 +1,96 @@
+"""Pretrained backbones by name: images in [−1, 1] of any size to pooled features.
+
+    backbone = load_backbone("timm:tf_efficientnet_lite0").eval()
+    features = backbone(images)  # float32 [n, 3, H, W] to float32 [n, 1280]
+
+A backbone holds all that its weights expect of their input: it resizes images on the device to its own size and brings
+them to the mean and the standard deviation that it was trained with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from networks.loading import files, from_timm, from_torchvision
+from networks.resize import resize
+from stores.errors import UsageError
+
+SOURCES = {"timm": from_timm, "torchvision": from_torchvision}
+LARGEST_SIZE = 4096
+
+
+class Backbone(nn.Module):
+    """A network without its classifier, from images to pooled features.
+
+    Attributes:
+        name: as `load_backbone` takes it.
+        num_features: D.
+        size: side of the input in pixels, after resizing.
+        preprocessing: mean and std of RGB in [0, 1], interpolation, crop and squash, as in `networks.resize.resize`.
+        weights_sha256: of the tensors that were loaded, see `files.sha256_of`; "" of a random network.
+        net: the network itself.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        name: str,
+        num_features: int,
+        size: int,
+        preprocessing: dict[str, Any],
+        weights_sha256: str,
+    ) -> None:
+        super().__init__()
+        self.net, self.name, self.num_features, self.size = net, name, num_features, size
+        self.preprocessing, self.weights_sha256 = preprocessing, weights_sha256
+        mean, std = (torch.tensor(preprocessing[key]).view(3, 1, 1) for key in ("mean", "std"))
+        # (x/2 + ½ − mean) / std for x in [−1, 1]; they follow from the name, so no file of weights holds them
+        self.register_buffer("scale", 0.5 / std, persistent=False)
+        self.register_buffer("shift", (0.5 - mean) / std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float [n, 3, H, W] in [−1, 1] to float32 [n, D], also under autocast."""
+        how = self.preprocessing
+        images = resize(images, self.size, how["interpolation"], how["crop"], how["squash"])
+        features: Tensor = self.net(images * self.scale + self.shift)
+        return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
+def load_backbone(name: str, weights: str = "pretrained", size: int | None = None) -> Backbone:
+    """Load a backbone.
+
+    Args:
+        name: "timm:NAME" or "torchvision:NAME" of any of their classification networks.
+        weights: "pretrained" downloads those of timm or torchvision, unless they are there already; "none" draws random
+            ones from torch's generator; else a .safetensors or .pth file with tensors under the network's own names.
+        size: side of the input in pixels; None: that of the weights.
+
+    Returns:
+        the backbone, in training mode, on the CPU.
+
+    Raises:
+        UsageError: timm or torchvision is not installed, has no such network, or it takes no such size; or the file
+            holds another network.
+        StorageError: the weights cannot be downloaded.
+        StoreError, IntegrityError: the file is missing or damaged.
+    """
+    source = SOURCES.get(name.split(":")[0])
+    if source is None or ":" not in name:
+        raise UsageError(f"unknown backbone '{name}'", hint="a name is timm:NAME or torchvision:NAME")
+    if size is not None and not 1 <= size <= LARGEST_SIZE:
+        raise UsageError(f"a backbone takes no images of {size} pixels", f"a side has 1 to {LARGEST_SIZE}")
+    tensors = {} if weights in ("pretrained", "none") else files.read(Path(weights))  # before a network is built
+    found = source.build(name, weights == "pretrained")
+    if tensors:
+        files.fill(found.net, tensors, name, Path(weights), found.classifier)
+    digest = "" if weights == "none" else files.sha256_of(found.net.state_dict())
+    native = found.preprocessing.pop("size")
+    source.set_size(found.net, name, size or native, native)
+    return Backbone(found.net, name, found.num_features, size or native, found.preprocessing, digest)
