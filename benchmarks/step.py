@@ -33,7 +33,7 @@ from corpus import build_stores, shrink
 from torch.utils.flop_counter import FlopCounterMode
 from training import PARTS, Parts, assemble, clock, seconds, trained
 
-from trainer import hardware
+from networks import hardware
 
 WARM_UP = 2  # steps after the first; a GPU also records its graph in them
 Steps = Iterator[object]  # one step each time it is asked

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from networks.hardware import kind
 from stores import SplitStore, open_store
 from stores.errors import Interrupted, RealMixError, ResourceError, StoreError
 from stores.format import manifest, names
@@ -68,7 +69,7 @@ def train(
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; it is saved.
     """
     device = flags.get("device") or flags.get("hardware.device") or RunConfig.device
-    distributed.join(hardware.kind(device))
+    distributed.join(kind(device))
     load_method(flags.get("method") or RunConfig.method)  # before a store that may be far away
     spec = configure(open_split(flags["store"]), assignments, flags)
     default = f"{names.derive(spec.store.name)}_{spec.run.method}_s{spec.run.seed}"

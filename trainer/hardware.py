@@ -6,11 +6,11 @@ import dataclasses
 import importlib.util
 import platform
 import shutil
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 
-from stores.errors import UsageError
+from networks.hardware import multiplies_bf16, usable
 from trainer import distributed
 from trainer.config import Resolved, RunConfig
 
@@ -41,24 +41,6 @@ def resolve(run: R) -> R:
     )
 
 
-def kind(asked: str) -> Literal["cpu", "cuda"]:
-    """What "cpu", "cuda" or "auto" means here: for "auto" a GPU if there is one."""
-    return "cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
-
-
-def usable(asked: str) -> Literal["cpu", "cuda"]:
-    """As `kind`.
-
-    Raises:
-        UsageError: "cuda" on a machine without, or another name.
-    """
-    if asked not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"'--device {asked}' is no device", hint="auto, cpu or cuda")
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise UsageError("no CUDA device is usable", "torch.cuda.is_available() is false", "--device cpu uses the CPU")
-    return kind(asked)
-
-
 def device(run: RunConfig) -> torch.device:
     """The device of this process: each of several on one machine has a GPU of its own."""
     if run.device == "cpu":
@@ -76,15 +58,6 @@ def compiling_pays(device: str, precision: str, steps: int) -> bool:
         return False
     compiler = importlib.util.find_spec("triton") if device == "cuda" else shutil.which("g++")
     return compiler is not None and steps >= COMPILED_FROM[device]
-
-
-def multiplies_bf16(device: str) -> bool:
-    """Whether bf16 is arithmetic of the device, not an emulation."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # torch has no public name for these; without them fp32 is the safe answer
-    probes = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return any(probe() for probe in probes if probe is not None)
 
 
 def describe(run: Resolved) -> dict[str, str | int | None]:

@@ -43,7 +43,7 @@ class Pool:
     executor: Executor
     ahead: int
     check: Callable[[], None] = lambda: None
-    wrap: Callable[[Callable[[int], Any]], Callable[[int], Any]] = lambda task: task
+    wrap: Callable[[Callable[[Any], Any]], Callable[[Any], Any]] = lambda task: task
     cancels: bool = True
 
     def run(self, task: Callable[[int], T], indices: Iterable[int], finished: Callable[[int, T], None]) -> None:
@@ -118,9 +118,9 @@ def local(recipe: Recipe, workers: int) -> Iterator[Pool]:
 class _Stoppable:
     """A task that SIGTERM interrupts, so that temporary files are removed; between tasks SIGTERM ends the worker."""
 
-    task: Callable[[int], Any]
+    task: Callable[[Any], Any]
 
-    def __call__(self, index: int) -> Any:
+    def __call__(self, index: Any) -> Any:
         signal.signal(signal.SIGTERM, _interrupt)
         try:
             return self.task(index)

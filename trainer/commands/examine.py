@@ -74,7 +74,7 @@ def devices() -> list[dict[str, Any]]:
     """The CPU and every GPU: kind, name, memory_bytes, what convolutions are computed in."""
     import torch
 
-    from trainer import hardware
+    from networks import hardware
     from trainer.data.memory import free_memory
 
     cpu = torch.device("cpu")

@@ -86,8 +86,8 @@ def predict(
 ) -> None:
     """Classify images of any size: class, probabilities, and for images of no class an OOD score, 1 − the largest."""
     _use(threads)
+    from networks import hardware
     from stores.system import aside
-    from trainer import hardware
     from trainer.inference import predict
     from trainer.runs import weights
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol, Union, cast
 
 import numpy as np
 
+from networks import hardware
 from stores.errors import UsageError
-from trainer import hardware
 from trainer.inference.predict import Picture, image_files, predict
 from trainer.runs import weights
 

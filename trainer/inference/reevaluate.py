@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from networks import hardware
 from stores.errors import StoreError, UsageError
 from stores.storage.bucket import BucketPath
 from stores.storage.location import locate
 from stores.system.text import spelled
-from trainer import hardware
 from trainer.api import open_split
 from trainer.evaluation.assess import assess
 from trainer.evaluation.evaluator import Evaluator
