@@ -43,6 +43,7 @@ def content_of(dataset: Any, features: int, copies: int, strong: np.ndarray | No
         Network("timm:none", "none", "0" * 64, 32, {"mean": [0.5] * 3, "std": [0.5] * 3}, features),
         copies=copies,
         strong=None if strong is None else (recipe, strong.shape[1]),
+        weak=None,
         precision="fp32",
         batch=64,
         versions={},

@@ -37,6 +37,7 @@ def describe(
     *,
     copies: int,
     strong: tuple[dict[str, Any], int] | None,
+    weak: dict[str, Any] | None,
     precision: str,
     batch: int,
     versions: dict[str, str],
@@ -48,6 +49,7 @@ def describe(
         network: that embeds them.
         copies: K, the first copies of each training image.
         strong: spec of the recipe of the strong copies, and their number S; None: there are none.
+        weak: {"flip": bool, "shift": pixels}, by which every copy is mirrored and shifted at random; None: it is not.
         precision: "fp32" or "bf16", of the network's products.
         batch: images of one forward pass.
         versions: of the libraries that the numbers depend on.
@@ -62,6 +64,7 @@ def describe(
             "preprocessing": network.preprocessing,
             "copies": copies,
             "strong": None if strong is None else {"recipe": strong[0], "copies": strong[1]},
+            "weak": weak,
         },
         "dataset": {"name": dataset.name},
         "weights": network.weights,

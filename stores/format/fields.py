@@ -167,6 +167,7 @@ _EMBEDDINGS: dict[str, Check] = {
     "spec.preprocessing": instance_of(dict),
     "spec.size": whole(1, LARGEST_SIDE),
     "spec.copies": whole(0),
+    "spec.weak": or_none(with_fields({"flip": instance_of(bool), "shift": whole(0, LARGEST_SIDE)})),
     "spec.strong": or_none(with_fields({"recipe": instance_of(dict), "copies": whole(1)})),
     "dataset": with_fields({"name": is_name}),
     "weights": lambda value: value in ("pretrained", "none", "file"),
