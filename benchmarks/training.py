@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from networks.network import kernels
 from trainer import api
 from trainer.augment.views import make_batch
 from trainer.config import RunConfig
 from trainer.data.loader import Loader
 from trainer.loop import train_step
-from trainer.networks.wide_resnet import kernels
 from trainer.runs.checkpoint import State
 
 REPEATS = 20  # of each part

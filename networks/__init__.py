@@ -1,9 +1,11 @@
-"""Networks for both stages: pretrained backbones, and how images of any size become their input.
+"""Networks for both stages, by name; needs nothing but torch, and timm or torchvision where a name asks for them.
 
-pretrained   load_backbone: timm's and torchvision's networks by name, with their weights or those of a file
-resize       images to a backbone's own size, on the device
-hardware     the device, and whether it multiplies in bf16
+build        a network as the trainer trains it
+network      what every network is to a method: pooled features, classifier and heads from one pass
+head         how a method declares heads
+wide_resnet  WRN-d-k
+pretrained   load_backbone: timm's and torchvision's networks, with their weights or those of a file
+hardware     the device that a network runs on, and whether it multiplies in bf16
+layers/      BatchNorm over groups of rows, resizing
 loading/     one module for each place that a network or its weights come from
-
-Needs nothing but torch to import; timm and torchvision (the extra `backbones`) are imported when a name asks for them.
 """

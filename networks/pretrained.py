@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from networks.layers.resize import resize
 from networks.loading import files, from_timm, from_torchvision
-from networks.resize import resize
 from stores.errors import UsageError
 
 SOURCES = {"timm": from_timm, "torchvision": from_torchvision}
@@ -30,7 +30,7 @@ class Backbone(nn.Module):
         name: as `load_backbone` takes it.
         num_features: D.
         size: side of the input in pixels, after resizing.
-        preprocessing: mean and std of RGB in [0, 1], interpolation, crop and squash, as in `networks.resize.resize`.
+        preprocessing: mean and std of RGB in [0, 1]; interpolation, crop and squash as in `layers.resize`.
         weights_sha256: of the tensors that were loaded, see `files.sha256_of`; "" of a random network.
         net: the network itself.
     """

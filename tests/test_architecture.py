@@ -66,7 +66,7 @@ LAYERS = {
         "writer",
         "verify",
     ],
-    "networks": ["hardware", "loading", "resize", "pretrained"],
+    "networks": ["hardware", "head", "layers", "loading", "network", "wide_resnet", "pretrained", "build"],
     "pipeline": [
         "recipes",
         "splits",
@@ -85,7 +85,7 @@ LAYERS = {
         "config",
         "distributed",
         "hardware",
-        "networks",
+        "ema",
         "augment",
         "methods",
         "data",

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from networks.build import build_model
 from networks.hardware import kind
 from stores import SplitStore, open_store
 from stores.errors import Interrupted, RealMixError, ResourceError, StoreError
@@ -31,6 +32,7 @@ from trainer.config import Resolved, RunConfig
 from trainer.contract import Options
 from trainer.data.loader import Loader, sizes_of
 from trainer.data.placement import place, unlabeled_rows
+from trainer.ema import Ema
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictor import PoolPredictor
 from trainer.loop import loop, train_step
@@ -38,8 +40,6 @@ from trainer.loop.finish import finish
 from trainer.loop.parts import Parts
 from trainer.loop.recorder import Recorder
 from trainer.methods import load_method
-from trainer.networks.ema import Ema
-from trainer.networks.wide_resnet import build_model
 from trainer.runs import checkpoint, run_dir, trackers, transfer
 from trainer.runs.checkpoint import State
 from trainer.runs.console import Console, header

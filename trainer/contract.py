@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, overload
 
+from networks.head import Head as Head
 from stores.errors import UsageError
 
 if TYPE_CHECKING:  # listing methods and their settings must not import torch
@@ -61,26 +62,6 @@ def option(
 
 
 # --- what a method declares -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Head:
-    """Linear layers with ReLU between them, on the pooled features or on another head's output.
-
-    Attributes:
-        name: how the method asks for the output, and the name of its weights in checkpoints.
-        widths: maps the number of classes K and of features D to the outputs of each layer: `lambda k, d: [2 * k]`.
-        bias: whether the layers have biases.
-        init: "xavier" draws weights from Xavier's normal distribution and sets biases to 0; "torch" keeps
-            `torch.nn.Linear`'s own initialisation.
-        on: name of an earlier head whose output this one reads; None: the pooled features.
-    """
-
-    name: str
-    widths: Callable[[int, int], Sequence[int]]
-    bias: bool = True
-    init: Literal["xavier", "torch"] = "xavier"
-    on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +154,7 @@ class Batch:
 
 
 class Network(Protocol):
-    """A network as methods call it. `trainer.networks.wide_resnet.WideResNet.forward` is the reference."""
+    """A network as methods call it. `networks.network.Network.forward` is the reference."""
 
     @overload
     def __call__(

@@ -17,17 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from networks.layers.processes import set_world, world
 from stores.errors import Interrupted, RealMixError, UsageError
 
 T = TypeVar("T")
 LOST = ("closed by peer", "reset by peer", "broken pipe", "remote process", "communicator was aborted")
 
-_world, _rank = 1, 0  # plain numbers: the compiler takes them for constants
-
-
-def world() -> int:
-    """How many processes share the run."""
-    return _world
+_rank = 0  # a plain number: the compiler takes it for a constant
 
 
 def rank() -> int:
@@ -37,7 +33,7 @@ def rank() -> int:
 
 def local_rank() -> int:
     """Which of the processes on this machine this is."""
-    return int(os.environ.get("LOCAL_RANK", 0)) if _world > 1 else 0
+    return int(os.environ.get("LOCAL_RANK", 0)) if world() > 1 else 0
 
 
 def join(device: str) -> None:
@@ -49,8 +45,8 @@ def join(device: str) -> None:
     Raises:
         UsageError: more processes than GPUs on this machine.
     """
-    global _world, _rank
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or _world > 1:
+    global _rank
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or world() > 1:
         return
     local = int(os.environ["LOCAL_RANK"])
     if device == "cuda" and local >= torch.cuda.device_count():
@@ -62,20 +58,22 @@ def join(device: str) -> None:
     # one backend for tensors on each kind of device; gloo also carries what the host has to say
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
-    _world, _rank = dist.get_world_size(), dist.get_rank()
+    set_world(dist.get_world_size())
+    _rank = dist.get_rank()
 
 
 def leave() -> None:
     """Leave the process group."""
-    global _world, _rank
-    if _world > 1:
+    global _rank
+    if world() > 1:
         dist.destroy_process_group()
-        _world, _rank = 1, 0
+        set_world(1)
+        _rank = 0
 
 
 def agree(stop: bool) -> bool:
     """Whether any process wants to stop: all of them hear the same answer."""
-    if _world == 1:
+    if world() == 1:
         return stop
     wish = torch.tensor([float(stop)])
     dist.all_reduce(wish, dist.ReduceOp.MAX)
@@ -84,7 +82,7 @@ def agree(stop: bool) -> bool:
 
 def by_first(work: Callable[[], T]) -> T | None:
     """What process 0 does for all; the others wait for it and get None, or end quietly with its error's exit code."""
-    if _world == 1:
+    if world() == 1:
         return work()
     failed: list[int] = [0]
     result: T | None = None
@@ -105,7 +103,7 @@ def by_first(work: Callable[[], T]) -> T | None:
 def is_lost_process(error: RuntimeError) -> bool:
     """Whether a message to another process failed because that has ended; only the text tells."""
     said = str(error).lower()
-    return _world > 1 and any(sign in said for sign in LOST)
+    return world() > 1 and any(sign in said for sign in LOST)
 
 
 def require_divisible(rows: int, what: str) -> None:
@@ -120,20 +118,12 @@ def require_divisible(rows: int, what: str) -> None:
 
 def from_first(tensor: Tensor) -> None:
     """Overwrite a tensor with that of process 0, in all of them."""
-    if _world > 1:
+    if world() > 1:
         dist.broadcast(tensor, src=0)
 
 
-def pooled(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) variance over the rows of all processes, each having as many; differentiable."""
-    if world() == 1:
-        return mean, var
-    mean, square = (sum_over_processes(torch.stack([mean, var + mean.square()])) / world()).unbind()
-    return mean, square - mean.square()
-
-
 def averaging(network: nn.Module) -> nn.Module:
-    """DistributedDataParallel: gradients are averaged over the processes. Buffers are equal already, see `pooled`."""
+    """DistributedDataParallel averages gradients over the processes. Buffers are equal, see `processes.pooled`."""
     known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     still = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name before 2.12
     options: Any = {still: False}
@@ -154,7 +144,7 @@ class Divided(nn.Module):
     def forward(
         self, rows: Tensor, groups: int = 1, update: int | None = None, **options: Any
     ) -> Tensor | dict[str, Tensor]:
-        shares = rows.unflatten(0, (groups, _world, -1))  # every group's rows, one share a process
+        shares = rows.unflatten(0, (groups, world(), -1))  # every group's rows, one share a process
         found = self.network(shares[:, _rank].flatten(0, 1), groups, update, **options)
         if isinstance(found, Tensor):
             return _gathered(found, groups)
@@ -167,36 +157,20 @@ def _gathered(output: Tensor, groups: int) -> Tensor:
     return everyone.transpose(0, 1).flatten(0, 2)
 
 
-# Operators of their own, so that the compiler takes them as they are.
-
-
-@torch.library.custom_op("realmix::sum_over_processes", mutates_args=())
-def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum over all processes, in each of them."""
-    total = x.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
-
-
-@sum_over_processes.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-sum_over_processes.register_autograd(lambda context, gradient: sum_over_processes(gradient))
+# An operator of its own, so that the compiler takes it as it is.
 
 
 @torch.library.custom_op("realmix::from_all_processes", mutates_args=())
 def _from_all_processes(x: Tensor) -> Tensor:
     """[n, …] to [processes, n, …], in each process."""
-    gathered = x.new_empty((_world, *x.shape))
+    gathered = x.new_empty((world(), *x.shape))
     dist.all_gather(list(gathered.unbind()), x.contiguous())
     return gathered
 
 
 @_from_all_processes.register_fake
 def _(x: Tensor) -> Tensor:
-    return x.new_empty((_world, *x.shape))
+    return x.new_empty((world(), *x.shape))
 
 
-_from_all_processes.register_autograd(lambda context, gradient: gradient[_rank] * _world)
+_from_all_processes.register_autograd(lambda context, gradient: gradient[_rank] * world())

@@ -12,10 +12,10 @@ import timm
 import torch
 import torch.nn.functional as F
 
+from networks.layers.resize import resize
 from networks.loading import files
 from networks.loading.packaged import write_efficientnet_lite0
 from networks.pretrained import load_backbone
-from networks.resize import resize
 from stores.errors import IntegrityError, RealMixError, StorageError, StoreError, UsageError
 
 TINY = "timm:test_resnet"  # timm's own network for tests, 0.4 M parameters

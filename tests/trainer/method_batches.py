@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from networks.build import build_model
+from networks.network import Network
 from trainer.augment import ctaugment
 from trainer.contract import Batch, Learner, Method, Sizes
+from trainer.ema import Ema
 from trainer.methods import load_method
-from trainer.networks.ema import Ema
-from trainer.networks.wide_resnet import WideResNet, build_model
 
 SIZES = Sizes(labeled=6, unlabeled=6, num_classes=4, image_size=(8, 8), num_unlabeled=50, num_valid=10)
 
@@ -148,7 +149,7 @@ class Call:
 class Watched:
     """A network that remembers how it was called."""
 
-    def __init__(self, network: WideResNet) -> None:
+    def __init__(self, network: Network) -> None:
         self.network, self.calls = network, list[Call]()
 
     def __call__(self, rows: Tensor, groups: int = 1, update: int | None = None, **options: Any) -> Any:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from networks.wide_resnet import WideResNet
 from trainer.augment import flip_shift
-from trainer.networks.wide_resnet import WideResNet
 
 # Behind a gradient of the tests' networks: ten layers there and back, in each a sum of some hundred products and the
 # mean and variance of some hundred pixels.

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from networks.build import build_model
 from stores.errors import IntegrityError, RealMixError, StoreError
 from trainer.config import RunConfig
 from trainer.contract import Losses
+from trainer.ema import Ema
 from trainer.loop.train_step import build_optimizer
-from trainer.networks.ema import Ema
-from trainer.networks.wide_resnet import build_model
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import State
 from trainer.runs.telemetry import Telemetry

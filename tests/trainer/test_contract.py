@@ -18,12 +18,13 @@ from method_batches import SIZES, Watched, make_batch, make_learner
 from rounding import assert_same
 from torch import Tensor
 
+from networks.build import build_model
+from networks.network import kernels
 from stores.errors import UsageError
 from trainer import config, methods
 from trainer.contract import STRONG, WEAK, Batch, Head, Learner, Losses, Method, Predictor, Sizes, Views, option
 from trainer.functional import ops
 from trainer.methods import list_methods, load_method, register_method
-from trainer.networks.wide_resnet import build_model, kernels
 from trainer.runs import checkpoint
 
 # --- settings -------------------------------------------------------------------------------------------------------

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
 
+from networks.build import build_model
 from stores.errors import IntegrityError, RealMixError
 from stores.format import manifest
 from trainer import api
 from trainer import report as reports
 from trainer.inference import export as exports
-from trainer.networks.wide_resnet import build_model
 from trainer.reproduce import table
 from trainer.reproduce.plan import Planned
 from trainer.reproduce.recipe import load as load_recipe

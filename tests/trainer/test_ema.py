@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from networks.build import build_model
 from stores.errors import StoreError
-from trainer.networks.ema import Ema
-from trainer.networks.wide_resnet import build_model
+from trainer.ema import Ema
 
 
 def constant(value: float) -> nn.Linear:

@@ -17,17 +17,18 @@ from rounding import ADAM, assert_same, bound
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from networks.build import build_model
+from networks.network import kernels
 from trainer import config, hardware
 from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
 from trainer.contract import Losses
 from trainer.data.loader import Loader, sizes_of
+from trainer.ema import Ema
 from trainer.functional import schedules
 from trainer.loop import train_step
 from trainer.loop.train_step import build_optimizer
 from trainer.methods import METHODS, load_method
-from trainer.networks.ema import Ema
-from trainer.networks.wide_resnet import build_model, kernels
 from trainer.runs.checkpoint import State
 from trainer.runs.telemetry import Telemetry
 

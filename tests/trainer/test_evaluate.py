@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from networks.build import build_model
 from stores.errors import StoreError
+from trainer.ema import Ema
 from trainer.evaluation.evaluator import Evaluator, error, per_class_error, summary
-from trainer.networks.ema import Ema
-from trainer.networks.wide_resnet import build_model
 
 CPU = torch.device("cpu")
 

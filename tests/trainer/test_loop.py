@@ -20,9 +20,9 @@ from trainer import api, config
 from trainer.augment.views import Raw
 from trainer.config import RunConfig
 from trainer.contract import Losses, Views
+from trainer.ema import Ema
 from trainer.loop import train_step
 from trainer.methods import load_method
-from trainer.networks.ema import Ema
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import State
 from trainer.runs.record import Spec
@@ -111,8 +111,8 @@ def test_a_run_leaves_its_whole_directory(store, tmp_path):
 def test_the_exported_weights_are_the_evaluated_ones(store, tmp_path):
     from safetensors import safe_open
 
+    from networks.build import build_model
     from trainer.augment.flip_shift import scale
-    from trainer.networks.wide_resnet import build_model
 
     result = execute(tmp_path / "run", store, run_of())
     with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:

@@ -12,9 +12,12 @@ import torch.nn.functional as F
 from rounding import assert_same
 from torch import Tensor, nn
 
+from networks.build import build_model
+from networks.layers.batch_norm import BatchNorm
+from networks.network import kernels
+from networks.wide_resnet import Block
 from stores.errors import UsageError
 from trainer.contract import Head
-from trainer.networks.wide_resnet import BatchNorm, Block, build_model, kernels
 
 
 def count(model: nn.Module) -> int:

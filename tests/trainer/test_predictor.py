@@ -9,13 +9,13 @@ import pytest
 import torch
 from rounding import assert_same
 
+from networks.build import build_model
 from trainer.augment.flip_shift import scale
 from trainer.contract import Head
 from trainer.evaluation import predictor
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictor import PoolPredictor
 from trainer.functional import ops
-from trainer.networks.wide_resnet import build_model
 
 OUT = Head("out", lambda classes, features: [2 * classes], bias=False)
 

@@ -20,12 +20,12 @@ from PIL import Image
 from rounding import FORWARD, assert_same, bound
 from sklearn.metrics import roc_auc_score
 
+from networks.build import build_model
 from stores import open_store
 from stores.errors import IntegrityError, RealMixError
 from trainer.augment.flip_shift import scale
 from trainer.contract import Head
 from trainer.inference import onnx_graph
-from trainer.networks.wide_resnet import build_model
 from trainer.runs import weights
 from trainer.runs.run_dir import open_run
 from trainer.runs.weights import Trained

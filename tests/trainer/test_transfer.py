@@ -13,11 +13,12 @@ import torch
 from test_resume import SETTINGS, assert_equal
 from torch import Tensor
 
+from networks.build import build_model
+from networks.network import Network
 from stores.errors import IntegrityError, Interrupted, StoreError, UsageError
 from trainer import api
 from trainer.config import RunConfig
 from trainer.contract import Head
-from trainer.networks.wide_resnet import WideResNet, build_model
 from trainer.runs import checkpoint, transfer, weights
 
 
@@ -37,7 +38,7 @@ def trained(split, tmp_path_factory) -> Path:
     return start(split, tmp_path_factory.mktemp("trained"), "trained", seed=7, method="supervised")
 
 
-def network(classes: int = 5, rotation: bool = False, seed: int = 3, name: str = "wrn-10-1") -> WideResNet:
+def network(classes: int = 5, rotation: bool = False, seed: int = 3, name: str = "wrn-10-1") -> Network:
     torch.manual_seed(seed)
     return build_model(name, classes, heads=[Head("rotation", lambda k, d: [4])] if rotation else [])
 

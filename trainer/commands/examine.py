@@ -31,6 +31,7 @@ EXTRAS = {  # module that must be there: which package it is in, by extra
     ),
     "predict": ("realmix-train predict: pictures of any kind", {"PIL": "pillow", "simplejpeg": "simplejpeg"}),
     "onnx": ("realmix-train export --onnx", {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"}),
+    "backbones": ("--model timm:NAME and torchvision:NAME", {"timm": "timm", "torchvision": "torchvision"}),
     "wandb": ("realmix-train --wandb", {"wandb": "wandb"}),
     "cloud": ("stores in object storage, s3://", {"obstore": "obstore"}),
     "ffcv": ("FFCV's files", {"ffcv": "ffcv"}),

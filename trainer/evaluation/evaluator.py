@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from networks.network import Network
 from stores import ImageArray, SplitStore
 from stores.errors import StoreError
 from trainer.augment.flip_shift import scale
-from trainer.networks.ema import Ema
-from trainer.networks.wide_resnet import WideResNet
+from trainer.ema import Ema
 
 BATCH = 500
 MEDIAN_OF = 20
@@ -42,7 +42,7 @@ class Evaluator:
         StoreError: the store has no test images.
     """
 
-    def __init__(self, store: SplitStore, model: WideResNet, device: torch.device, bf16: bool) -> None:
+    def __init__(self, store: SplitStore, model: Network, device: torch.device, bf16: bool) -> None:
         dataset = store.dataset
         self._num_classes, self._device, self._bf16 = store.num_classes, device, bf16
         self._test = self._load(dataset.test_images, store.test, store.test_labels)

@@ -15,12 +15,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from networks.network import Network, kernels
 from trainer import distributed
 from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
 from trainer.contract import Learner, Losses, Method, Options, Views
 from trainer.data.to_device import each_tensor, tensors_of
-from trainer.networks.wide_resnet import WideResNet, kernels
 from trainer.runs.checkpoint import State
 
 Step = Callable[[Raw], Losses]
@@ -102,7 +102,7 @@ def build_learner(state: State, declared: Views, compiled: bool) -> Learner:
 
     def prepared(network: nn.Module, trained: bool) -> nn.Module:
         for module in network.modules():
-            if isinstance(module, WideResNet):
+            if isinstance(module, Network):
                 module.joint = compiled or next(network.parameters()).is_cuda
         if by_network:
             network = torch.compile(network, fullgraph=True, dynamic=False)  # type: ignore[assignment]

@@ -26,7 +26,7 @@ from stores.errors import IntegrityError, RealMixError, StoreError, out_of_memor
 from stores.format import manifest
 from stores.format.fields import MOST, Check, failed, instance_of, list_of, number, or_none, text, whole
 from trainer import config
-from trainer.networks.ema import Ema
+from trainer.ema import Ema
 from trainer.runs import fields
 from trainer.runs.run_dir import damaged, read_bytes
 from trainer.runs.telemetry import Telemetry

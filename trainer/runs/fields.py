@@ -41,7 +41,7 @@ def class_names(value: Any) -> bool:
 
 
 def model(value: Any) -> bool:
-    """What looks like the name of a network; whether it is one says `trainer.networks.wide_resnet`."""
+    """What looks like the name of a network; whether it is one says `networks.build`."""
     return isinstance(value, str) and _MODEL.fullmatch(value) is not None
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from networks.network import BACKBONE
 from stores.errors import StoreError, UsageError
-from trainer.networks.wide_resnet import BACKBONE
 from trainer.runs import weights
 from trainer.runs.run_dir import open_run
 

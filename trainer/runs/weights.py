@@ -19,9 +19,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from networks.build import build_model
+from networks.network import BACKBONE, CLASSIFIER
 from stores.errors import IntegrityError, StoreError, UsageError
 from stores.format import manifest
-from trainer.networks.wide_resnet import BACKBONE, CLASSIFIER, build_model
 from trainer.runs import checkpoint, fields
 from trainer.runs.run_dir import Run, damaged, open_run, read_bytes
 

@@ -9,10 +9,10 @@ import torch
 from method_batches import SMALL, Linear, make_batch, make_learner
 from rounding import assert_same
 
+from networks.build import build_model
 from trainer.contract import Learner
+from trainer.ema import Ema
 from trainer.methods import mean_teacher
-from trainer.networks.ema import Ema
-from trainer.networks.wide_resnet import build_model
 
 
 def test_a_step_is_that_of_the_paper() -> None:

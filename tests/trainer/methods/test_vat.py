@@ -13,10 +13,10 @@ from method_batches import SMALL, Linear, make_batch, make_learner
 from rounding import assert_same, bound
 from torch import Tensor
 
+from networks.build import build_model
 from trainer.contract import Learner
 from trainer.functional import ops
 from trainer.methods import vat
-from trainer.networks.wide_resnet import build_model
 
 
 def t64(*rows: list[float]) -> Tensor:
