@@ -18,6 +18,7 @@ from rounding import ADAM, assert_same, bound
 from safetensors.torch import load_file
 from train_every_method import train_all
 
+from networks.layers import processes
 from stores.errors import RealMixError, UsageError
 from trainer import api, distributed
 from trainer.config import RunConfig
@@ -151,7 +152,7 @@ def test_alone_there_is_nobody_to_ask() -> None:
     with pytest.raises(RealMixError, match="mine"):
         distributed.by_first(_fail)
     mean, var = torch.rand(2, 3), torch.rand(2, 3)
-    assert distributed.pooled(mean, var) == (mean, var)
+    assert processes.pooled(mean, var) == (mean, var)
     assert not distributed.is_lost_process(RuntimeError("Connection closed by peer"))
 
 
@@ -164,8 +165,8 @@ def test_pooled_statistics_are_those_of_all_rows(monkeypatch: pytest.MonkeyPatch
     rows = np.random.default_rng(0).normal(3, 2, (2, 10, 4))
     halves = torch.from_numpy(rows)
     sums = torch.stack([halves.mean(1), halves.var(1, correction=0) + halves.mean(1).square()], 1).sum(0)
-    monkeypatch.setattr(distributed, "world", lambda: 2)
-    monkeypatch.setattr(distributed, "sum_over_processes", lambda x: sums)
-    mean, var = distributed.pooled(halves[0].mean(0), halves[0].var(0, correction=0))
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    monkeypatch.setattr(processes, "sum_over_processes", lambda x: sums)
+    mean, var = processes.pooled(halves[0].mean(0), halves[0].var(0, correction=0))
     torch.testing.assert_close(mean, halves.flatten(0, 1).mean(0))
     torch.testing.assert_close(var, halves.flatten(0, 1).var(0, correction=0))
