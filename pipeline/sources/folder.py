@@ -30,7 +30,8 @@ from stores.system.threads import thread_pool
 
 IN_MEMORY = 512 << 20  # bytes of pixels up to which a part is decoded at once
 _LARGE_FILE = 16 << 10  # mean bytes of a file from which threads pay off
-_EVERY = 2048  # images between reports of progress
+_EVERY, _EVERY_LARGE = 256, 16  # images that a thread decodes between reports of progress
+_TOGETHER = 2048  # images decoded in one call after one was broken
 _Report = Callable[[str, int, int], None]
 
 
@@ -75,7 +76,8 @@ def load(
     train, tested = settled.train, settled.test
     shape = (size, size) if size else common_size(scanned.sizes, notes)
     origin: dict[str, Any] = {"kind": "folder", "sha256": scanned.digest, "size": list(shape)}
-    origin["fit"] = "crop, lanczos, 1"
+    reduced = any(picture.is_reduced(size, shape) for size in scanned.jpeg_sizes)
+    origin["fit"] = f"crop, lanczos, {2 if reduced else 1}"  # until 0.1.0 large JPEGs were decoded at another scale
     if range_ is not None:
         origin["range"] = list(range_)
     elif note := dark.note([*train.files, *tested.files]):
@@ -99,7 +101,7 @@ def load(
     unlabelled = int(np.count_nonzero(train.labels < 0))
     origin |= {"train": len(train.files) - unlabelled, "unlabeled": unlabelled, "test": len(tested.files)}
 
-    threads = (os.cpu_count() or 1) if scanned.mean_bytes >= _LARGE_FILE else 1
+    threads = len(os.sched_getaffinity(0)) if scanned.mean_bytes >= _LARGE_FILE else 1
     lazy = [ImageFiles(part.files, shape, threads, range_) for part in (train, tested)]
 
     def examine(report: _Report) -> None:
@@ -171,16 +173,36 @@ class ImageFiles:
         self.seen = np.zeros(len(files), bool)
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        """Decode rows, uint8 [n, H, W, 3]; raises an IntegrityError that names the broken ones."""
-        rows = np.asarray(rows, np.int64)
+        return self.read(np.asarray(rows, np.int64))
+
+    def read(self, rows: np.ndarray, report: Callable[[int], None] = lambda _: None) -> np.ndarray:
+        """Decode rows.
+
+        Args:
+            rows: int64 [n].
+            report: called with the number of images decoded so far.
+
+        Returns:
+            uint8 [n, H, W, 3].
+
+        Raises:
+            IntegrityError: images are broken; all of them are named.
+        """
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        if self.threads == 1 or len(rows) < 2:
-            self._decode(rows, out)
+        every = _EVERY if self.threads == 1 else _EVERY_LARGE
+        blocks = [slice(start, start + every) for start in range(0, len(rows), every)]
+
+        def decode(block: slice) -> int:
+            self._decode(rows[block], out[block])
+            return min(block.stop, len(rows))
+
+        if self.threads == 1 or len(blocks) < 2:
+            for done in map(decode, blocks):
+                report(done)
         else:
-            blocks = np.array_split(np.arange(len(rows)), min(len(rows), 4 * self.threads))
             with thread_pool(self.threads) as pool:
-                for _ in pool.map(lambda block: self._decode(rows[block], out[block[0] : block[-1] + 1]), blocks):
-                    pass
+                for done in pool.map(decode, blocks):
+                    report(done)
         broken = [self.broken[row] for row in rows.tolist() if row in self.broken]
         if broken:
             raise broken_images(broken)
@@ -200,12 +222,7 @@ def _images(lazy: ImageFiles, what: str, report: _Report) -> Images:
     count = lazy.shape[0]
     if int(np.prod(lazy.shape)) > IN_MEMORY:
         return lazy
-    out = np.empty(lazy.shape, np.uint8)
-    for start in range(0, count, _EVERY):
-        stop = min(start + _EVERY, count)
-        out[start:stop] = lazy[np.arange(start, stop)]
-        report(what, stop, count)
-    return out
+    return lazy.read(np.arange(count), lambda done: report(what, done, count))
 
 
 def _examine(parts: Sequence[ImageFiles], report: _Report) -> None:
@@ -217,7 +234,7 @@ def _examine(parts: Sequence[ImageFiles], report: _Report) -> None:
     if not any(images.broken for images in parts):
         return
     left = [(images, row) for images in parts for row in np.flatnonzero(~images.seen).tolist()]
-    block = max(1, min(_EVERY, (64 << 20) // int(np.prod(parts[0].shape[1:]))))
+    block = max(1, min(_TOGETHER, (64 << 20) // int(np.prod(parts[0].shape[1:]))))
     for start in range(0, len(left), block):
         report("look for others", start, len(left))
         for images in parts:

@@ -15,7 +15,7 @@ import numpy as np
 
 from stores.errors import IntegrityError, UsageError
 from stores.format.fields import LARGEST_SIDE, SMALLEST_SIDE
-from stores.images import picture
+from stores.images import jpeg, picture
 
 MIXED_SIZES = (32, 32)  # (H, W) for images of different sizes, unless --size says otherwise
 NEARLY_ALL = 0.9  # share of images of one size from which the others are resized to it
@@ -30,12 +30,14 @@ class Scan:
 
     Attributes:
         sizes: number of images of each (height, width).
+        jpeg_sizes: the (height, width) of JPEGs.
         mean_bytes: mean size of a file.
         digests: S32 [n], SHA-256 of each file.
         digest: SHA-256 (hex) of the part, relative path and content of each file; independent of where the folders are.
     """
 
     sizes: Counter[tuple[int, int]]
+    jpeg_sizes: set[tuple[int, int]]
     mean_bytes: float
     digests: np.ndarray
     digest: str
@@ -52,6 +54,7 @@ def scan(groups: list[tuple[str, Path, list[str]]], report: Callable[[str, int, 
         IntegrityError: files cannot be read or are not images; all are named.
     """
     sizes: Counter[tuple[int, int]] = Counter()
+    jpeg_sizes: set[tuple[int, int]] = set()
     total, read, broken = hashlib.sha256(), 0, []
     done, count = 0, sum(len(files) for _, _, files in groups)
     digests = np.zeros(count, "S32")
@@ -64,7 +67,9 @@ def scan(groups: list[tuple[str, Path, list[str]]], report: Callable[[str, int, 
                 said = time.monotonic()
             try:
                 data = _contents(file)
-                sizes[picture.size(data)] += 1
+                size = picture.size(data)
+                sizes[size] += 1
+                jpeg_sizes |= {size} if jpeg.is_jpeg(data) else set()
             except picture.BrokenImage as error:
                 broken.append(picture.broken(file, error))
             except IntegrityError as error:
@@ -78,7 +83,7 @@ def scan(groups: list[tuple[str, Path, list[str]]], report: Callable[[str, int, 
     report("scan", done, count)
     if broken:
         raise broken_images(broken)
-    return Scan(sizes, read / count, digests, total.hexdigest())
+    return Scan(sizes, jpeg_sizes, read / count, digests, total.hexdigest())
 
 
 def _contents(file: str) -> bytes:

@@ -49,7 +49,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation; all other values mean upright
-_SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
+SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 
 Image.init()
 _FORMATS = [name for name in NAMED if name in Image.OPEN]  # older versions of Pillow have no AVIF
@@ -73,12 +73,14 @@ class Opened(NamedTuple):
         turn: the transposition that turns it upright; None: none is needed.
         size: (height, width) of the upright image.
         bits: per sample, of PNG and TIFF; 8 for other formats.
+        scale: that it is decoded at: 1, 2, 4 or 8 stands for 1, 1/2, 1/4 or 1/8, sides rounded up.
     """
 
     image: Image.Image
     turn: Image.Transpose | None
     size: tuple[int, int]
     bits: int
+    scale: int = 1
 
 
 most_pixels: int | None = None  # set by the user
@@ -140,9 +142,9 @@ def opened(data: bytes, at_least: int | None = None) -> Iterator[Opened]:
             each = _PER_PIXEL.get(image.format or "", 8)
             _check_size(image, each)
             picture = _opened(image, metadata)
-            full = image.width * image.height
-            if at_least:
-                image.draft(None, (at_least, at_least))
+            width, full = image.width, image.width * image.height
+            if at_least and (drafted := image.draft(None, (at_least, at_least))):
+                picture = picture._replace(scale=round(width / drafted[1][2]))
             with memory.reserve(each * (full if "progressive" in image.info else image.width * image.height)):
                 yield picture
     except (BrokenImage, MemoryError, RealMixError):
@@ -167,7 +169,7 @@ def _opened(image: Image.Image, metadata: bool) -> Opened:
     if image.format == "TIFF":  # Pillow may have swapped the sides; it turns the image itself when it loads it
         width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]  # type: ignore[attr-defined]
     turn = _turn(image) if metadata else None
-    size = (width, height) if turn in _SIDEWAYS else (height, width)
+    size = (width, height) if turn in SIDEWAYS else (height, width)
     return Opened(image, None if image.format == "TIFF" else turn, size, bits)
 
 

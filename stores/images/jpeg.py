@@ -17,6 +17,11 @@ _USUAL = (0xE0, 0xDB, 0xC4, 0xDD, 0xFE)  # JFIF, tables, restart interval, comme
 _ODD = ("Warning: unknown JFIF revision", "Unknown Adobe color transform", "tjDecompressHeader3(): Could not determine")
 
 
+def is_jpeg(data: bytes) -> bool:
+    """Whether the bytes begin with the marker of a JPEG."""
+    return data[:2] == b"\xff\xd8"
+
+
 def plain_size(data: bytes) -> tuple[int, int] | None:
     """(height, width) of a JPEG with only the usual segments before its scan; otherwise None.
 

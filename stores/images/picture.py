@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from stores.errors import IntegrityError
 from stores.images import depth, jpeg
-from stores.images.decoders import BrokenImage, Opened, TooLargeImage, allow, opened
+from stores.images.decoders import SIDEWAYS, BrokenImage, Opened, TooLargeImage, allow, opened
 from stores.images.depth import Range
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 PillowImage = Image.Image
+REDUCED = 1.5  # times the result's longer side: what a JPEG has at least after it was decoded at a smaller scale
 BACKGROUND = 127  # behind transparent pixels: the mid-grey of CutOut
 _BAND = 1 << 20  # pixels composited at a time
 
@@ -85,7 +86,8 @@ def size(data: bytes) -> tuple[int, int]:
 def pixels(data: bytes, shape: tuple[int, int], range_: Range | None = None) -> np.ndarray:
     """Decode an image and fit it into (height, width).
 
-    An image of another size is centre-cropped to the target's aspect ratio and resized with Lanczos antialiasing.
+    An image of another size is centre-cropped to the target's aspect ratio and resized with Lanczos antialiasing. A
+    large JPEG is decoded at 1/2, 1/4 or 1/8 of its size first, which changes the result by a PSNR of 41 dB or more.
     Transparent images are composited over mid-grey, the EXIF or XMP orientation is applied, and only the first frame of
     an animation is used.
 
@@ -109,11 +111,40 @@ def pixels(data: bytes, shape: tuple[int, int], range_: Range | None = None) -> 
                 return decoded
     except ValueError as error:
         raise BrokenImage(str(error)) from error
-    with opened(data, at_least=2 * max(shape)) as picture:
-        upright = _upright(picture, data, range_)
-        if upright.size != (width, height):
-            upright = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
-        return np.asarray(upright)
+    with opened(data, at_least=int(REDUCED * max(shape))) as picture:
+        image = _in_rgb(picture, data, range_)
+        if picture.scale > 1:
+            image = _fit_reduced(image, picture, (width, height))
+        if picture.turn is not None:
+            image = image.transpose(picture.turn)
+        if picture.scale == 1 and image.size != picture.size[::-1]:
+            raise BrokenImage(f"its header says {picture.size[::-1]} pixels, it has {image.size}")
+        if image.size != (width, height):
+            image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+        return np.asarray(image)
+
+
+def is_reduced(size: tuple[int, int], shape: tuple[int, int]) -> bool:
+    """Whether `pixels` decodes a JPEG of size (height, width) at a smaller scale."""
+    return min(size) >= 2 * int(REDUCED * max(shape))
+
+
+def _fit_reduced(image: PillowImage, picture: Opened, size: tuple[int, int]) -> PillowImage:
+    """`ImageOps.fit` of an image that was decoded at a smaller scale, before it is turned upright.
+
+    Its last column and row are there only in part where the scale does not divide the sides; a picture stretched over
+    the rest of them would be off by up to a pixel, a PSNR of 28 dB.
+
+    Args:
+        size: (width, height) of the upright result.
+    """
+    sideways = picture.turn in SIDEWAYS
+    height, width = (side / picture.scale for side in (picture.size[::-1] if sideways else picture.size))
+    target = size[::-1] if sideways else size
+    shrink = min(width / target[0], height / target[1])
+    left, top = (width - shrink * target[0]) / 2, (height - shrink * target[1]) / 2
+    box = (left, top, min(left + shrink * target[0], width), min(top + shrink * target[1], height))
+    return image.resize(target, Image.Resampling.LANCZOS, box)
 
 
 def fitted(image: PillowImage | np.ndarray, shape: tuple[int, int], range_: Range | None = None) -> np.ndarray:
@@ -155,18 +186,11 @@ def reach(data: bytes) -> Reach | None:
     return None
 
 
-def _upright(picture: Opened, data: bytes, range_: Range | None) -> Image.Image:
-    """Mode RGB."""
+def _in_rgb(picture: Opened, data: bytes, range_: Range | None) -> PillowImage:
+    """Decode an image, without turning it upright."""
     image = picture.image
-    full = sorted(image.size) == sorted(picture.size)
-    colour = _jpeg(data, image, full) if image.format in ("JPEG", "MPO") else None
-    if colour is None:
-        colour = _in_colour(image, picture.bits, range_)
-    if picture.turn is not None:
-        colour = colour.transpose(picture.turn)
-    if full and colour.size != picture.size[::-1]:
-        raise BrokenImage(f"its header says {picture.size[::-1]} pixels, it has {colour.size}")
-    return colour
+    found = _jpeg(data, image, picture.scale == 1) if image.format in ("JPEG", "MPO") else None
+    return _in_colour(image, picture.bits, range_) if found is None else found
 
 
 def _jpeg(data: bytes, image: Image.Image, full: bool) -> Image.Image | None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from pipeline.building.build import build
 from pipeline.recipes import load_recipe
@@ -501,6 +501,44 @@ def test_resizing_crops_the_middle_and_keeps_the_picture():
         np.testing.assert_allclose(found, expected, atol=5)
 
 
+@given(
+    height=st.integers(100, 400), width=st.integers(100, 400), side=st.integers(16, 60), orientation=st.integers(1, 8)
+)
+@settings(max_examples=40, deadline=None)
+def test_a_large_jpeg_is_decoded_at_a_smaller_scale_without_being_moved(height, width, side, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    blobs = Image.fromarray(np.random.default_rng(height * width).integers(0, 256, (5, 5, 3), np.uint8))
+    image = blobs.resize((width, height), Image.Resampling.BICUBIC)
+    data = encode(image, "JPEG", quality=95, subsampling=0, exif=exif)
+    whole = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    expected = np.asarray(ImageOps.fit(whole, (side, side), Image.Resampling.LANCZOS)).astype(int)
+    wrong = picture.pixels(data, (side, side)) - expected
+    assert np.sqrt((wrong**2).mean()) < 2.3, "a PSNR of 41 dB"
+
+
+def test_the_origin_says_how_large_jpegs_are_decoded(tmp_path):
+    def fit(name: str, side: int) -> str:
+        for class_ in "ab":
+            for i in range(2):
+                save(tmp_path / f"{name}{side}" / class_ / f"{i}.{name}", noise(ord(class_) + i, side, side))
+        return load("folder", tmp_path / f"{name}{side}", size=8).origin["fit"]
+
+    assert fit("png", 64) == fit("jpg", 23) == "crop, lanczos, 1"
+    assert fit("jpg", 24) == "crop, lanczos, 2"
+
+
+def test_decoding_is_reported_from_the_first_images_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "_LARGE_FILE", 0)
+    for i in range(40):
+        save(tmp_path / "photos" / "ab"[i % 2] / f"{i}.jpg", noise(i))
+    said = []
+    load("folder", tmp_path / "photos", progress=lambda *now: said.append(now))
+    decoded = [done for what, done, _ in said if what == "decode"]
+    assert len(decoded) > 1
+    assert decoded == sorted(decoded)
+
+
 # ---- mistakes ----
 
 
@@ -523,7 +561,7 @@ def test_a_truncated_image_is_named(kind, lazy, pets, monkeypatch):
 @pytest.mark.parametrize("lazy", [False, True])
 def test_all_broken_images_are_named_at_once(lazy, pets, tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "IN_MEMORY", 0 if lazy else 1 << 20)
-    monkeypatch.setattr(folder, "_EVERY", 2)
+    monkeypatch.setattr(folder, "_TOGETHER", 2)
     data = encode(Image.fromarray(noise(1, 64, 64)), "JPEG")
     for i in range(5):
         (pets / "dog" / f"half{i}").write_bytes(data[: len(data) // 2 + i])
