@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from networks.network import kernels
 from trainer import api
 from trainer.augment.views import make_batch
 from trainer.config import RunConfig
 from trainer.data.loader import Loader
-from trainer.loop import train_step
+from trainer.loop import optimizer, train_step
 from trainer.runs.checkpoint import State
 
 REPEATS = 20  # of each part
@@ -107,8 +106,9 @@ def time_views(parts: Parts) -> float:
 
 def time_update(parts: Parts) -> float:
     """Optimizer, decay and average, with the last step's gradients."""
-    decayed, lr = kernels(parts.state.model), torch.tensor(0.0, device=next(parts.state.model.parameters()).device)
-    return _median(lambda _: train_step.update(parts.state, decayed, lr, parts.run))
+    groups = optimizer.groups_of(parts.state.model, parts.run)
+    schedule = torch.tensor([1.0, 0.0], device=next(parts.state.model.parameters()).device)
+    return _median(lambda _: train_step.update(parts.state, groups, schedule, parts.run))
 
 
 def time_telemetry(parts: Parts) -> float:

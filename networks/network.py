@@ -54,6 +54,10 @@ class Network(nn.Module):
     def check(self, batch: int, size: tuple[int, int]) -> None:
         """Raises UsageError for a batch of images of this (height, width) that the network cannot be trained on."""
 
+    def layers(self) -> dict[str, int]:
+        """The layer of every parameter below the heads, by name, from 0 for the first."""
+        return in_order([name for name, _ in self.named_parameters() if name.split(".")[0] in BACKBONE])
+
     def embed(self, x: Tensor, groups: int = 1, update: int | None = None, running: bool = False) -> Tensor:
         """Rows [n, …] to features [n, D], float32 also under autocast; see `forward`."""
         raise NotImplementedError
@@ -95,6 +99,18 @@ class Network(nn.Module):
                 if head.name in heads or head.name in below:
                     outputs[head.name] = getattr(self, head.name)(outputs[head.on or "features"])
             return {name: outputs[name] for name in heads}
+
+
+def in_order(names: Sequence[str]) -> dict[str, int]:
+    """Layers by the order of names: "layer1.0.conv1.weight" and "layer1.0.bn1.bias" are of one, "layer1.0"."""
+    found: dict[str, int] = {}
+    seen: dict[tuple[str, ...], int] = {}
+    for name in names:
+        parts = name.split(".")[:-1]
+        numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+        place = tuple(parts[: numbers[0] + 1 if numbers else 1])
+        found[name] = seen.setdefault(place, len(seen))
+    return found
 
 
 def kernels(model: nn.Module) -> list[Tensor]:

@@ -66,7 +66,7 @@ LAYERS = {
         "writer",
         "verify",
     ],
-    "networks": ["hardware", "head", "layers", "loading", "network", "wide_resnet", "pretrained", "build"],
+    "networks": ["hardware", "head", "layers", "network", "loading", "wide_resnet", "pretrained", "build"],
     "pipeline": [
         "recipes",
         "splits",

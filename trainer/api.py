@@ -22,6 +22,7 @@ import torch
 
 from networks.build import build_model
 from networks.hardware import kind
+from networks.network import Network
 from stores import SplitStore, open_store
 from stores.errors import Interrupted, RealMixError, ResourceError, StoreError
 from stores.format import manifest, names
@@ -35,7 +36,7 @@ from trainer.data.placement import place, unlabeled_rows
 from trainer.ema import Ema
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictor import PoolPredictor
-from trainer.loop import loop, train_step
+from trainer.loop import loop, optimizer, prepare
 from trainer.loop.finish import finish
 from trainer.loop.parts import Parts
 from trainer.loop.recorder import Recorder
@@ -126,6 +127,8 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
     trackers.require(run)
     backbone = None if run.init is None else transfer.read(run.init, run.model)
     init = None if backbone is None else str(backbone.path)
+    if run.weights not in (None, "pretrained", "none"):
+        run = dataclasses.replace(run, weights=str(Path(run.weights).resolve()))
     # "auto" becomes what decides the order of samples; a home that was asked for stays what it is when resumed
     feed = placement.feed if run.feed == "auto" else run.feed
     run = dataclasses.replace(run, feed=feed, init=init, store=str(store.path.resolve()))
@@ -141,8 +144,21 @@ def require_trainable(spec: Spec) -> None:
     store, run, declared = spec.store, spec.run, spec.method.views(spec.settings)
     spec.method.check(sizes_of(store, declared, run), spec.settings)
     with torch.device("meta"):
-        model = build_model(run.model, store.num_classes, run.bn_momentum, declared.heads)
+        _build(spec, "none")
+
+
+def _build(spec: Spec, weights: str) -> Network:
+    """The run's network.
+
+    Raises:
+        UsageError: there is none of this name, or it cannot be trained on such a batch or such images.
+    """
+    run, store = spec.run, spec.store
+    heads = spec.method.views(spec.settings).heads
+    options: dict[str, Any] = {"weights": weights, "size": run.input_size, "frozen": run.bn != "grouped"}
+    model = build_model(run.model, store.num_classes, run.bn_momentum, heads, **options)
     model.check(run.batch, store.dataset.image_size)
+    return model
 
 
 def _recorded(folder: Run, run: Resolved, store_path: str | Path | None) -> Spec:
@@ -180,14 +196,16 @@ def assemble(spec: Spec, path: Path | None = None) -> Parts:
     torch.manual_seed(run.seed)
     sizes = sizes_of(store, declared, run)
     method.check(sizes, spec.settings)
-    model = build_model(run.model, store.num_classes, run.bn_momentum, declared.heads)
-    model.check(run.batch, store.dataset.image_size)
+    new = path is None
+    model = _build(spec, run.weights if new and run.weights is not None else "none")
     if spec.backbone is not None:
         transfer.load_into(model, spec.backbone)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    if new:
+        prepare.prepare(model, store, declared, run, device)
     own = {name: tensor.to(device) for name, tensor in method.init_state(sizes, spec.settings).items()}
     state = State(
-        model, train_step.build_optimizer(model, run), Ema(model, run.ema_decay), Telemetry(run.log_every), own
+        model, optimizer.build_optimizer(model, run), Ema(model, run.ema_decay), Telemetry(run.log_every), own
     )
     if path is not None and saved is not None:
         checkpoint.restore(path, saved, state, device)
@@ -218,7 +236,7 @@ def execute(spec: Spec, path: Path, folder: Run | None = None, quiet: bool = Fal
     """
     with _told_how_to_continue(path):
         parts = assemble(spec, None if folder is None else path)
-        held = distributed.by_first(lambda: _directory(parts, path, folder, quiet)) or Run(path, spec.record())
+        held = distributed.by_first(lambda: _directory(parts, path, folder, quiet)) or Run(path, parts.record())
         try:
             with _explained(parts, path):
                 _train(parts, held, quiet)
@@ -231,7 +249,7 @@ def _directory(parts: Parts, path: Path, folder: Run | None, quiet: bool) -> Run
     """The run's directory, made with a first checkpoint, or as it was at its checkpoint."""
     state, spec = parts.state, parts.spec
     if folder is None:
-        return run_dir.create(path, spec.record(), lambda aside: checkpoint.save(aside, state, spec.identity))
+        return run_dir.create(path, parts.record(), lambda aside: checkpoint.save(aside, state, spec.identity))
     folder.hold()
     damaged = folder.cut_back(state.step)
     if damaged and not quiet:

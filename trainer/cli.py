@@ -45,6 +45,12 @@ Method = Annotated[str | None, typer.Option(help="Training method, see `methods`
 Steps = Annotated[int | None, typer.Option(help="Updates.", show_default="500000, the paper's")]
 Seed = Annotated[int | None, typer.Option(help="Of weights, order and draws.", show_default="1")]
 Model = Annotated[str | None, typer.Option(help="Network; wrn-10-1 suits a CPU.", show_default="the papers'")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Weights of a timm: or torchvision: model: a file, or none.", show_default="pretrained"
+    ),
+]
 Init = Annotated[
     str | None,
     typer.Option(metavar="RUN", help="Train this run's network further, with new heads.", show_default=False),
@@ -90,6 +96,7 @@ def train(
     steps: Steps = None,
     seed: Seed = None,
     model: Model = None,
+    weights: Weights = None,
     init: Init = None,
     runs: Runs = Path("runs"),
     name: Name = None,

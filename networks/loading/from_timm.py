@@ -48,6 +48,14 @@ def build(name: str, pretrained: bool) -> Source:
     return Source(net, width, preprocessing, (above,) if isinstance(above, str) else tuple(above))
 
 
+def layers(net: Any) -> dict[str, int]:
+    """The layer of every parameter by name, from 0 for the stem, as timm's own layer decay counts them."""
+    from timm.models import group_parameters
+
+    found: dict[str, int] = group_parameters(net, net.group_matcher(coarse=False), reverse=True)
+    return found
+
+
 def set_size(net: Any, name: str, size: int, native: int) -> None:
     """Prepare a network for another side of its input: position embeddings are resampled, as timm does it.
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from networks.loading.source import Source, downloaded, require, unknown
+from networks.network import in_order
 from stores.errors import UsageError
 
 SEVERAL_OUTPUTS = ("googlenet", "inception_v3")
@@ -27,7 +28,9 @@ def build(name: str, pretrained: bool) -> Source:
     models, own = require("torchvision", name).models, name.removeprefix("torchvision:")
     if own not in models.list_models(module=models):
         raise unknown(name, models.list_models(module=models))
-    net = downloaded(lambda: models.get_model(own, weights="DEFAULT"), name) if pretrained else models.get_model(own)
+    with torch.device("cpu"):  # some compute their widths with tensors, which the device "meta" cannot
+        weights = "DEFAULT" if pretrained else None
+        net = downloaded(lambda: models.get_model(own, weights=weights), name)
     last = [key for key, module in net.named_modules() if isinstance(module, nn.Linear)][-1:]
     if not last or own in SEVERAL_OUTPUTS:
         raise UsageError(f"'{own}' cannot be used without its classifier", "it does not end in one linear layer")
@@ -52,12 +55,17 @@ def _preprocessing(models: Any, own: str) -> dict[str, Any]:
     }
 
 
+def layers(net: nn.Module) -> dict[str, int]:
+    """The layer of every parameter by name, from 0, in the order of the modules."""
+    return in_order([name for name, _ in net.named_parameters()])
+
+
 def set_size(net: nn.Module, name: str, size: int, native: int) -> None:
     """Raises UsageError if the network cannot take images of another side: torchvision's transformers cannot."""
     if size == native:
         return
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.device("cpu"):
             net.eval()(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError) as error:
         why = str(error).split("\n")[0]

@@ -14,7 +14,7 @@ from stores.errors import IntegrityError, RealMixError, StoreError
 from trainer.config import RunConfig
 from trainer.contract import Losses
 from trainer.ema import Ema
-from trainer.loop.train_step import build_optimizer
+from trainer.loop.optimizer import build_optimizer
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import State
 from trainer.runs.telemetry import Telemetry

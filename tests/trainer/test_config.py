@@ -134,12 +134,15 @@ BEFORE = {
 
 
 def test_a_run_of_before_settings_had_components_is_the_same_run():
-    assert dataclasses.asdict(config.load(Resolved, BEFORE, "config.json")) == BEFORE
+    loaded = dataclasses.asdict(config.load(Resolved, BEFORE, "config.json"))
+    assert {name: value for name, value in loaded.items() if name in BEFORE} == BEFORE
+    later = dataclasses.asdict(RunConfig())
+    assert all(value == later[name] for name, value in loaded.items() if name not in BEFORE)
     assert BEFORE.keys() - config.without(BEFORE, "on_resume").keys() == {"store", "cuda_graph"}
 
 
 def test_marks_say_what_a_setting_means_for_a_run_that_exists():
-    assert config.marked("place") == {"store", "init", "scratch"}
+    assert config.marked("place") == {"store", "init", "scratch", "weights"}
     learnt = {"method", "model", "steps", "seed", "batch", "optimizer", "lr", "lr_schedule", "momentum"}
     learnt |= {"weight_decay", "ema_decay", "bn_momentum", "copies", "flip", "shift"}
     assert config.without(BEFORE, "place", "incidental").keys() == learnt
@@ -259,7 +262,7 @@ def test_a_shift_as_large_as_the_image_is_refused(store):
 def test_nothing_stays_automatic_but_what_the_hardware_decides(store):
     run, _, _ = config.resolve(RunConfig(), Settings(), store)
     left = [name for name, value in dataclasses.asdict(run).items() if value is None]
-    assert left == ["init", "copies", "scratch", "threads"]
+    assert left == ["weights", "input_size", "init", "largest_decay", "copies", "scratch", "threads"]
 
 
 def test_settings_come_back_from_a_run_directory_or_are_refused(store):

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from networks.build import build_model
-from networks.network import kernels
 from trainer import config, hardware
 from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
@@ -27,7 +26,7 @@ from trainer.data.loader import Loader, sizes_of
 from trainer.ema import Ema
 from trainer.functional import schedules
 from trainer.loop import train_step
-from trainer.loop.train_step import build_optimizer
+from trainer.loop.optimizer import build_optimizer, groups_of
 from trainer.methods import METHODS, load_method
 from trainer.runs.checkpoint import State
 from trainer.runs.telemetry import Telemetry
@@ -101,7 +100,7 @@ def test_a_step_on_a_gpu_reads_nothing_back(make_store: Any, name: str) -> None:
             for parameter in state.model.parameters():
                 parameter.grad = torch.empty_like(parameter)
             state.optimizer.step = lambda: None  # torch's fused kernels: they exist on real devices alone
-            train_step.update(state, kernels(state.model), raw.schedule[-1], run)
+            train_step.update(state, groups_of(state.model, run), raw.schedule, run)
             state.telemetry.add(losses, raw.ood)
             assert losses.total.device == gpu
         with pytest.raises(DataDependentOutputException):
@@ -198,7 +197,7 @@ def test_sgd_is_nesterov_with_l2_on_the_kernels_alone() -> None:
     for k in range(2):
         lr = schedules.learning_rate("cosine", 0.03, k, 2)
         model.weight.grad, model.bias.grad = gradient.clone(), torch.full_like(bias, 7.0)
-        train_step.update(state, [model.weight], torch.tensor(lr), run)
+        train_step.update(state, groups_of(model, run), torch.tensor([1.0, lr]), run)
         g = gradient + 0.5 * weight
         velocity = 0.9 * velocity + g
         weight = weight - torch.tensor(lr).double() * (g + 0.9 * velocity)

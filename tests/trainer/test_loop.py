@@ -21,7 +21,7 @@ from trainer.augment.views import Raw
 from trainer.config import RunConfig
 from trainer.contract import Losses, Views
 from trainer.ema import Ema
-from trainer.loop import train_step
+from trainer.loop import optimizer, train_step
 from trainer.methods import load_method
 from trainer.runs import checkpoint
 from trainer.runs.checkpoint import State
@@ -56,7 +56,7 @@ def test_one_update_is_adam_then_kernel_decay_then_the_average():
         model.weight.copy_(torch.tensor([[0.5, -2.0]]))
         model.bias.fill_(3.0)
     run = run_of(lr=0.1, weight_decay=0.5)
-    state = State(model, train_step.build_optimizer(model, run), Ema(model, 0.9), Telemetry(1))
+    state = State(model, optimizer.build_optimizer(model, run), Ema(model, 0.9), Telemetry(1))
     gradient = torch.tensor([[4.0, -0.01]], dtype=torch.float64)
     method = SimpleNamespace(
         views=lambda settings: Views(),
@@ -67,7 +67,7 @@ def test_one_update_is_adam_then_kernel_decay_then_the_average():
     none = torch.zeros((1, 1, 1, 3), dtype=torch.uint8)
     drawn = {"weak": torch.zeros((1, 3), dtype=torch.int64)}
     train_step.build_step(state, method, None, run, ())(
-        Raw(none, torch.zeros(1), None, (drawn,), {}, torch.tensor([0.1]))
+        Raw(none, torch.zeros(1), None, (drawn,), {}, torch.tensor([1.0, 0.1]))
     )
     weight = torch.tensor([[0.5 - 0.1, -2.0 + 0.1]], dtype=torch.float64) * (1 - 0.5 * 0.1)
     bias = torch.tensor([3.0 - 0.1], dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_one_update_is_adam_then_kernel_decay_then_the_average():
 def test_kernel_decay_of_the_papers_over_1000_steps():
     weights = [torch.ones(3, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)]
     for _ in range(1000):
-        train_step.decay(weights, 1 - 0.02 * 0.002)
+        optimizer.decay(weights, 1 - 0.02 * 0.002)
     for weight in weights:
         torch.testing.assert_close(weight, torch.full_like(weight, 0.960789), rtol=0, atol=1e-6)
 

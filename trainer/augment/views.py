@@ -26,7 +26,8 @@ class Raw:
         views: the draws of each view, of labelled images, then of unlabelled ones, then of the second stream: "weak"
             int64 [n, 3], and those of the policy.
         draws: the method's own draws.
-        schedule: float32 [S + 1], the values of the method's schedule, then the learning rate of the step.
+        schedule: float32 [S + 2], the values of the method's schedule, then 1 if the layers below the heads are
+            trained, else 0, then the learning rate of the step.
         ood: bool [U], True for samples of no training class; None unless the store is a mismatch store.
         u_id: int64 [U], position of each unlabelled sample's image in the run's unlabelled index array.
         second: uint8 [U, H, W, 3], images of the second unlabelled stream; None unless the method declares one.

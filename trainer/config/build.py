@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stores.errors import StoreError, UsageError, suggest
+from trainer.config import fine_tuning
 from trainer.config.run import COMPONENTS, FROM_FLAGS, Resolved, RunConfig
 from trainer.config.values import check, parse, types_of
 
@@ -51,7 +52,7 @@ def build(
     kinds = types_of(RunConfig) | types_of(method.Settings)
     preset = _preset(method, family)
     published = preset.pop("ema_decay", 0.0)
-    values = preset
+    values: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
@@ -61,6 +62,7 @@ def build(
             raise UsageError(f"'{name}' cannot be set with --set", hint=f"use --{name}")
         values[name] = parse(name, text.strip(), kinds[name])
     values |= {_name(method, key): value for key, value in flags.items() if value is not None}
+    values = preset | fine_tuning.preset(preset, values) | values
     if published and values.get("steps", RunConfig.steps) * (1 - published) >= 20:  # else left open, see `resolve`
         values.setdefault("ema_decay", published)
     own = types_of(method.Settings).keys()
@@ -112,7 +114,7 @@ def resolve(run: RunConfig, settings: S, store: SplitStore) -> tuple[Resolved, S
     BatchNorm and EMA forget faster: within a twentieth of the run, at least 100 steps.
 
     Raises:
-        UsageError: a shift as large as the images.
+        UsageError: a shift as large as the images; a setting of pretrained networks for another one.
     """
     pace = min(0.01, max(PAPER_BN_MOMENTUM, 20 / run.steps))
     eval_every = run.eval_every or min(1024, max(100, run.steps // 25))
@@ -125,6 +127,15 @@ def resolve(run: RunConfig, settings: S, store: SplitStore) -> tuple[Resolved, S
         "eval_every": eval_every,
         "checkpoint_every": eval_every,
     }
+    loaded = fine_tuning.is_backbone(run.model)
+    if not loaded and (run.weights is not None or run.input_size is not None):
+        name = "weights" if run.weights is not None else "input_size"
+        why = f"{run.model or 'the network'} is none of timm's or torchvision's"
+        raise UsageError(f"'{name}' is of a pretrained network", why, "--model timm:NAME")
+    if loaded:
+        chosen["weights"] = "pretrained" if run.init is None else "none"
+        chosen |= fine_tuning.averages(run.steps)
+        chosen["input_size"] = fine_tuning.input_size(store.dataset.image_size)
     given = dataclasses.asdict(run)
     open_ = {name for name in chosen if given[name] is None}
     resolved = Resolved(**{**given, **{name: chosen[name] for name in open_}})
@@ -134,7 +145,7 @@ def resolve(run: RunConfig, settings: S, store: SplitStore) -> tuple[Resolved, S
     deviations = [
         f"{name} {chosen[name]:g} instead of {paper:g}: the run is shorter than {SHORT_RUN:,} steps"
         for name, paper in (("bn_momentum", PAPER_BN_MOMENTUM), ("ema_decay", PAPER_EMA_DECAY))
-        if name in open_ and run.steps < SHORT_RUN and chosen[name] != paper
+        if name in open_ and run.steps < SHORT_RUN and chosen[name] != paper and not loaded
     ]
     return resolved, _filled_from(store, settings), deviations
 

@@ -27,7 +27,19 @@ class Experiment:
 
     store: str = option("", "split store that the run trains from", on_resume=True, place=True, incidental=True)
     method: str = option("realmix", "training method")
-    model: str | None = option(None, "network; None: wrn-28-2, from 64 pixels a side on wrn-37-2")
+    model: str | None = option(
+        None,
+        "wrn-DEPTH-WIDTH, timm:NAME or torchvision:NAME; None: wrn-28-2, from 64 pixels a side on wrn-37-2",
+    )
+    weights: str | None = option(
+        None, "of a timm: or torchvision: network: pretrained (None), none, or a .safetensors or .pth file", place=True
+    )
+    input_size: int | None = option(
+        None,
+        "side in pixels to which such a network's images are resized; None: the images' own, from 96 to 224",
+        min=8,
+        max=4096,
+    )
     steps: int = option(500_000, "length of the run in updates", min=1)
     seed: int = option(1, "of the initial weights, the order and every draw", min=0)
     batch: int = option(64, "labelled images a step", min=2)
@@ -45,9 +57,21 @@ class Optim:
     )
     lr: float = option(0.002, "learning rate", above=0)
     lr_schedule: Literal["constant", "cosine"] = option("constant", "cosine: lr·cos(7πk/16K), as FixMatch")
+    backbone_lr: float = option(1.0, "learning rate below the heads, times lr", min=0)
+    layer_decay: float = option(
+        1.0, "learning rate of each layer below the heads, times the next one's", above=0, max=1
+    )
+    warmup: int = option(0, "first steps, in which the learning rate grows to lr", min=0)
+    head_first: int = option(0, "first steps, in which the heads alone are trained", min=0)
+    head: Literal["random", "imprinted"] = option(
+        "random", "the classifier's first weights; imprinted: from the mean features of each class's labelled images"
+    )
     momentum: float = option(0.9, "of SGD", min=0, below=1)
     weight_decay: float = option(
         0.02, "adam: kernels shrink by 1 − weight_decay·lr a step; sgd: L2 of the kernels", min=0
+    )
+    largest_decay: float | None = option(
+        None, "most that a kernel below the heads shrinks in a step, as a share of itself; None: no limit", min=0
     )
     ema_decay: float | None = option(
         None, "of the evaluated weights' average; None: 0.999, faster below 20,000 steps", min=0, below=1
@@ -57,6 +81,10 @@ class Optim:
         "share of the new batch in BatchNorm's running statistics; None: 0.001, faster below 20,000 steps",
         above=0,
         max=1,
+    )
+    bn: Literal["grouped", "frozen", "adapted"] = option(
+        "grouped",
+        "BatchNorm: by the statistics of each batch; by the loaded ones; or by those of one pass over the images",
     )
 
 

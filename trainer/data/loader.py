@@ -215,7 +215,8 @@ class Loader:
             views += [self._draw_view(rng, kind, count) for kind in kinds]
         draws = self._method.draw(generator(run.seed, "method", step), sizes, self._settings)
         schedule = self._method.schedule(step, run.steps, sizes.num_classes, self._settings)
-        lr = schedules.learning_rate(run.lr_schedule, run.lr, step, run.steps)
+        lr = schedules.learning_rate(run.lr_schedule, run.lr, step, run.steps, run.warmup)
+        backbone = float(step >= run.head_first)
         (labeled, x_pixels), (unlabeled, u_pixels), (chosen, second_pixels) = x, u, second
         u_id = unlabeled // (self.copies or 1)
         return Raw(
@@ -227,7 +228,7 @@ class Loader:
             second_id=None if second_pixels is None else _tensor(self._positions[chosen // (self.copies or 1)]),
             views=tuple({name: _tensor(values) for name, values in view.items()} for view in views),
             draws={name: _tensor(values) for name, values in draws.items()},
-            schedule=_tensor(np.array([*(schedule[name] for name in self.schedule_names), lr], np.float32)),
+            schedule=_tensor(np.array([*(schedule[name] for name in self.schedule_names), backbone, lr], np.float32)),
             ood=None if self._is_ood is None else _tensor(self._is_ood[u_id]),
         )
 

@@ -149,8 +149,12 @@ def _per_class(result: Mapping[str, Any]) -> str:
 
 def _pretrained(config: Mapping[str, Any]) -> list[str]:
     """The network that the run started from, by its checksum."""
-    init = config.get("init")
-    return [f"- starts from a trained network, SHA-256 {code(init['sha256'])}"] if isinstance(init, dict) else []
+    init, loaded = config.get("init"), config.get("backbone")
+    if isinstance(init, dict):
+        return [f"- starts from a trained network, SHA-256 {code(init['sha256'])}"]
+    if isinstance(loaded, dict) and loaded["sha256"]:
+        return [f"- starts from a pretrained network, SHA-256 of its tensors {code(loaded['sha256'])}"]
+    return []
 
 
 def _made(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:

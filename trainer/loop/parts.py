@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from networks.pretrained import Pretrained
 from trainer.data.loader import Loader
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictor import PoolPredictor
@@ -32,3 +34,9 @@ class Parts:
     loader: Loader
     evaluator: Evaluator
     predictor: PoolPredictor | None
+
+    def record(self) -> dict[str, Any]:
+        """Content of config.json: what the run was built from, and which weights were loaded."""
+        network = self.state.model
+        loaded = network.backbone.describe() if isinstance(network, Pretrained) else None
+        return self.spec.record() | {"backbone": loaded}

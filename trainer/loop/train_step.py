@@ -15,12 +15,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from networks.network import Network, kernels
+from networks.network import Network
 from trainer import distributed
 from trainer.augment.views import Raw, make_batch
 from trainer.config import RunConfig
 from trainer.contract import Learner, Losses, Method, Options, Views
 from trainer.data.to_device import each_tensor, tensors_of
+from trainer.loop import optimizer
+from trainer.loop.optimizer import Group
 from trainer.runs.checkpoint import State
 
 Step = Callable[[Raw], Losses]
@@ -36,7 +38,7 @@ def build_step(state: State, method: Method, settings: Options, run: RunConfig, 
     """
     declared, compiled = method.views(settings), run.engine == "compiled"
     learner = build_learner(state, declared, compiled)
-    decayed = kernels(state.model)
+    groups = optimizer.groups_of(state.model, run)
 
     def loss(raw: Raw) -> Losses:
         batch = make_batch(raw, declared, names, learner.state)  # grey levels are exact: bf16 holds half of them
@@ -52,48 +54,17 @@ def build_step(state: State, method: Method, settings: Options, run: RunConfig, 
         losses = loss(raw)
         state.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
-        update(state, decayed, raw.schedule[-1], run)
+        update(state, groups, raw.schedule, run)
         return losses
 
     return Recorded(step) if run.device == "cuda" and run.cuda_graph else step
 
 
 @torch.no_grad()
-def update(state: State, decayed: list[Tensor], lr: Tensor, run: RunConfig) -> None:
-    """Optimizer, decay and average, from the gradients that are there. `lr`: float32 [] on the device."""
-    for group in state.optimizer.param_groups:
-        group["lr"].copy_(lr)
-    state.optimizer.step()
-    if run.optimizer == "adam":
-        decay(decayed, 1 - run.weight_decay * lr)
+def update(state: State, groups: list[Group], schedule: Tensor, run: RunConfig) -> None:
+    """Optimizer, decay and average, from the gradients that are there. `schedule`: see `Raw`."""
+    optimizer.update(state.optimizer, groups, schedule[-1], schedule[-2], run.optimizer == "adam")
     state.ema.update()
-
-
-def decay(weights: list[Tensor], factor: float | Tensor) -> None:
-    """Decoupled weight decay of the MixMatch family: kernels alone, by a factor that does not pass through Adam."""
-    torch._foreach_mul_(weights, factor)
-
-
-def build_optimizer(model: nn.Module, run: RunConfig) -> torch.optim.Optimizer:
-    """The papers' two: Adam without weight decay of its own, or SGD with Nesterov momentum and L2 on the kernels.
-
-    Its learning rate is a tensor on the device, so that a recorded step can follow a schedule.
-    """
-    device = next(model.parameters()).device
-    optimizer: torch.optim.Optimizer
-    if run.optimizer == "adam":
-        optimizer = torch.optim.Adam(
-            model.parameters(), lr=run.lr, betas=(0.9, 0.999), eps=1e-8, fused=True, capturable=device.type == "cuda"
-        )
-    else:
-        regular = kernels(model)
-        chosen = {id(weight) for weight in regular}
-        others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
-        groups = [{"params": regular, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.SGD(groups, lr=run.lr, momentum=run.momentum, nesterov=run.momentum > 0, fused=True)
-    for group in optimizer.param_groups:
-        group["lr"] = torch.tensor(run.lr, dtype=torch.float32, device=device)
-    return optimizer
 
 
 def build_learner(state: State, declared: Views, compiled: bool) -> Learner:

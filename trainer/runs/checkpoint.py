@@ -9,6 +9,7 @@ checksum of a zip file. Files of before this have none, and the checksums of the
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import pickle
@@ -165,11 +166,19 @@ def read_own(folder: Path, identity: Mapping[str, Any], device: torch.device = C
         IntegrityError: as `read`.
     """
     content = read(folder, device)
-    differing = [name for name in identity if content["identity"].get(name) != identity[name]]
+    own, asked = (_with_later_settings(said) for said in (content["identity"], identity))
+    differing = [name for name in asked if own.get(name) != asked[name]]
     if differing:
         why = f"it differs in {', '.join(differing)}"
         raise StoreError(f"'{folder / FILE}' is the checkpoint of another run", why, AGAIN)
     return content
+
+
+def _with_later_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with the settings that a run of before them did not have: it was trained as their defaults say."""
+    run = identity.get("run")
+    defaults = config.without(dataclasses.asdict(config.RunConfig()), "on_resume")
+    return {**identity, **({"run": defaults | run} if isinstance(run, dict) else {})}
 
 
 def restore(folder: Path, content: dict[str, Any], state: State, device: torch.device) -> None:

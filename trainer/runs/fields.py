@@ -27,7 +27,7 @@ from stores.format.fields import (
 
 LARGEST = 3.5e38  # what a float32 holds: losses, and everything that is computed from them
 LARGEST_IMAGE = 64 << 20  # bytes of its pixels: stores hold none that is larger
-_MODEL = re.compile(r"wrn-[0-9]{1,3}-[0-9]{1,3}")
+_MODEL = re.compile(r"wrn-[0-9]{1,3}-[0-9]{1,3}|(timm|torchvision):[a-z0-9_]{1,100}(\.[A-Za-z0-9_]{1,100})?")
 
 
 def image_size(value: Any) -> bool:
@@ -67,7 +67,14 @@ def wrong_result(content: dict[str, Any]) -> list[str]:
 def wrong_weights(metadata: dict[str, Any]) -> list[str]:
     """Names of the fields that say which network a file of weights holds, its JSON parsed, that are not well."""
     return failed(
-        metadata, {"model": model, "class_names": class_names, "image_size": image_size, "range": or_none(interval)}
+        metadata,
+        {
+            "model": model,
+            "class_names": class_names,
+            "image_size": image_size,
+            "range": or_none(interval),
+            "input_size": or_none(whole(1)),
+        },
     )
 
 
@@ -115,6 +122,8 @@ _CONFIG: dict[str, Check] = {
     "command": or_none(list_of(_path)),
     "deviations": list_of(text),
     "init": or_none(with_fields({"path": _path, "sha256": digest})),
+    "run.input_size": or_none(whole(1)),
+    "backbone": or_none(with_fields({"name": model, "sha256": lambda value: value == "" or digest(value)})),
     "store.path": _path,
     **{f"store.{name}": text for name in ("name", "fingerprint", "dataset", "dataset_fingerprint", "protocol")},
     "store.split_seed": whole(0, 1 << 64),

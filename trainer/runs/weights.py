@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from networks.build import build_model
 from networks.network import BACKBONE, CLASSIFIER
+from networks.pretrained import Pretrained
 from stores.errors import IntegrityError, StoreError, UsageError
 from stores.format import manifest
 from trainer.runs import checkpoint, fields
@@ -41,6 +42,7 @@ class Trained:
         class_names: in the order of its outputs.
         image_size: (H, W) of the images that it was trained on.
         range: the numbers that were black and white in pictures of more than 8 bits; None: those of their type.
+        input_size: side to which a backbone of timm or torchvision resizes images; None of other networks.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class Trained:
     class_names: list[str]
     image_size: tuple[int, int]
     range: tuple[float, float] | None = None
+    input_size: int | None = None
 
 
 def export(
@@ -74,6 +77,8 @@ def export(
         "input": INPUT,
         "sha256": NO_DIGEST,
     }
+    if isinstance(model, Pretrained):
+        metadata |= {"input_size": str(model.backbone.size), "preprocessing": json.dumps(model.backbone.preprocessing)}
     if range_ is not None:
         metadata["range"] = json.dumps(list(range_))
     data = _in_order(safetensors.torch.save(tensors, metadata))
@@ -146,7 +151,7 @@ def load(path: Path | str) -> Trained:
     except FileNotFoundError:
         raise StoreError(f"there is no '{path}'", "a run writes it when it is finished") from None
     said: dict[str, Any] = {"model": content.metadata.get("model")}
-    for name in ("class_names", "image_size", "range"):
+    for name in ("class_names", "image_size", "range", "input_size"):
         try:
             said[name] = json.loads(content.metadata.get(name, "null"))
         except (ValueError, RecursionError):
@@ -155,7 +160,8 @@ def load(path: Path | str) -> Trained:
         raise StoreError(
             f"'{path}' does not say which network it is", f"wrong or missing in its metadata: {', '.join(wrong)}"
         )
-    return _trained(content.tensors, said["model"], said["class_names"], said["image_size"], path, said["range"])
+    network = (said["model"], said["input_size"])
+    return _trained(content.tensors, network, said["class_names"], said["image_size"], path, said["range"])
 
 
 def find(path: Path) -> Trained:
@@ -188,23 +194,26 @@ def of_run(run: Run, averaged: bool = True) -> Trained:
     if store.get("image_size") is None:
         raise StoreError(f"'{run.path}' was written by another version of realmix", "it does not say its images' size")
     tensors = content["model"] | (content["ema"] if averaged else {})
-    return _trained(tensors, name, store["class_names"], store["image_size"], path, store.get("range"))
+    network = (name, run.config["run"].get("input_size"))
+    return _trained(tensors, network, store["class_names"], store["image_size"], path, store.get("range"))
 
 
 def _trained(
     tensors: dict[str, Tensor],
-    name: str,
+    network: tuple[str, int | None],
     class_names: list[str],
     size: list[int],
     path: Path,
     range_: list[float] | None,
 ) -> Trained:
     """Raises StoreError or IntegrityError before memory is taken for a network that the tensors do not fill."""
-    tensors = _plain(tensors)
+    tensors, (name, side) = _plain(tensors), network
     try:
         with torch.device("meta"):
-            expected = build_model(name, len(class_names)).state_dict()
+            expected = _plain(build_model(name, len(class_names), size=side).state_dict())
     except UsageError as error:
+        if error.hint.startswith("pip install"):
+            raise
         raise StoreError(f"'{path}' holds a network that this version does not know", error.what) from None
     differing = [
         key for key in sorted(expected.keys() | tensors.keys()) if _shape(expected, key) != _shape(tensors, key)
@@ -214,11 +223,11 @@ def _trained(
         why = f"'{key}' is {_shape(tensors, key) or 'missing'}, and in a {name} of {len(class_names)} classes "
         raise damaged(path, why + str(_shape(expected, key) or "there is none"))
     require_finite(tensors, path)
-    model = build_model(name, len(class_names))
+    model = build_model(name, len(class_names), size=side)
     model.load_state_dict(tensors)
     height, width = size
     black_white = None if range_ is None else (range_[0], range_[1])
-    return Trained(model.eval().requires_grad_(False), name, class_names, (height, width), black_white)
+    return Trained(model.eval().requires_grad_(False), name, class_names, (height, width), black_white, side)
 
 
 def _shape(tensors: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
