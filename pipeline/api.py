@@ -81,6 +81,7 @@ def build(
     max_pixels: int | None = None,
     flip: bool | None = None,
     drop_conflicts: bool = False,
+    labels_from: str | Path | None = None,
     cache: str | Path = CACHE,
     format_: str = "zarr",
     force: bool = False,
@@ -122,6 +123,7 @@ def build(
         max_pixels: folder: the largest picture that is decoded.
         flip: whether mirroring keeps the class; None: as the source says.
         drop_conflicts: folder: leave out pictures of two classes, or both trained and tested on.
+        labels_from: folder: CSV file with the columns file and label, instead of class folders.
         cache: where downloads are kept.
         format_: how copies are kept: "zarr" or "ffcv".
         force: replace a store of another specification.
@@ -162,6 +164,7 @@ def build(
         max_pixels=max_pixels,
         flip=flip,
         drop_conflicts=drop_conflicts,
+        labels_from=_path(labels_from),
         progress=progress,
     )
     if notes is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stores.errors import IntegrityError, StoreError
-from stores.format import manifest
+from stores.format import file_names, manifest
 from stores.format.arrays import ImageArray
 from stores.storage.location import Location, locate
 
@@ -102,6 +102,16 @@ class DatasetStore:
         return self._array("train/source_index", self.num_images, dtype="int64").read()
 
     @cached_property
+    def train_files(self) -> list[str] | None:
+        """The file that each training image came from, relative to its folder; None if the store does not know."""
+        return self._files(file_names.TRAIN, self.num_images)
+
+    @cached_property
+    def test_files(self) -> list[str] | None:
+        """The file that each test image came from, relative to its folder; None if the store does not know."""
+        return self._files(file_names.TEST, self.manifest["num_test"])
+
+    @cached_property
     def folds(self) -> np.ndarray | None:
         """Rows of predefined labelled folds (STL-10), int64 [F, n]; None for other datasets."""
         if not (self.path / "folds").is_dir():
@@ -115,6 +125,15 @@ class DatasetStore:
         """Parameters drawn for each copy, int32 [n, A, P]; `manifest["recipe_columns"]` names the columns."""
         shape = (self.num_images, self.num_copies, len(self.manifest["recipe_columns"]))
         return self._array("copies/params", *shape, dtype="int32").read(rows)
+
+    def _files(self, name: str, count: int) -> list[str] | None:
+        if f"{name}/zarr.json" not in self.manifest.get("files", {}):
+            return None
+        array = self._array(name, None)
+        try:
+            return file_names.unpacked(array.read() if len(array) else np.empty(0, np.uint8), count)
+        except ValueError as error:
+            raise IntegrityError(f"array '{name}' of '{self.path}' is damaged", str(error)) from None
 
     def _labels(self, name: str, count: int) -> np.ndarray:
         labels = self._array(name, count, dtype="int64").read()

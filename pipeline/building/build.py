@@ -26,7 +26,7 @@ from stores import DatasetStore, open_store
 from stores.draws import order
 from stores.errors import IntegrityError
 from stores.ffcv.beton import COPIES, betons, require_ffcv, require_local, require_space
-from stores.format import layout
+from stores.format import file_names, layout
 from stores.format.journal import Record
 from stores.format.shards import encode
 from stores.identity import dataset_fingerprint
@@ -126,6 +126,10 @@ def _write_base(target: Target, source: Source, rows: np.ndarray, workers: int, 
         tables["folds"] = row_of[source.folds]
     for name, table in tables.items():
         target.record(write_table(target.path, name, table.astype(np.int64)))
+    if source.train.files is not None and source.test.files is not None:
+        in_order = [source.train.files[row] for row in rows.tolist()]
+        for name, files in ((file_names.TRAIN, in_order), (file_names.TEST, source.test.files)):
+            target.record(write_table(target.path, name, file_names.packed(files)))
     _write_images(target, "train/images", source.train, rows, workers, report)
     _write_images(target, "test/images", source.test, np.arange(len(source.test.labels)), workers, report)
 

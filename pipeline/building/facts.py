@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from stores import DatasetStore, SplitStore
-from stores.system.text import print_table, spelled
+from stores.errors import UsageError
+from stores.format import file_names
+from stores.system.text import csv_line, print_table, spelled
 
 
 def dataset_facts(store: DatasetStore) -> dict[str, Any]:
@@ -28,6 +31,7 @@ def dataset_facts(store: DatasetStore) -> dict[str, Any]:
         "recipe": store.manifest["spec"]["recipe"]["name"],
         "seed": store.manifest["spec"]["seed"],
         "classes": store.class_names,
+        "file_names": f"{file_names.TRAIN}/zarr.json" in files,
         "weak": store.weak,
         "bytes": sum(f["bytes"] for f in files.values()),
         "bytes_per_copy": round(copies / max(1, store.num_images * store.num_copies), 1),
@@ -58,6 +62,30 @@ def split_facts(store: SplitStore) -> dict[str, Any]:
         "fingerprint": store.fingerprint,
         "dataset_fingerprint": store.dataset.fingerprint,
     }
+
+
+def file_lines(store: DatasetStore | SplitStore) -> Iterator[str]:
+    """CSV: part, row, class and file of each image; parts are train and test, of a split store those of the split.
+
+    For people and spreadsheets: what does not print is an escape, what a spreadsheet would compute has an apostrophe.
+
+    Raises:
+        UsageError: the store does not know which files its images came from.
+    """
+    dataset = store if isinstance(store, DatasetStore) else store.dataset
+    train, test = dataset.train_files, dataset.test_files
+    if train is None or test is None:
+        why = "its images were no files of their own, or an older version built it"
+        raise UsageError(f"'{dataset.path}' does not say which files its images came from", why)
+    parts = {"train": np.arange(len(train)), "test": np.arange(len(test))}
+    if isinstance(store, SplitStore):
+        parts = {name: getattr(store, name) for name in ("labeled", "unlabeled", "valid", "test")}
+    yield "part,row,class,file\n"
+    for part, rows in parts.items():
+        files, labels = (test, dataset.test_labels) if part == "test" else (train, dataset.train_labels)
+        for row in rows.tolist():
+            class_ = dataset.class_names[labels[row]] if labels[row] >= 0 else ""
+            yield csv_line([part, str(row), class_, files[row]])
 
 
 def show(facts: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ def check_copies(store: DatasetStore, progress: Callable[[str, int, int], None])
     found: dict[int, list[str]] = {}
     if dataset_fingerprint(store) != store.fingerprint:
         problems.append("train/, test/: the images, labels or order are not those of the fingerprint")
+    store.train_files, store.test_files  # noqa: B018 (reading them raises if their number is not the images')
     files = layout.load(store.path, "copies/params").num_files  # as many as of copies
 
     def finished(index: int, wrong: list[str]) -> None:

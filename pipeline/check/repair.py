@@ -34,7 +34,7 @@ from pipeline.splits.split_stores import ARRAYS
 from stores import DatasetStore, open_store
 from stores.draws import order
 from stores.errors import IntegrityError, RealMixError, StoreError
-from stores.format import layout, manifest
+from stores.format import file_names, layout, manifest
 from stores.format.compression import frame_size
 from stores.format.shards import encode
 from stores.storage.confine import read_inside, require_inside
@@ -168,6 +168,7 @@ def _arrays(content: dict[str, Any], store: Location) -> list[layout.ArrayLayout
     """Every array that a dataset store with this manifest may have.
 
     The manifest does not say how the rows of predefined folds are divided: every shape that fits their file is listed.
+    How long the names of files are, their own file says.
     """
     count, copies, tests = content["num_images"], content["num_copies"], content["num_test"]
     height, width = content["image_size"]
@@ -184,14 +185,21 @@ def _arrays(content: dict[str, Any], store: Location) -> list[layout.ArrayLayout
         _table("train/source_index", count),
         _table("test/labels", tests),
     ]
-    size = 0
+    size = _content_size(store, "folds/c/0/0") // 8
+    arrays += [_table("folds", n, size // n) for n in range(1, min(size, count) + 1) if size % n == 0]
+    named = {name: _content_size(store, f"{name}/c/0") for name in (file_names.TRAIN, file_names.TEST)}
+    return arrays + [_table(name, max(size, 0), dtype=np.uint8) for name, size in named.items()]
+
+
+def _content_size(store: Location, key: str) -> int:
+    """Bytes that the single chunk of an array decodes to; 0 or less if it is not there, empty or damaged."""
     with contextlib.suppress(OSError, IntegrityError):
-        size = frame_size(read_inside(store, store / "folds/c/0/0")) // 8
-    return arrays + [_table("folds", n, size // n) for n in range(1, min(size, count) + 1) if size % n == 0]
+        return frame_size(read_inside(store, store / key))
+    return 0
 
 
-def _table(name: str, *shape: int) -> layout.ArrayLayout:
-    return layout.table(name, np.broadcast_to(np.int64(0), shape))
+def _table(name: str, *shape: int, dtype: type = np.int64) -> layout.ArrayLayout:
+    return layout.table(name, np.broadcast_to(dtype(0), shape))
 
 
 def _copies(work: _Work, progress: _Progress) -> None:

@@ -24,7 +24,7 @@ LARGEST = 160  # side in pixels that large images are reduced to
 
 
 def contact_sheet(store: DatasetStore, path: Path, rows: int = 8, copies: int = 12) -> None:
-    """Write a PNG with a row for each image: its class, the image, and its first copies.
+    """Write a PNG with a row for each image: its class and file, the image, and its first copies.
 
     Args:
         store: a dataset store.
@@ -60,10 +60,14 @@ def contact_sheet(store: DatasetStore, path: Path, rows: int = 8, copies: int = 
     left = [MARGIN + LABEL + (width + GAP) * i + (GAP if i else 0) for i in range(copies + 1)]
     for i, x in enumerate(left):
         draw.text((x + width / 2, top - 8), f"copy {i}" if i else "image", GREY, small, anchor="ms")
-    for (label, cells, boxes), y in zip(
-        _rows(store, shown, copies), range(top, sheet.height, height + GAP), strict=False
+    files = store.train_files
+    for row, (label, cells, boxes), y in zip(
+        shown.tolist(), _rows(store, shown, copies), range(top, sheet.height, height + GAP), strict=False
     ):
         draw.text((MARGIN, y + height / 2), shortened(draw, label, text, LABEL - GAP), INK, text, anchor="lm")
+        if files is not None:
+            name = shortened(draw, files[row].rpartition("/")[2], small, LABEL - GAP)
+            draw.text((MARGIN, y + height / 2 + 20), name, GREY, small, anchor="lm")
         for i, cell in enumerate(cells):
             sampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
             sheet.paste(Image.fromarray(cell).resize((width, height), sampling), (left[i], y))

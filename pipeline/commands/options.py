@@ -66,6 +66,10 @@ class SourceOptions:
     test: Annotated[
         Path | None, typer.Option(help="Folder of test images (folder).", show_default="a sixth, held out")
     ] = None
+    labels_from: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="CSV with columns file and label, instead of class folders (folder)."),
+    ] = None
     size: Annotated[int | None, typer.Option(min=4, help="Side in pixels that images are resized to (folder).")] = None
     range_: Annotated[
         Any,
@@ -98,6 +102,7 @@ class SourceOptions:
             "range_": self.range_,
             "max_pixels": self.max_pixels,
             "drop_conflicts": self.drop_conflicts,
+            "labels_from": self.labels_from,
         }
 
 

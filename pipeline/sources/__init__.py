@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
         range_: folder: the values that are black and white in images of more than 8 bits.
         max_pixels: folder: pixels of the largest image that is decoded; applies to the whole process.
         drop_conflicts: folder: leave out images of two classes, and training images that are test images too.
+        labels_from: folder: CSV file with the columns file and label, instead of class folders.
     """
 
     from_: Path | None
@@ -47,6 +48,7 @@ class Options(TypedDict, total=False):
     range_: tuple[float, float] | None
     max_pixels: int | None
     drop_conflicts: bool
+    labels_from: Path | None
 
 
 def load(
@@ -120,12 +122,12 @@ def check(name: str, path: Path | None, **options: Unpack[Options]) -> None:
     _refuse(name, path is not None, "a PATH", _LOCAL, "give a local archive with --from" if name in _DOWNLOADED else "")
     _refuse(name, from_ is not None, "--from", _DOWNLOADED, f"give it as PATH: {name} PATH" if name in _LOCAL else "")
     _refuse(name, options.get("extra", False), "--extra", ("svhn",))
-    for option in ("drop_conflicts", "size", "unlabeled", "test", "range_", "max_pixels"):
+    for option in ("drop_conflicts", "size", "unlabeled", "test", "range_", "max_pixels", "labels_from"):
         given = options.get(option) not in (None, False)
         _refuse(name, given, f"--{option.rstrip('_').replace('_', '-')}", ("folder",))
     if size is not None and size < SMALLEST_SIDE:
         raise UsageError(f"--size {size} is too small", hint=f"{SMALLEST_SIDE} pixels at least")
-    for given_path in (path, from_, options.get("unlabeled"), options.get("test")):
+    for given_path in (path, from_, options.get("unlabeled"), options.get("test"), options.get("labels_from")):
         if given_path is not None and not given_path.exists():
             raise UsageError(f"'{given_path}' does not exist")
 
@@ -157,6 +159,7 @@ def _open(name: str, path: Path, cache: Path, progress: Progress | None, options
                 progress,
                 options.get("range_"),
                 options.get("drop_conflicts", False),
+                options.get("labels_from"),
             )
         case "arrays":
             from pipeline.sources import arrays

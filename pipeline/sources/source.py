@@ -31,16 +31,19 @@ class Part:
     Attributes:
         images: N images.
         labels: int64 [N]; −1 = none.
+        files: the file that each image came from, relative to its folder; None: they are no files of their own.
     """
 
     images: Images
     labels: np.ndarray
+    files: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.images.shape) == 4
         assert self.images.shape[3] == 3
         assert self.labels.dtype == np.int64
         assert self.labels.shape == self.images.shape[:1]
+        assert self.files is None or len(self.files) == len(self.labels)
 
 
 @dataclass(frozen=True)

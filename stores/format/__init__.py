@@ -3,6 +3,7 @@
 manifest     the store's description, with its own checksum
 fields       what every field of a manifest must be
 names        names of stores, splits and runs
+file_names   names of the files that images came from
 layout       arrays, chunks and shards
 compression  zstd across the copies of an image
 shards       one shard file: chunks, index, checksums

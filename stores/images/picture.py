@@ -142,8 +142,9 @@ def _fit_reduced(image: PillowImage, picture: Opened, size: tuple[int, int]) -> 
     height, width = (side / picture.scale for side in (picture.size[::-1] if sideways else picture.size))
     target = size[::-1] if sideways else size
     shrink = min(width / target[0], height / target[1])
-    left, top = (width - shrink * target[0]) / 2, (height - shrink * target[1]) / 2
-    box = (left, top, min(left + shrink * target[0], width), min(top + shrink * target[1], height))
+    wide, high = min(shrink * target[0], width), min(shrink * target[1], height)  # rounding must not leave the image
+    left, top = (width - wide) / 2, (height - high) / 2
+    box = (left, top, min(left + wide, width), min(top + high, height))
     return image.resize(target, Image.Resampling.LANCZOS, box)
 
 

@@ -7,6 +7,8 @@ the text as it is.
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import sys
 import unicodedata
@@ -150,3 +152,10 @@ def csv_cell(value: object) -> object:
     if not isinstance(value, str) or _NUMBER.fullmatch(value):
         return value
     return f"'{visible(value)}" if value.startswith(_FORMULA) else visible(value)
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """A line of CSV whose cells no spreadsheet evaluates."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(map(csv_cell, cells))
+    return line.getvalue()

@@ -40,6 +40,7 @@ def fake_store(recipe_name: str = "cutout", size: tuple[int, int] = (32, 32), co
         num_copies=copies,
         class_names=["cat", "dog", "a class with quite a long name indeed"],
         train_labels=labels,
+        train_files=[f"deep/er/{i}.png" for i in range(len(labels))],
         train_images=Pixels(images),
         copies=Pixels(made),
         read_params=lambda rows: params[rows],

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from pipeline.building.build import build
 from pipeline.recipes import load_recipe
-from pipeline.sources import folder, load, twins
+from pipeline.sources import folder, image_files, load, twins
 from pipeline.sources.scan import LISTED
 from pipeline.sources.twins import Pictures
 from stores.errors import IntegrityError, UsageError
@@ -561,7 +561,7 @@ def test_a_truncated_image_is_named(kind, lazy, pets, monkeypatch):
 @pytest.mark.parametrize("lazy", [False, True])
 def test_all_broken_images_are_named_at_once(lazy, pets, tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "IN_MEMORY", 0 if lazy else 1 << 20)
-    monkeypatch.setattr(folder, "_TOGETHER", 2)
+    monkeypatch.setattr(image_files, "_TOGETHER", 2)
     data = encode(Image.fromarray(noise(1, 64, 64)), "JPEG")
     for i in range(5):
         (pets / "dog" / f"half{i}").write_bytes(data[: len(data) // 2 + i])

@@ -93,10 +93,10 @@ def predict(
 
     write = predict.writer(format)
     trained = weights.find(run)
-    files, passed = predict.image_files(paths)
+    count, images, passed = predict.pictures(paths)
     if passed:
         text.say(f"note: {passed}", error=True)
-    said = predict.predict(trained, files, hardware.usable(device or "auto"), max_pixels)
+    said = predict.predict(trained, images, hardware.usable(device or "auto"), max_pixels)
     lines = write(said, trained.class_names)
     if output is None:
         for line in takewhile(lambda _: not is_lost(sys.stdout), lines):
@@ -104,7 +104,7 @@ def predict(
         return
     with aside.output(output) as out:
         out.writelines(line.encode(errors="surrogateescape") for line in lines)
-    text.say(f"{output}: {len(files):,} images", error=True)
+    text.say(f"{output}: {count:,} images", error=True)
 
 
 def export(run: RunPath, output: Folder = None, onnx: Onnx = False, debug: Debug = False) -> None:

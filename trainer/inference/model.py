@@ -12,7 +12,7 @@ import numpy as np
 
 from networks import hardware
 from stores.errors import UsageError
-from trainer.inference.predict import Picture, image_files, predict
+from trainer.inference.predict import Picture, pictures, predict
 from trainer.runs import weights
 
 if TYPE_CHECKING:
@@ -85,8 +85,9 @@ class Model:
             (3, (3, 10), (3,))
 
         Args:
-            images: uint8 arrays [n, H, W, 3] or [H, W, 3], RGB; Pillow images; files, or folders of them; one, or any
-                iterable. Files and Pillow images of any mode are read as stage 1 reads them.
+            images: uint8 arrays [n, H, W, 3] or [H, W, 3], RGB; Pillow images; files, or folders of them; stores, whose
+                pool or training images they stand for; one, or any iterable. Files and Pillow images of any mode are
+                read as stage 1 reads them.
 
         Raises:
             IntegrityError: a file that is no whole image.
@@ -118,7 +119,7 @@ def load_model(run: str | PathLike[str] | HasPath, device: str = "auto") -> Mode
 def _listed(images: Images) -> Iterable[Picture]:
     """One by one, folders as the files in them."""
     if isinstance(images, str | Path):
-        yield from image_files([Path(images)])[0]
+        yield from pictures([Path(images)])[1]
     elif isinstance(images, np.ndarray):
         yield from images if images.ndim == 4 else [images]
     elif hasattr(images, "__array__"):  # a tensor

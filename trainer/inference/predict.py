@@ -1,20 +1,18 @@
 """What a trained network says of images: class, probabilities, and how foreign each image looks.
 
 Files are read as stage 1 reads them: any size, format and mode, cropped to the aspect of the training images and
-resized to their size. The out-of-distribution score is 1 − the largest probability: 0 = sure, 1 − 1/K = no idea.
-Nothing is written here.
+resized to their size. Images of a store are read from it, under the names of the files that they came from. The
+out-of-distribution score is 1 − the largest probability: 0 = sure, 1 − 1/K = no idea. Nothing is written here.
 """
 
 from __future__ import annotations
 
-import csv
 import importlib
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
@@ -23,17 +21,18 @@ import torch
 
 from stores.errors import UsageError, suggest
 from stores.images import walk
-from stores.system.text import csv_cell
+from stores.system.text import csv_line
 from stores.system.threads import thread_pool
 from trainer.augment.flip_shift import scale
 from trainer.evaluation.assess import probabilities
 from trainer.evaluation.scores import ood_score
+from trainer.inference.stored import Stored, images_of, is_store
 from trainer.runs.weights import Trained
 
 if TYPE_CHECKING:
     from stores.images.picture import PillowImage
 
-Picture = Union[str, Path, np.ndarray, "PillowImage"]
+Picture = Union[str, Path, Stored, np.ndarray, "PillowImage"]
 BATCH = 256
 BATCH_BYTES = 256 << 20  # of pixels
 
@@ -43,7 +42,7 @@ class Prediction:
     """One image's.
 
     Attributes:
-        path: the file, as it was named or found; "" of an image that is no file.
+        path: the file, as it was named or found, or as a store names it; "" of an image that is no file.
         class_name: of the largest probability, which is `confidence`.
         ood_score: 1 − confidence.
         probabilities: float64 [K], in the order of the network's classes.
@@ -81,6 +80,24 @@ def image_files(paths: Sequence[Path]) -> tuple[list[str], str]:
     return files, walk.told(passed)
 
 
+def pictures(paths: Sequence[Path]) -> tuple[int, Iterable[Picture], str]:
+    """How many images there are in files, folders and stores, the images in this order, and what was passed over.
+
+    Raises:
+        UsageError: as `image_files`.
+        StoreError, IntegrityError: a store cannot be read.
+    """
+    count, found, notes = 0, list[Iterable[Picture]](), list[str]()
+    for in_stores, some in groupby(paths, is_store):
+        if in_stores:
+            for number, stored in map(images_of, some):
+                count, found = count + number, [*found, stored]
+        else:
+            files, passed = image_files(list(some))
+            count, found, notes = count + len(files), [*found, files], notes + [passed] * bool(passed)
+    return count, chain.from_iterable(found), "; ".join(notes)
+
+
 def predict(
     trained: Trained, images: Iterable[Picture], device: str, max_pixels: int | None = None
 ) -> Iterator[Prediction]:
@@ -88,7 +105,7 @@ def predict(
 
     Args:
         trained: the network.
-        images: files, Pillow images, or arrays uint8 [H, W, 3].
+        images: files, images of stores, Pillow images, or arrays uint8 [H, W, 3].
         device: "cpu" or "cuda".
         max_pixels: of the largest picture that is decoded; it holds for the whole process.
 
@@ -110,8 +127,14 @@ def predict(
             with torch.no_grad():
                 probs = probabilities(model(scale(torch.from_numpy(pixels).to(device))))
             for image, row, score in zip(batch, probs, ood_score(probs).tolist(), strict=True):
-                best, path = int(row.argmax()), str(image) if isinstance(image, str | Path) else ""
-                yield Prediction(path, trained.class_names[best], float(row[best]), score, row)
+                best = int(row.argmax())
+                yield Prediction(_name(image), trained.class_names[best], float(row[best]), score, row)
+
+
+def _name(image: Picture) -> str:
+    if isinstance(image, Stored):
+        return image.name
+    return str(image) if isinstance(image, str | Path) else ""
 
 
 def pixels_of(image: Picture, trained: Trained) -> np.ndarray:
@@ -120,6 +143,8 @@ def pixels_of(image: Picture, trained: Trained) -> np.ndarray:
     Raises:
         IntegrityError, UsageError: as `predict`.
     """
+    if isinstance(image, Stored):
+        image = image.pixels
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             what = f"an array of {image.dtype} {list(image.shape)} is no image"
@@ -140,10 +165,10 @@ def as_csv(predictions: Iterable[Prediction], class_names: Sequence[str]) -> Ite
     For people and spreadsheets: what does not print is an escape, what a spreadsheet would compute has an apostrophe
     before it. `as_jsonl` has the names themselves.
     """
-    yield _row(["path", "class", "confidence", "ood_score", *(f"p_{name}" for name in class_names)])
+    yield csv_line(["path", "class", "confidence", "ood_score", *(f"p_{name}" for name in class_names)])
     for said in predictions:
         numbers = (said.confidence, said.ood_score, *said.probabilities.tolist())
-        yield _row([said.path, said.class_name, *(f"{number:.6f}" for number in numbers)])
+        yield csv_line([said.path, said.class_name, *(f"{number:.6f}" for number in numbers)])
 
 
 def as_jsonl(predictions: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
@@ -174,12 +199,6 @@ def writer(name: str) -> Writer:
     if name not in FORMATS:
         raise UsageError(f"unknown format '{name}'", hint=suggest(name, FORMATS))
     return FORMATS[name]
-
-
-def _row(cells: list[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(map(csv_cell, cells))
-    return line.getvalue()
 
 
 def require_pictures() -> None:
