@@ -6,6 +6,7 @@ head         how a method declares heads
 wide_resnet  WRN-d-k
 pretrained   load_backbone: timm's and torchvision's networks, with their weights or those of a file
 hardware     the device that a network runs on, and whether it multiplies in bf16
+embedded/    networks that read embeddings
 layers/      BatchNorm over groups of rows, resizing
 loading/     one module for each place that a network or its weights come from
 """

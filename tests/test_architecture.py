@@ -66,7 +66,7 @@ LAYERS = {
         "writer",
         "verify",
     ],
-    "networks": ["hardware", "head", "layers", "network", "loading", "wide_resnet", "pretrained", "build"],
+    "networks": ["hardware", "head", "layers", "network", "loading", "wide_resnet", "pretrained", "embedded", "build"],
     "pipeline": [
         "recipes",
         "splits",
@@ -96,6 +96,7 @@ LAYERS = {
         "api",
         "inference",
         "reproduce",
+        "compare",
         "commands",
         "cli",
         "__main__",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,22 +22,25 @@ from typing import Any
 import torch
 
 from networks.build import build_model
+from networks.embedded import linear
 from networks.hardware import kind
 from networks.network import Network
 from stores import SplitStore, open_store
-from stores.errors import Interrupted, RealMixError, ResourceError, StoreError
+from stores.errors import Interrupted, RealMixError, ResourceError, StoreError, UsageError
 from stores.format import manifest, names
 from stores.storage.location import Location, stores_in
 from stores.system.text import say
 from trainer import config, distributed, hardware
 from trainer.config import Resolved, RunConfig
+from trainer.config.build import ON_EMBEDDINGS
 from trainer.contract import Options
+from trainer.data.embedded import EmbeddedSplit
 from trainer.data.loader import Loader, sizes_of
 from trainer.data.placement import place, unlabeled_rows
 from trainer.ema import Ema
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictor import PoolPredictor
-from trainer.loop import loop, optimizer, prepare
+from trainer.loop import fitting, loop, optimizer, prepare
 from trainer.loop.finish import finish
 from trainer.loop.parts import Parts
 from trainer.loop.recorder import Recorder
@@ -119,8 +123,14 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
         StoreError: the store lacks what the method needs; the run to start from is none.
     """
     method = load_method(flags.get("method") or RunConfig.method)
+    store = open_split(store, flags.get("embeddings"))
     given = {name: value for name, value in flags.items() if name != "store"}
     asked, own = config.build(method, family(store), assignments, given)
+    if isinstance(store, EmbeddedSplit) and asked.init is not None:
+        raise UsageError("--init cannot be given with --embeddings", "the network below them is frozen")
+    if method.fit is not None:
+        fitting.require_embeddings(store, method)
+        asked = dataclasses.replace(asked, steps=1, model=method.NETWORK)
     run, settings, deviations = config.resolve(asked, own, store)
     run = hardware.resolve(run)
     placement = place(store, method.views(settings), run, hardware.device(run))
@@ -143,18 +153,31 @@ def require_trainable(spec: Spec) -> None:
     """
     store, run, declared = spec.store, spec.run, spec.method.views(spec.settings)
     spec.method.check(sizes_of(store, declared, run), spec.settings)
+    if spec.method.fit is not None:
+        return
     with torch.device("meta"):
         _build(spec, "none")
 
 
 def _build(spec: Spec, weights: str) -> Network:
-    """The run's network.
+    """The run's network as the first step finds it; of a method that is fitted at once, as its only step leaves it.
 
     Raises:
         UsageError: there is none of this name, or it cannot be trained on such a batch or such images.
     """
-    run, store = spec.run, spec.store
-    heads = spec.method.views(spec.settings).heads
+    run, store, method = spec.run, spec.store, spec.method
+    heads = method.views(spec.settings).heads
+    if isinstance(store, EmbeddedSplit):
+        reader: linear.OnEmbeddings
+        if method.fit is not None:
+            reader = fitting.fit(store, method, spec.settings, run.seed)
+        else:
+            reader = linear.build(run.model, store.embeddings.num_features, store.num_classes, heads)
+        for own, found in zip((reader.mean, reader.std), store.standard, strict=True):
+            own.copy_(torch.from_numpy(found))
+        return reader
+    if run.model in linear.NAMES:
+        raise UsageError(f"'{run.model}' reads embeddings", hint="--embeddings NAME, or another --model")
     options: dict[str, Any] = {"weights": weights, "size": run.input_size, "frozen": run.bn != "grouped"}
     model = build_model(run.model, store.num_classes, run.bn_momentum, heads, **options)
     model.check(run.batch, store.dataset.image_size)
@@ -165,7 +188,7 @@ def _recorded(folder: Run, run: Resolved, store_path: str | Path | None) -> Spec
     """What a run's record says that it is, on this machine."""
     method, record = load_method(run.method), folder.config
     settings: Options = config.load(method.Settings, record["settings"], str(folder.path / "config.json"))
-    store = open_split(store_path or run.store)
+    store = open_split(store_path or run.store, run.embeddings)
     expected = record["store"]["fingerprint"]
     if store.fingerprint != expected:
         raise StoreError(
@@ -196,17 +219,19 @@ def assemble(spec: Spec, path: Path | None = None) -> Parts:
     torch.manual_seed(run.seed)
     sizes = sizes_of(store, declared, run)
     method.check(sizes, spec.settings)
-    new = path is None
+    new, started = path is None, time.perf_counter()
     model = _build(spec, run.weights if new and run.weights is not None else "none")
+    fitted = 0.0 if method.fit is None else time.perf_counter() - started
     if spec.backbone is not None:
         transfer.load_into(model, spec.backbone)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    if new:
+    if new and not isinstance(store, EmbeddedSplit):
         prepare.prepare(model, store, declared, run, device)
     own = {name: tensor.to(device) for name, tensor in method.init_state(sizes, spec.settings).items()}
     state = State(
         model, optimizer.build_optimizer(model, run), Ema(model, run.ema_decay), Telemetry(run.log_every), own
     )
+    state.seconds = fitted
     if path is not None and saved is not None:
         checkpoint.restore(path, saved, state, device)
         del saved
@@ -270,7 +295,8 @@ def _train(parts: Parts, folder: Run, quiet: bool) -> None:
         for line in header(spec, parts.loader):
             console.say(line)
         console.say(f"run in  {folder.path}" + (f", continued at step {state.step:,}" if state.step else ""))
-        loop.train(parts, Recorder(parts, folder, console, curves))
+        work = loop.train if spec.method.fit is None else fitting.run
+        work(parts, Recorder(parts, folder, console, curves))
 
 
 @contextlib.contextmanager
@@ -310,15 +336,17 @@ def _explained(parts: Parts, path: Path) -> Iterator[None]:
         ) from None
 
 
-def open_split(path: str | Location | SplitStore) -> SplitStore:
-    """Open the store to train from, if it is not open already.
+def open_split(path: str | Location | SplitStore, embeddings: str | None = None) -> SplitStore:
+    """Open the store to train from, if it is not open already; with `embeddings`, to read those of its images.
 
     Raises:
         StoreError: it is no store, or a dataset store, which does not say which images are labelled.
     """
     store = path if isinstance(path, SplitStore) else open_store(path)
     if isinstance(store, SplitStore):
-        return store
+        if embeddings is None or isinstance(store, EmbeddedSplit):
+            return store
+        return EmbeddedSplit(store, embeddings)
     beside = []
     for candidate in stores_in(store.path.resolve().parent):
         try:
@@ -336,4 +364,4 @@ def open_split(path: str | Location | SplitStore) -> SplitStore:
 
 def family(store: SplitStore) -> str | None:
     """Dataset family that the presets know, from the dataset store's manifest ("cifar10", "svhn", …)."""
-    return store.dataset.manifest.get("protocol")
+    return ON_EMBEDDINGS if isinstance(store, EmbeddedSplit) else store.dataset.manifest.get("protocol")

@@ -15,7 +15,7 @@ import stores
 from stores import errors
 from stores.errors import UsageError
 from stores.system.text import say
-from trainer.commands import doctor, methods, reproduce, results
+from trainer.commands import compare, doctor, methods, reproduce, results
 from trainer.commands.options import Debug, Device, Json
 
 app = typer.Typer(
@@ -40,6 +40,9 @@ def _version(asked: bool) -> None:
 
 Store = Annotated[
     str | None, typer.Option(help="Split store to train from: a folder, or s3://bucket/….", show_default=False)
+]
+Embeddings = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Train on these embeddings of its images.", show_default=False)
 ]
 Method = Annotated[str | None, typer.Option(help="Training method, see `methods`.", show_default="realmix")]
 Steps = Annotated[int | None, typer.Option(help="Updates.", show_default="500000, the paper's")]
@@ -92,6 +95,7 @@ Version = Annotated[bool, typer.Option("--version", help="Print the version.", c
 def train(
     context: typer.Context,
     store: Store = None,
+    embeddings: Embeddings = None,
     method: Method = None,
     steps: Steps = None,
     seed: Seed = None,
@@ -130,6 +134,7 @@ def train(
     if resume is not None:
         kept = config.without(flags, "on_resume")
         given = [f"--{key.replace('_', '-')}" for key, value in kept.items() if value is not None]
+        given += ["--embeddings"] * (embeddings is not None)
         given += ["--set"] * bool(assignments) + ["--name"] * (name is not None)
         if given:
             raise UsageError(
@@ -148,6 +153,7 @@ def train(
 
 
 for command in (
+    compare.compare,
     reproduce.reproduce,
     results.report,
     results.eval,

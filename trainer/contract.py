@@ -83,6 +83,7 @@ class Views:
             graphs and DistributedDataParallel want all steps alike.
         teacher: whether the method uses the network with the averaged weights.
         one_graph: whether the loss can be compiled as a whole; False if it calls `torch.autograd.grad` (VAT).
+        pixels: why the method cannot train on embeddings, and the setting that leaves this out; "" if it can.
     """
 
     labeled: tuple[Kind, ...] = ("weak",)
@@ -97,6 +98,7 @@ class Views:
     heads: tuple[Head, ...] = ()
     teacher: bool = False
     one_graph: bool = True
+    pixels: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Sizes:
         image_size: height and width in pixels.
         num_unlabeled: length of the run's unlabelled index array (N_u).
         num_valid: number of validation images.
+        num_features: of the embeddings that the network reads in the place of images; None: it reads images.
     """
 
     labeled: int
@@ -118,6 +121,12 @@ class Sizes:
     image_size: tuple[int, int] = (32, 32)
     num_unlabeled: int = 0
     num_valid: int = 0
+    num_features: int | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of what the network reads: (3, H, W), or (D,) of an embedding."""
+        return (3, *self.image_size) if self.num_features is None else (self.num_features,)
 
 
 # --- what a step gets -----------------------------------------------------------------------------------------------
@@ -126,6 +135,8 @@ class Sizes:
 @dataclass
 class Batch:
     """The tensors of one step, on the training device. Images are float32 [n, 3, H, W] in [−1, 1].
+
+    In a run on embeddings, [n, D] stands for each [n, 3, H, W]: standardised, each view from another copy of its image.
 
     Attributes:
         x: [B, 3, H, W], the first labelled view.
@@ -218,6 +229,25 @@ class Losses:
     keep_u: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Examples:
+    """What a method that is fitted at once gets: a run's plain samples as embeddings, standardised, on the host.
+
+    Attributes:
+        x: float32 [n, D], of the labelled images.
+        y: int64 [n] in [0, K), their labels.
+        unlabeled: reads those of the unlabelled images, float32 [m, D].
+        num_classes: K.
+        seed: of the run.
+    """
+
+    x: Tensor
+    y: Tensor
+    unlabeled: Callable[[], Tensor]
+    num_classes: int
+    seed: int
+
+
 class Predictor(Protocol):
     """What a hook gets: the outputs of the averaged network, in evaluation mode, for plain images of the run.
 
@@ -280,6 +310,10 @@ def _hook_every(steps: int, settings: Options) -> int | None:
     return None
 
 
+def _loss(learner: Learner, batch: Batch, settings: Options) -> Losses:
+    raise NotImplementedError("a method that is fitted at once makes no steps")
+
+
 def _hook(predictor: Predictor, state: dict[str, Tensor], settings: Options) -> None:
     pass
 
@@ -294,6 +328,9 @@ class Method:
         Settings: a frozen dataclass of options.
         loss: `(learner, batch, settings) -> Losses`, one step's forward passes and losses. Exactly one forward pass of
             a step updates the running statistics.
+        fit: `(examples, settings) -> tensors`, in the place of `loss` for a method that is fitted at once to
+            embeddings: the weights of the network that NETWORK names. Such a run has one step.
+        NETWORK: "linear" or "neighbours", what `fit` gives the weights of.
         PRESETS: settings by dataset family ("cifar10", or "any"); the entry "run" holds settings of the run.
         views: `(settings) -> Views`; default: labelled images alone, one weak view of each.
         draw: `(rng, sizes, settings) -> arrays`, the step's random numbers besides the views, on the host; their shapes
@@ -310,7 +347,9 @@ class Method:
     NAME: str
     SUMMARY: str
     Settings: type
-    loss: Callable[[Learner, Batch, Options], Losses]
+    loss: Callable[[Learner, Batch, Options], Losses] = _loss
+    fit: Callable[[Examples, Options], dict[str, Tensor]] | None = None
+    NETWORK: str = "linear"
     PRESETS: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     views: Callable[[Options], Views] = _views
     draw: Callable[[np.random.Generator, Sizes, Options], dict[str, np.ndarray]] = _draw
@@ -327,7 +366,8 @@ class Method:
         Raises:
             UsageError: something that every method must define is missing.
         """
-        missing = [name for name in ("NAME", "SUMMARY", "Settings", "loss") if not hasattr(source, name)]
+        needed = ("NAME", "SUMMARY", "Settings", "fit" if hasattr(source, "fit") else "loss")
+        missing = [name for name in needed if not hasattr(source, name)]
         if missing:
             raise UsageError(f"{source!r} is no method", f"it does not define {', '.join(missing)}")
         return cls(**{f.name: getattr(source, f.name) for f in fields(cls) if hasattr(source, f.name)})

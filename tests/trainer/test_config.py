@@ -262,7 +262,7 @@ def test_a_shift_as_large_as_the_image_is_refused(store):
 def test_nothing_stays_automatic_but_what_the_hardware_decides(store):
     run, _, _ = config.resolve(RunConfig(), Settings(), store)
     left = [name for name, value in dataclasses.asdict(run).items() if value is None]
-    assert left == ["weights", "input_size", "init", "largest_decay", "copies", "scratch", "threads"]
+    assert left == ["embeddings", "weights", "input_size", "init", "largest_decay", "copies", "scratch", "threads"]
 
 
 def test_settings_come_back_from_a_run_directory_or_are_refused(store):

@@ -20,17 +20,17 @@ class Raw:
     """One step's inputs on the training device, before augmentation.
 
     Attributes:
-        x: uint8 [B, H, W, 3], labelled images.
+        x: uint8 [B, H, W, 3], labelled images; in a run on embeddings float32 [B, views, D], the views themselves.
         y: int64 [B], their labels.
-        u: uint8 [U, H, W, 3], unlabelled images; None unless the method declares views of them.
+        u: the same of U unlabelled images; None unless the method declares views of them.
         views: the draws of each view, of labelled images, then of unlabelled ones, then of the second stream: "weak"
-            int64 [n, 3], and those of the policy.
+            int64 [n, 3], and those of the policy; none of embeddings.
         draws: the method's own draws.
         schedule: float32 [S + 2], the values of the method's schedule, then 1 if the layers below the heads are
             trained, else 0, then the learning rate of the step.
         ood: bool [U], True for samples of no training class; None unless the store is a mismatch store.
         u_id: int64 [U], position of each unlabelled sample's image in the run's unlabelled index array.
-        second: uint8 [U, H, W, 3], images of the second unlabelled stream; None unless the method declares one.
+        second: the same of the second unlabelled stream; None unless the method declares one.
         second_id: int64 [U], their positions in the run's unlabelled index array.
     """
 
@@ -58,6 +58,8 @@ def make_batch(raw: Raw, declared: Views, names: tuple[str, ...], state: Mapping
     drawn = iter(raw.views)
 
     def views_of(images: Tensor | None, kinds: tuple[Kind, ...]) -> list[Tensor]:
+        if images is not None and images.is_floating_point():
+            return list(images.unbind(1))
         return [_view(images, kind, next(drawn), declared, state) for kind in kinds]
 
     labeled = views_of(raw.x, declared.labeled)
@@ -97,3 +99,8 @@ def _view(
     if declared.policy == "ctaugment":
         return ctaugment.apply(moved, drawn, state, declared.cutout, declared.cta_legacy)
     return randaugment.apply(moved, drawn, "fixmatch")
+
+
+def as_input(samples: Tensor) -> Tensor:
+    """What a network reads of plain samples: images uint8 [n, H, W, 3] in [−1, 1], embeddings as they are."""
+    return samples if samples.is_floating_point() else flip_shift.scale(samples)

@@ -22,6 +22,10 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to wri
 MaxPixels = Annotated[
     int | None, typer.Option(min=1, help="Largest picture that is decoded.", show_default="178956970")
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Of the backbone below a network on embeddings.", show_default="as embedded"),
+]
 Folder = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write.", show_default="RUN/export")]
 Onnx = Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, and check it (extra `onnx`).")]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders of runs.", show_default=False)]
@@ -80,6 +84,7 @@ def predict(
     format: Format = "csv",
     output: Output = None,
     max_pixels: MaxPixels = None,
+    weights: Weights = None,
     device: Device = None,
     threads: Threads = None,
     debug: Debug = False,
@@ -89,10 +94,11 @@ def predict(
     from networks import hardware
     from stores.system import aside
     from trainer.inference import predict
-    from trainer.runs import weights
+    from trainer.inference.embedding import from_images
+    from trainer.runs.weights import find
 
     write = predict.writer(format)
-    trained = weights.find(run)
+    trained = from_images(find(run), weights)
     count, images, passed = predict.pictures(paths)
     if passed:
         text.say(f"note: {passed}", error=True)
@@ -107,12 +113,14 @@ def predict(
     text.say(f"{output}: {count:,} images", error=True)
 
 
-def export(run: RunPath, output: Folder = None, onnx: Onnx = False, debug: Debug = False) -> None:
+def export(
+    run: RunPath, output: Folder = None, onnx: Onnx = False, weights: Weights = None, debug: Debug = False
+) -> None:
     """Write weights (safetensors), a model card and, with `--onnx`, an ONNX graph to a folder."""
     from trainer.inference.export import export as write
     from trainer.runs.run_dir import open_run
 
-    for path in write(open_run(run), output or run / "export", onnx):
+    for path in write(open_run(run), output or run / "export", onnx, weights):
         text.say(path)
 
 

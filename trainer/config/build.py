@@ -23,6 +23,20 @@ PAPER_BN_MOMENTUM = 0.001
 PAPER_EMA_DECAY = 0.999
 SHORT_RUN = 20_000
 FOUR_GROUPS = 64  # pixels of a side from which a network has a fourth group of blocks, as the papers' for STL-10
+ON_EMBEDDINGS = "embeddings"  # the family of every store that is read as embeddings
+# What all methods share on embeddings; found by measuring, see docs/results/embeddings.md.
+EMBEDDED: dict[str, Any] = {
+    "model": "linear",
+    "steps": 1000,
+    "optimizer": "adam",
+    "lr": 0.002,
+    "lr_schedule": "cosine",
+    "weight_decay": 0.02,
+    "precision": "fp32",
+    "engine": "eager",
+    "tensorboard": False,
+    "threads": 1,
+}
 S = TypeVar("S", bound="Options")
 
 
@@ -76,7 +90,8 @@ def build(
 def _preset(method: Method, family: str | None) -> dict[str, Any]:
     """The method's values for a dataset family, the run's settings among them."""
     found: dict[str, Any] = {}
-    for values in (method.PRESETS.get("any", {}), method.PRESETS.get(family or "", {})):
+    common = {"run": EMBEDDED} if family == ON_EMBEDDINGS else {}
+    for values in (method.PRESETS.get("any", {}), common, method.PRESETS.get(family or "", {})):
         found |= {name: value for name, value in values.items() if name != "run"} | values.get("run", {})
     return found
 

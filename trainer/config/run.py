@@ -18,7 +18,11 @@ from typing import Any, Literal
 from trainer.contract import option
 
 Mark = Literal["on_resume", "place", "incidental"]
-FROM_FLAGS = ("store", "method")  # what the other settings mean depends on these, so `--set` does not reach them
+FROM_FLAGS = (
+    "store",
+    "embeddings",
+    "method",
+)  # what the other settings mean depends on these, so `--set` does not reach them
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,14 @@ class Experiment:
     """What is trained on what: flags of `realmix-train`. Units: steps, images."""
 
     store: str = option("", "split store that the run trains from", on_resume=True, place=True, incidental=True)
+    embeddings: str | None = option(  # no part of a run's identity: the fingerprint of its store says which they are
+        None, "embeddings beside the dataset store, to train on in place of its images", on_resume=True
+    )
     method: str = option("realmix", "training method")
     model: str | None = option(
         None,
-        "wrn-DEPTH-WIDTH, timm:NAME or torchvision:NAME; None: wrn-28-2, from 64 pixels a side on wrn-37-2",
+        "wrn-DEPTH-WIDTH, timm:NAME or torchvision:NAME; None: wrn-28-2, from 64 pixels a side on wrn-37-2; on "
+        "embeddings linear (None) or mlp",
     )
     weights: str | None = option(
         None, "of a timm: or torchvision: network: pretrained (None), none, or a .safetensors or .pth file", place=True

@@ -21,6 +21,7 @@ from trainer.augment import ctaugment, flip_shift, randaugment
 from trainer.augment.views import Raw
 from trainer.config import Resolved, RunConfig
 from trainer.contract import Kind, Method, Options, Policy, Sizes, Views
+from trainer.data.embedded import EmbeddedSplit, features_of, open_views
 from trainer.data.memory import require_memory
 from trainer.data.placement import Images, Placement, num_copies, open_images, place, unlabeled_rows
 from trainer.data.prefetch import Prefetch, Stopped
@@ -91,13 +92,16 @@ class Loader:
             where = self.placement
             if views.second and where.kind == "stream":  # two streams share the window
                 where = dataclasses.replace(where, size=where.size // 2)
-            self._unlabeled = open_images(store.dataset, rows, self.copies, where, unlabeled, run.seed)
+            if isinstance(store, EmbeddedSplit):
+                given = (unlabeled, run, "order unlabeled", where.device)
+                self._unlabeled = open_views(store, rows, views.unlabeled, *given, views.second)
+            else:
+                self._unlabeled = open_images(store.dataset, rows, self.copies, where, unlabeled, run.seed)
             if views.second:
                 self._second = self._unlabeled.subset(self._positions, "order second")
             block, threads = self._unlabeled.block, self._unlabeled.threads
         self._block, self._threads = (1, 1) if device.type == "cuda" else (block, threads)
-        labeled = Resident(store.dataset.train_images, store.labeled, None, self.placement.device)
-        self._labeled = Shuffled(labeled, None, run.batch, run.seed, "order labeled", block)
+        self._labeled = self._open_labeled(store, block)
         self._labels = store.train_labels[store.labeled]
         self._is_ood = store.train_labels[rows] < 0 if store.protocol == "mismatch" and unlabeled else None
         self._transfer, self._pin = Transfer(device), device.type == "cuda"
@@ -182,6 +186,13 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _open_labeled(self, store: SplitStore, block: int) -> Images:
+        run, device = self._run, self.placement.device
+        if isinstance(store, EmbeddedSplit):
+            return open_views(store, store.labeled, self.views.labeled, run.batch, run, "order labeled", device)
+        images = Resident(store.dataset.train_images, store.labeled, None, device)
+        return Shuffled(images, None, run.batch, run.seed, "order labeled", block)
+
     def _end_prefetch(self) -> None:
         if self._ahead is not None:
             self._ahead.close()
@@ -212,7 +223,7 @@ class Loader:
             ("second", self.views.second, sizes.unlabeled),
         ):
             rng = generator(run.seed, f"views {purpose}", step)
-            views += [self._draw_view(rng, kind, count) for kind in kinds]
+            views += [self._draw_view(rng, kind, count) for kind in kinds if sizes.num_features is None]
         draws = self._method.draw(generator(run.seed, "method", step), sizes, self._settings)
         schedule = self._method.schedule(step, run.steps, sizes.num_classes, self._settings)
         lr = schedules.learning_rate(run.lr_schedule, run.lr, step, run.steps, run.warmup)
@@ -242,7 +253,7 @@ def sizes_of(store: SplitStore, views: Views, run: RunConfig) -> Sizes:
     """The sizes of a run of a method with these views."""
     unlabeled = run.batch * views.ratio if views.unlabeled else 0
     rows, size = unlabeled_rows(store, views), store.dataset.image_size
-    return Sizes(run.batch, unlabeled, store.num_classes, size, len(rows), len(store.valid))
+    return Sizes(run.batch, unlabeled, store.num_classes, size, len(rows), len(store.valid), features_of(store))
 
 
 def draw_policy(

@@ -26,6 +26,7 @@ from stores.errors import StoreError, UsageError
 from trainer import distributed
 from trainer.config import RunConfig, parse_size
 from trainer.contract import Views
+from trainer.data.embedded import EmbeddedSplit, EmbeddedViews, views_bytes
 from trainer.data.memory import MARGIN, free_memory
 from trainer.data.parametric import Drawn, drawn_bytes
 from trainer.data.resident import Pool, Resident, Shuffled
@@ -36,7 +37,7 @@ DEVICE_SHARE = 0.6  # of the GPU's free memory that images may take unasked
 DRAWN_BLOCK, STORED_BLOCK = 4 << 20, 16 << 20
 MOST_STEPS = 32  # of a block, however small its batches are
 
-Images = Shuffled | Stream
+Images = Shuffled | Stream | EmbeddedViews
 Kind = Literal["device", "host", "mapped", "stream"]
 
 
@@ -87,6 +88,8 @@ def place(store: SplitStore, views: Views, run: RunConfig, device: torch.device)
         UsageError: more copies asked for than stored; copies are to be drawn that cannot be, or that are streamed.
     """
     rows, copies = unlabeled_rows(store, views), num_copies(store, views, run)
+    if isinstance(store, EmbeddedSplit):
+        return _embedded(store, len(rows), views, run, device)
     chosen = choose(run, store.dataset, len(rows), copies, device, others=len(store.labeled))
     if run.feed == "auto" and distributed.agree(chosen.kind == "stream"):
         return _stream(run)
@@ -189,8 +192,8 @@ def num_copies(store: SplitStore, views: Views, run: RunConfig) -> int | None:
         StoreError: the store holds no copies.
         UsageError: more copies asked for than stored.
     """
-    if not views.unlabeled or views.source == "base":
-        return None
+    if not views.unlabeled or views.source == "base" or isinstance(store, EmbeddedSplit):
+        return None  # a sample is an image, also where its views are embeddings of different copies
     stored = store.dataset.num_copies
     if not stored:
         raise StoreError(
@@ -203,6 +206,19 @@ def num_copies(store: SplitStore, views: Views, run: RunConfig) -> int | None:
             f"--copies {run.copies} is more than '{store.dataset.path}' holds", f"it holds {stored} of each image"
         )
     return run.copies or stored
+
+
+def _embedded(store: EmbeddedSplit, rows: int, views: Views, run: RunConfig, device: torch.device) -> Placement:
+    if views.pixels:
+        raise UsageError("the method cannot train on embeddings with these settings", views.pixels)
+    if run.feed not in ("auto", "resident", "host", "device"):
+        raise UsageError(f"embeddings cannot be '{run.feed}'", "they are held in memory", "--feed auto")
+    if run.copies is not None and run.copies > store.embeddings.num_copies:
+        known, what = store.embeddings.num_copies, f"--copies {run.copies} is more than '{store.embeddings.path}' has"
+        raise UsageError(what, f"they are of {known} of each image")
+    size = views_bytes(store, rows, views.unlabeled + views.second, run.copies)
+    kind: Kind = "device" if device.type == "cuda" and run.feed != "host" else "host"
+    return Placement(kind, device if kind == "device" else torch.device("cpu"), False, size)
 
 
 def _stream(run: RunConfig) -> Placement:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stores import SplitStore
 from stores.errors import IntegrityError
+from trainer.data.embedded import samples_of
 from trainer.evaluation import scores
 from trainer.evaluation.evaluator import Evaluator, confusion_matrix, error, per_class_error
 
@@ -64,7 +65,7 @@ def _foreign(evaluator: Evaluator, store: SplitStore) -> dict[str, Any]:
     rows = np.sort(store.unlabeled)
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), FOREIGN_SAMPLE)).astype(np.int64)]
     foreign = store.train_labels[rows] < 0
-    logits = evaluator.logits(torch.from_numpy(store.dataset.train_images.read(rows)))
+    logits = evaluator.logits(torch.from_numpy(samples_of(store).train.read(rows)))
     score = scores.ood_score(probabilities(logits))
     return {
         "auroc": scores.auroc(score, foreign),

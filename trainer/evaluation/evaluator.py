@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from networks.network import Network
-from stores import ImageArray, SplitStore
+from stores import SplitStore
 from stores.errors import StoreError
-from trainer.augment.flip_shift import scale
+from trainer.augment.views import as_input
+from trainer.data.embedded import Readable, samples_of
 from trainer.ema import Ema
 
 BATCH = 500
@@ -43,10 +44,10 @@ class Evaluator:
     """
 
     def __init__(self, store: SplitStore, model: Network, device: torch.device, bf16: bool) -> None:
-        dataset = store.dataset
+        samples = samples_of(store)
         self._num_classes, self._device, self._bf16 = store.num_classes, device, bf16
-        self._test = self._load(dataset.test_images, store.test, store.test_labels)
-        self._valid = self._load(dataset.train_images, store.valid, store.train_labels)
+        self._test = self._load(samples.test, store.test, store.test_labels)
+        self._valid = self._load(samples.train, store.valid, store.train_labels)
         if self._test is None:
             raise StoreError(f"'{store.path}' has no test images")
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -82,14 +83,14 @@ class Evaluator:
     def logits(self, images: Tensor) -> Tensor:
         """Logits of uint8 [n, H, W, 3] images: float32 [n, K] on the device."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            parts = [self.model(scale(part.to(self._device))) for part in images.split(BATCH)]
+            parts = [self.model(as_input(part.to(self._device))) for part in images.split(BATCH)]
         return torch.cat(parts)
 
     @torch.no_grad()
     def outputs(self, images: Tensor, heads: Sequence[str]) -> dict[str, Tensor]:
         """Outputs of `self.model` by name for uint8 [n, H, W, 3] images: float32 [n, …] on the host."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            parts = [self.model(scale(part.to(self._device)), heads=heads) for part in images.split(BATCH)]
+            parts = [self.model(as_input(part.to(self._device)), heads=heads) for part in images.split(BATCH)]
         return {name: torch.cat([part[name] for part in parts]).cpu() for name in heads}
 
     def _errors(self) -> tuple[dict[str, float], Tensor]:
@@ -100,7 +101,7 @@ class Evaluator:
             errors["valid_error"] = error(self._confusion(*self._valid))
         return errors, confusion
 
-    def _load(self, array: ImageArray, rows: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor] | None:
+    def _load(self, array: Readable, rows: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor] | None:
         rows = rows[labels[rows] >= 0]
         if not len(rows):
             return None

@@ -6,7 +6,6 @@ two calls, because reading it from the store takes longer than predicting it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stores import SplitStore
+from trainer.data.embedded import samples_of
 from trainer.evaluation.evaluator import BATCH, Evaluator
 
 MEMORY = 128 << 20  # bytes of the images of one sample
@@ -31,10 +31,11 @@ class PoolPredictor:
     """
 
     def __init__(self, store: SplitStore, rows: np.ndarray, evaluator: Evaluator, steps: int) -> None:
-        self._images = store.dataset.train_images
+        samples = samples_of(store)
+        self._images = samples.train
         self._labeled, self._unlabeled, self._valid = store.labeled, rows, store.valid
         self.evaluator = evaluator
-        self._fitting = MEMORY // (3 * math.prod(store.dataset.image_size))
+        self._fitting = MEMORY // samples.nbytes
         self._kept: dict[tuple[str, int], tuple[np.ndarray, Tensor]] = {}
         self.step, self.steps, self.num_classes = 0, steps, store.num_classes
 

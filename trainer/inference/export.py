@@ -18,6 +18,7 @@ from stores.system import aside, durable
 from stores.system.text import code, markdown
 from trainer.config import without
 from trainer.inference import onnx_graph
+from trainer.inference.embedding import from_images
 from trainer.runs import weights
 from trainer.runs.run_dir import Run
 from trainer.runs.weights import Trained
@@ -26,8 +27,14 @@ ONNX = "model.onnx"
 CARD = "README.md"
 
 
-def export(run: Run, folder: Path, onnx: bool) -> list[Path]:
+def export(run: Run, folder: Path, onnx: bool, backbone: str | None = None) -> list[Path]:
     """Write the files into `folder`, which may hold an earlier export.
+
+    Args:
+        run: the run; of one on embeddings, the backbone and what was trained on it are written as one network.
+        folder: to write to.
+        onnx: write a graph, too.
+        backbone: its weights, see `trainer.inference.embedding.from_images`.
 
     Returns:
         the files written.
@@ -47,7 +54,7 @@ def export(run: Run, folder: Path, onnx: bool) -> list[Path]:
     aside.clear(folder / CARD)  # an export that was killed is not "something else"
     if folder.is_dir() and any(folder.iterdir()) and not (folder / weights.FILE).is_file():
         raise UsageError(f"'{folder}' holds something else", "an export would mix with it", "choose another -o")
-    trained = weights.of_run(run)
+    trained = from_images(weights.of_run(run), backbone)
     written = [folder / weights.FILE]
     graph, apart = b"", None
     if onnx:
@@ -55,7 +62,8 @@ def export(run: Run, folder: Path, onnx: bool) -> list[Path]:
         apart = onnx_graph.check(graph, trained)
     durable.make_folder(folder)
     with aside.turn(folder):  # two exports at once must not leave one's weights beside the other's card
-        weights.export(folder, trained.model, trained.name, trained.class_names, trained.image_size, trained.range)
+        said = (trained.class_names, trained.image_size, trained.range, trained.made_with)
+        weights.export(folder, trained.model, trained.name, *said)
         if onnx:
             manifest.write_atomically(folder / ONNX, graph)
             written.append(folder / ONNX)

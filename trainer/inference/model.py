@@ -12,8 +12,9 @@ import numpy as np
 
 from networks import hardware
 from stores.errors import UsageError
+from trainer.inference.embedding import from_images
 from trainer.inference.predict import Picture, pictures, predict
-from trainer.runs import weights
+from trainer.runs.weights import Trained, find
 
 if TYPE_CHECKING:
     from stores.images.picture import PillowImage
@@ -72,7 +73,7 @@ class Model:
         network: torch module, in evaluation mode: float32 [n, 3, H, W] in [−1, 1] to logits [n, K].
     """
 
-    def __init__(self, trained: weights.Trained, device: str = "auto") -> None:
+    def __init__(self, trained: Trained, device: str = "auto") -> None:
         self._trained, self._device = trained, hardware.usable(device)
         self.class_names, self.image_size, self.network = trained.class_names, trained.image_size, trained.model
 
@@ -100,12 +101,15 @@ class Model:
         return Predictions(self.class_names, classes, labels, probabilities, paths)
 
 
-def load_model(run: str | PathLike[str] | HasPath, device: str = "auto") -> Model:
+def load_model(
+    run: str | PathLike[str] | HasPath, device: str = "auto", weights: str | PathLike[str] | None = None
+) -> Model:
     """Load a trained network.
 
     Args:
         run: what `train` returned, a run's directory, finished or not, an export of one, or its model.safetensors.
         device: "auto", "cpu" or "cuda".
+        weights: of the backbone below a network that was trained on embeddings, a file; None: timm's or torchvision's.
 
     Raises:
         StoreError: there is no run, or it has nothing to load yet.
@@ -113,7 +117,7 @@ def load_model(run: str | PathLike[str] | HasPath, device: str = "auto") -> Mode
         UsageError: there is no such device.
     """
     path = Path(run) if isinstance(run, str | PathLike) else run.path
-    return Model(weights.find(path), device)
+    return Model(from_images(find(path), None if weights is None else str(weights)), device)
 
 
 def _listed(images: Images) -> Iterable[Picture]:

@@ -52,7 +52,7 @@ def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any
     run = open_run(path)
     if store_path is None:
         store_path = _here(path, run.config["store"]["path"])
-    store = open_split(store_path)
+    store = open_split(store_path, run.config["run"].get("embeddings"))
     kind = hardware.usable(device)
     bf16 = run.config["run"]["precision"] == "bf16" and hardware.multiplies_bf16(kind)
     found: dict[str, Any] = {"averaged": None, "raw": None}

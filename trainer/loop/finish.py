@@ -22,7 +22,8 @@ def finish(parts: Parts, folder: Run) -> dict[str, Any]:
     store, run, evaluator, state = parts.spec.store, parts.spec.run, parts.evaluator, parts.state
     state.ema.apply_to(evaluator.model)
     size, range_ = store.dataset.image_size, range_of(store.dataset)
-    weights.export(folder.path, evaluator.model, run.model, store.class_names, size, range_)
+    embedding = folder.config["store"].get("embedding")
+    weights.export(folder.path, evaluator.model, run.model, store.class_names, size, range_, embedding)
     found = assess(evaluator, store)
     result = {
         "method": run.method,

@@ -31,6 +31,11 @@ METHODS: dict[str, str] = {
     "fixmatch": "trainer.methods.fixmatch",
     "freematch": "trainer.methods.freematch",
 }
+FITTED: dict[str, str] = {  # at once, to embeddings
+    "probe": "trainer.methods.fitted.probe",
+    "knn": "trainer.methods.fitted.knn",
+    "label_spreading": "trainer.methods.fitted.label_spreading",
+}
 GROUP = "realmix.methods"  # of entry points
 
 LOADED: dict[str, Method] = {}  # and registered
@@ -38,8 +43,9 @@ LOADED: dict[str, Method] = {}  # and registered
 
 def list_methods() -> list[str]:
     """Names of all methods: the built-in ones, then those of other packages."""
-    others = {*LOADED, *(point.name for point in entry_points(group=GROUP))} - METHODS.keys()
-    return [*METHODS, *sorted(others)]
+    own = METHODS | FITTED
+    others = {*LOADED, *(point.name for point in entry_points(group=GROUP))} - own.keys()
+    return [*own, *sorted(others)]
 
 
 def load_method(name: str) -> Method:
@@ -65,7 +71,7 @@ def register_method(source: object) -> Method:
     from trainer.contract import Method
 
     method = Method.of(source)
-    if method.NAME in METHODS:
+    if method.NAME in METHODS | FITTED:
         raise UsageError(f"there already is a method '{method.NAME}'", hint="give yours another NAME")
     LOADED[method.NAME] = method
     return method
@@ -74,8 +80,9 @@ def register_method(source: object) -> Method:
 def _load(name: str) -> Method:
     from trainer.contract import Method
 
-    if name in METHODS:
-        return Method.of(importlib.import_module(METHODS[name]))
+    own = METHODS | FITTED
+    if name in own:
+        return Method.of(importlib.import_module(own[name]))
     for point in entry_points(group=GROUP, name=name):
         try:
             method = Method.of(point.load())

@@ -42,6 +42,7 @@ class Settings:
 PRESETS = {
     "any": {"run": {"optimizer": "sgd", "lr": 0.03, "lr_schedule": "cosine", "weight_decay": 5e-4}},
     "cifar100": {"run": {"weight_decay": 1e-3}},
+    "embeddings": {"threshold": 0.8},  # ours
 }
 
 
@@ -57,6 +58,7 @@ def views(settings: Settings) -> Views:
         cutout=learns,
         cta_legacy=settings.cta_legacy,
         teacher=learns,
+        pixels="CTAugment changes pixels: --set policy=randaugment does not need it" if learns else "",
     )
 
 

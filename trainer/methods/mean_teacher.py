@@ -33,6 +33,7 @@ PRESETS = {
     # with SVHN's extra images the paper uses lambda_u=180; their store is of the same family
     "svhn": {"lambda_u": 150.0, "run": {"weight_decay": 0.02}},
     "digits": {"lambda_u": 10.0},  # ours; in runs of a few hundred steps the average lags far behind
+    "embeddings": {"lambda_u": 1.0},  # ours
 }
 
 

@@ -28,6 +28,7 @@ class Settings:
 PRESETS = {
     "cifar10": {"lambda_u": 20.0, "run": {"weight_decay": 0.02}},
     "svhn": {"lambda_u": 5.0, "run": {"weight_decay": 0.2}},
+    "embeddings": {"lambda_u": 2.0},  # ours
 }
 
 

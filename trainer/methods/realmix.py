@@ -82,6 +82,7 @@ PRESETS = {
     "svhn": {"alpha": 0.75, "lambda_u": 250.0},
     "stl10": {"alpha": 0.75, "lambda_u": 50.0},
     "digits": {"rampup_steps": 300},  # ours; runs of about a thousand steps
+    "embeddings": {"lambda_u": 5.0, "rampup_steps": 1000, "tsa": "none"},  # ours
 }
 
 

@@ -67,6 +67,7 @@ class Settings:
 
 PRESETS = {
     "stl10": {"strong_views": 4},
+    "embeddings": {"strong_views": 4, "policy": "none", "lambda_rotation": 0.0},  # ours; there is nothing to rotate
     "digits": {"strong_views": 2, "rampup_steps": 300},  # ours; runs of about a thousand steps
 }
 
@@ -75,7 +76,10 @@ def views(settings: Settings) -> Views:
     """A weak view and K strong ones of all training images; a strong view of the labelled ones, and the probe."""
     heads = (Head("rotation", lambda classes, features: [4]),) if settings.lambda_rotation > 0 else ()
     if settings.policy == "none":
-        return Views(unlabeled=WEAK * (1 + settings.strong_views), labeled_in_unlabeled=True, heads=heads)
+        pixels = "it rotates images: --set lambda_rotation=0 leaves that out" if heads else ""
+        return Views(
+            unlabeled=WEAK * (1 + settings.strong_views), labeled_in_unlabeled=True, heads=heads, pixels=pixels
+        )
     return Views(
         labeled=("strong", "probe"),
         unlabeled=WEAK + STRONG * settings.strong_views,
@@ -84,6 +88,7 @@ def views(settings: Settings) -> Views:
         cta_legacy=settings.cta_legacy,
         heads=heads,
         teacher=True,
+        pixels="CTAugment changes pixels: --set policy=none takes copies in the place of its views",
     )
 
 

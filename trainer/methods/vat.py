@@ -53,7 +53,7 @@ def views(settings: Settings) -> Views:
 
 def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
     """`noise` float32 [U, 3, H, W], standard normal: where the power iteration starts."""
-    return {"noise": rng.standard_normal((sizes.unlabeled, 3, *sizes.image_size), np.float32)}
+    return {"noise": rng.standard_normal((sizes.unlabeled, *sizes.input_shape), np.float32)}
 
 
 def schedule(step: int, steps: int, num_classes: int, settings: Settings) -> dict[str, float]:

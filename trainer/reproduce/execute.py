@@ -53,7 +53,7 @@ def execute(runs: Iterable[Planned], jobs: int, options: tuple[str, ...] = (), g
     waiting = [run for run in distinct if not run.finished]
     active: dict[int, _Process] = {}  # by slot, 0 … jobs − 1
     failures: list[Failure] = []
-    with _Progress(distinct) as progress:
+    with Progress(distinct) as progress:
         try:
             while waiting or active:
                 failed = {failure.run.path for failure in failures}
@@ -150,27 +150,29 @@ class _Process:
             file.close()
 
 
-class _Progress:
+class Progress:
     """A progress bar over the steps of all runs and one for each active run, on a terminal; a line for each end."""
 
     def __init__(self, runs: list[Planned]) -> None:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._runs = runs
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(bar_width=20),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(compact=True),
         )
-        self._bars = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        self._bars = progress.Progress(
+            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+        )
         done = self._done = sum(run.steps for run in runs if run.finished)
         self._whole = self._bars.add_task("", total=sum(run.steps for run in runs), completed=done)
         self._tasks: dict[Path, int] = {}
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         self._bars.start()
         return self
 

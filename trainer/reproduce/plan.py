@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from trainer.api import configure, open_split, require_trainable
 from trainer.config import RunConfig
 from trainer.methods import load_method
 from trainer.reproduce.recipe import Recipe, Row, Vary
+from trainer.runs.record import Spec
 from trainer.runs.run_dir import open_run
 
 # what may differ between two runs of one cell: where and how they run, not what they compute
@@ -65,6 +66,7 @@ class Planned:
         steps: of the run.
         flags: arguments of `realmix-train`.
         init: folder of the run that it starts from.
+        spec: what is trained there.
     """
 
     path: Path
@@ -74,6 +76,7 @@ class Planned:
     steps: int
     flags: tuple[str, ...]
     init: Path | None = None
+    spec: Spec | None = field(default=None, compare=False, repr=False)
 
     @property
     def words(self) -> list[str]:
@@ -154,7 +157,7 @@ def plan(recipe: Recipe, scale: Scale, root: str, runs: Path) -> dict[tuple[str,
     for name, store in wanted.items():
         place: Location = locate(name) if store in scale.stores else locate(root) / name
         try:
-            opened[name] = open_split(place)
+            opened[name] = open_split(place, recipe.embeddings)
         except StoreError as error:
             if name in scale.stores or not error.what.endswith("is not a store"):
                 raise
@@ -206,7 +209,8 @@ class _Maker:
         everywhere = [f"{key}={_text(value)}" for key, value in recipe.settings.items()]
         self._settings = [*everywhere, *map(config.without_component, scale.settings)]
         named = [one for one in self._settings if one.partition("=")[0] not in ELSEWHERE]
-        self._folder = runs / _file_name(f"{recipe.model}_{recipe.steps}", named)
+        on = [] if recipe.embeddings is None else [recipe.embeddings]
+        self._folder = runs / _file_name(f"{recipe.model}_{recipe.steps}", [*on, *named])
 
     def __call__(self, row: Row, column: str, number: int, init: Path | None) -> Planned:
         recipe = self._recipe
@@ -222,9 +226,11 @@ class _Maker:
         after = [f"after_{init.name}"] if init is not None else []
         name = _file_name(f"{store.name}_{row.method}", [*own, *after])
         words = ["--store", str(store.path), "--method", row.method]
+        words += [] if recipe.embeddings is None else ["--embeddings", recipe.embeddings]
         words += [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         words += [word for one in assignments for word in ("--set", one)]
-        planned = Planned(self._folder / f"{name}_s{seed}", row.name, column, number, recipe.steps, tuple(words), init)
+        place = self._folder / f"{name}_s{seed}"
+        planned = Planned(place, row.name, column, number, recipe.steps, tuple(words), init, spec)
         if (planned.path / "config.json").exists():
             _require_same(planned.path, store, spec.run, spec.settings)
         return planned

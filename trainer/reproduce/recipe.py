@@ -78,6 +78,7 @@ class Recipe:
     Attributes:
         name: of the file, without .toml.
         init: store and method of the pre-training run, if there is one.
+        embeddings: that all runs train on, no key of a file; None: images.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Recipe:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     init: tuple[str, str] | None = None
+    embeddings: str | None = None
 
     def split_and_training(self, seed: int) -> tuple[int, int]:
         """The seed of the labelled split and that of the training that a number of `seeds` stands for."""

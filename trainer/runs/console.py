@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from stores.system.text import say, visible
 from trainer.config import changed
+from trainer.data import embedded
+from trainer.data.embedded import EmbeddedSplit
 
 if TYPE_CHECKING:
     from trainer.data.loader import Loader
@@ -112,6 +114,8 @@ def header(spec: Spec, loader: Loader) -> list[str]:
         + (f", {run.threads} threads" if run.device == "cpu" else ""),
     ]
     init = [] if run.init is None else [f"init    {run.init}"]
+    if isinstance(store, EmbeddedSplit):
+        lines.insert(1, f"embeds  {embedded.describe(store, views)}")
     return lines + [f"differs {text}" for text in spec.deviations] + init
 
 

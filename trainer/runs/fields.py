@@ -27,7 +27,10 @@ from stores.format.fields import (
 
 LARGEST = 3.5e38  # what a float32 holds: losses, and everything that is computed from them
 LARGEST_IMAGE = 64 << 20  # bytes of its pixels: stores hold none that is larger
-_MODEL = re.compile(r"wrn-[0-9]{1,3}-[0-9]{1,3}|(timm|torchvision):[a-z0-9_]{1,100}(\.[A-Za-z0-9_]{1,100})?")
+_MODEL = re.compile(
+    r"wrn-[0-9]{1,3}-[0-9]{1,3}|linear|mlp|neighbours"
+    r"|(timm|torchvision):[a-z0-9_]{1,100}(\.[A-Za-z0-9_]{1,100})?"
+)
 
 
 def image_size(value: Any) -> bool:
@@ -74,6 +77,7 @@ def wrong_weights(metadata: dict[str, Any]) -> list[str]:
             "image_size": image_size,
             "range": or_none(interval),
             "input_size": or_none(whole(1)),
+            "embedding": or_none(_embedding),
         },
     )
 
@@ -99,6 +103,15 @@ def _named(check: Check) -> Check:
     return lambda value: isinstance(value, dict) and all(text(name) and check(said) for name, said in value.items())
 
 
+_embedding = _object(
+    {
+        "backbone": text,
+        "weights": text,
+        "weights_sha256": lambda value: value == "" or digest(value),
+        "size": whole(1, 1 << 12),
+        "num_features": whole(1, 1 << 20),
+    }
+)
 _number = number(-LARGEST, LARGEST)
 _percent = number(0, 100)
 _share = number(0, 1)
@@ -129,6 +142,7 @@ _CONFIG: dict[str, Check] = {
     "store.split_seed": whole(0, 1 << 64),
     "store.class_names": class_names,
     "store.image_size": or_none(image_size),  # runs of early versions do not say it
+    "store.embedding": or_none(_embedding),
     "store.gamma": or_none(_share),
     "store.range": or_none(interval),
     **{f"store.counts.{name}": whole(0) for name in ("labeled", "unlabeled", "valid", "test")},

@@ -17,6 +17,7 @@ from stores import DatasetStore, SplitStore
 from trainer import hardware
 from trainer.config import Resolved
 from trainer.contract import Method, Options
+from trainer.data.embedded import EmbeddedSplit
 from trainer.data.placement import Placement
 from trainer.runs import checkpoint
 from trainer.runs.transfer import Backbone
@@ -78,6 +79,7 @@ def describe(store: SplitStore) -> dict[str, Any]:
         "gamma": store.gamma,
         "counts": {name: len(getattr(store, name)) for name in ("labeled", "unlabeled", "valid", "test")},
         "num_copies": store.dataset.num_copies,
+        "embedding": store.made_by() if isinstance(store, EmbeddedSplit) else None,
         **({} if (range_ := range_of(store.dataset)) is None else {"range": list(range_)}),
     }
 

@@ -67,7 +67,7 @@ class Curves:
 
     def batch(self, batch: Batch, step: int) -> None:
         """The views of a batch's first samples: a row a view, a column a sample."""
-        if not self._boards:
+        if not self._boards or batch.x.dim() == 2:  # embeddings are no pictures
             return
         labeled = [batch.x] if batch.probe is None else [batch.x, batch.probe]
         for name, views in (("labeled", labeled), ("unlabeled", list(batch.u))):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.build import build_model
+from networks.embedded import from_images, linear
 from networks.network import BACKBONE, CLASSIFIER
 from networks.pretrained import Pretrained
 from stores.errors import IntegrityError, StoreError, UsageError
@@ -28,8 +29,10 @@ from trainer.runs import checkpoint, fields
 from trainer.runs.run_dir import Run, damaged, open_run, read_bytes
 
 FILE = "model.safetensors"
+BELOW = "backbone.net."  # where a network on embeddings has the tensors of the backbone, if it has them
 NO_DIGEST = "0" * 64
 INPUT = "uint8 RGB × 2/255 − 1, NCHW"
+EMBEDDINGS = "embeddings, standardised"
 
 
 @dataclass
@@ -43,6 +46,9 @@ class Trained:
         image_size: (H, W) of the images that it was trained on.
         range: the numbers that were black and white in pictures of more than 8 bits; None: those of their type.
         input_size: side to which a backbone of timm or torchvision resizes images; None of other networks.
+        embedding: of a model that reads embeddings in the place of images, what made them: backbone, weights,
+            weights_sha256, size and num_features; None: it reads images.
+        made_with: the same of a model of which the backbone is a part.
     """
 
     model: nn.Module
@@ -51,6 +57,8 @@ class Trained:
     image_size: tuple[int, int]
     range: tuple[float, float] | None = None
     input_size: int | None = None
+    embedding: dict[str, Any] | None = None
+    made_with: dict[str, Any] | None = None
 
 
 def export(
@@ -60,14 +68,17 @@ def export(
     class_names: Sequence[str],
     image_size: tuple[int, int],
     range_: tuple[float, float] | None = None,
+    embedding: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `model` to `folder`/model.safetensors, atomically; the same weights give the same bytes.
 
     Args:
         model: the evaluated network, see `Ema.apply_to`; the rest as in `Trained`.
+        embedding: what made the embeddings that it reads, itself or the part above its backbone; None: it reads images.
     """
     tensors = {
-        key: value.detach().to("cpu", torch.float32).contiguous() for key, value in _plain(model.state_dict()).items()
+        key: value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype).contiguous()
+        for key, value in _plain(model.state_dict(), embedding is not None).items()
     }
     metadata = {
         "model": name,
@@ -79,11 +90,14 @@ def export(
     }
     if isinstance(model, Pretrained):
         metadata |= {"input_size": str(model.backbone.size), "preprocessing": json.dumps(model.backbone.preprocessing)}
+    if embedding is not None:
+        metadata |= {"input": EMBEDDINGS, "embedding": json.dumps(dict(embedding), sort_keys=True)}
     if range_ is not None:
         metadata["range"] = json.dumps(list(range_))
     data = _in_order(safetensors.torch.save(tensors, metadata))
     digest = hashlib.sha256(data).hexdigest()
-    manifest.write_atomically(folder / FILE, data.replace(NO_DIGEST.encode(), digest.encode(), 1))
+    empty, sealed = (f'"sha256":"{one}"'.encode() for one in (NO_DIGEST, digest))
+    manifest.write_atomically(folder / FILE, data.replace(empty, sealed, 1))
 
 
 @dataclass(frozen=True)
@@ -151,7 +165,7 @@ def load(path: Path | str) -> Trained:
     except FileNotFoundError:
         raise StoreError(f"there is no '{path}'", "a run writes it when it is finished") from None
     said: dict[str, Any] = {"model": content.metadata.get("model")}
-    for name in ("class_names", "image_size", "range", "input_size"):
+    for name in ("class_names", "image_size", "range", "input_size", "embedding"):
         try:
             said[name] = json.loads(content.metadata.get(name, "null"))
         except (ValueError, RecursionError):
@@ -160,8 +174,8 @@ def load(path: Path | str) -> Trained:
         raise StoreError(
             f"'{path}' does not say which network it is", f"wrong or missing in its metadata: {', '.join(wrong)}"
         )
-    network = (said["model"], said["input_size"])
-    return _trained(content.tensors, network, said["class_names"], said["image_size"], path, said["range"])
+    network, about = (said["model"], said["input_size"]), (said["class_names"], said["image_size"], path)
+    return _trained(content.tensors, network, *about, said["range"], said["embedding"])
 
 
 def find(path: Path) -> Trained:
@@ -194,8 +208,8 @@ def of_run(run: Run, averaged: bool = True) -> Trained:
     if store.get("image_size") is None:
         raise StoreError(f"'{run.path}' was written by another version of realmix", "it does not say its images' size")
     tensors = content["model"] | (content["ema"] if averaged else {})
-    network = (name, run.config["run"].get("input_size"))
-    return _trained(tensors, network, store["class_names"], store["image_size"], path, store.get("range"))
+    network, said = (name, run.config["run"].get("input_size")), (store["class_names"], store["image_size"], path)
+    return _trained(tensors, network, *said, store.get("range"), store.get("embedding"))
 
 
 def _trained(
@@ -205,9 +219,17 @@ def _trained(
     size: list[int],
     path: Path,
     range_: list[float] | None,
+    embedding: dict[str, Any] | None,
 ) -> Trained:
     """Raises StoreError or IntegrityError before memory is taken for a network that the tensors do not fill."""
-    tensors, (name, side) = _plain(tensors), network
+    (name, side), (height, width) = network, size
+    black_white = None if range_ is None else (range_[0], range_[1])
+    if embedding is not None:
+        require_finite(tensors, path)
+        model, whole = _on_embeddings(_plain(tensors, on_embeddings=True), name, len(class_names), embedding, path)
+        made: dict[str, Any] = {"made_with" if whole else "embedding": embedding}
+        return Trained(model.eval().requires_grad_(False), name, class_names, (height, width), black_white, **made)
+    tensors = _plain(tensors)
     try:
         with torch.device("meta"):
             expected = _plain(build_model(name, len(class_names), size=side).state_dict())
@@ -225,9 +247,25 @@ def _trained(
     require_finite(tensors, path)
     model = build_model(name, len(class_names), size=side)
     model.load_state_dict(tensors)
-    height, width = size
-    black_white = None if range_ is None else (range_[0], range_[1])
     return Trained(model.eval().requires_grad_(False), name, class_names, (height, width), black_white, side)
+
+
+def _on_embeddings(
+    tensors: dict[str, Tensor], name: str, num_classes: int, embedding: dict[str, Any], path: Path
+) -> tuple[nn.Module, bool]:
+    """A network on embeddings, with its backbone if that is among the tensors; and whether it is."""
+    own = {key: value for key, value in tensors.items() if not key.startswith(BELOW)}
+    try:
+        network = linear.of_tensors(name, own)
+        fits = (network.mean.numel(), network.num_classes) == (embedding["num_features"], num_classes)
+    except (KeyError, RuntimeError, ValueError, IndexError, UsageError) as error:
+        raise damaged(path, f"it holds no network '{name}': {str(error).splitlines()[0]}") from None
+    if not fits:
+        raise damaged(path, "its network is not of these classes or embeddings")
+    backbone = {key.removeprefix(BELOW): value for key, value in tensors.items() if key.startswith(BELOW)}
+    if not backbone:
+        return network, False
+    return from_images.of_tensors(network, embedding, backbone), True
 
 
 def _shape(tensors: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
@@ -236,8 +274,13 @@ def _shape(tensors: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
     return tuple(tensor.shape) if tensor is not None and tensor.is_floating_point() else None
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _plain(tensors: dict[str, Tensor], on_embeddings: bool = False) -> dict[str, Tensor]:
     """Without the names that torch.compile adds, and without what only training needs."""
+    if on_embeddings:
+        plain = {key.removeprefix("network."): value for key, value in tensors.items()}
+        return {
+            key: value for key, value in plain.items() if key.split(".")[0] in linear.PARTS or key.startswith(BELOW)
+        }
     plain = {key.replace("_orig_mod.", ""): value for key, value in tensors.items()}
     return {key: value for key, value in plain.items() if key.split(".")[0] in (*BACKBONE, CLASSIFIER)}
 

@@ -1,0 +1,68 @@
+"""A backbone and a network on its embeddings as one network on images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from networks.embedded.linear import OnEmbeddings
+from networks.loading import files
+from networks.pretrained import Backbone, load_backbone
+from stores.errors import IntegrityError, UsageError
+
+
+class FromImages(nn.Module):
+    """Images float [n, 3, H, W] in [−1, 1] to class logits [n, K], by way of embeddings that are standardised."""
+
+    def __init__(self, backbone: Backbone, network: OnEmbeddings) -> None:
+        super().__init__()
+        self.backbone, self.network = backbone, network
+
+    def forward(self, images: Tensor) -> Tensor:
+        embeddings = self.backbone(images)
+        logits: Tensor = self.network((embeddings - self.network.mean) / self.network.std)
+        return logits
+
+
+def below(network: OnEmbeddings, embedding: Mapping[str, Any], weights: str) -> FromImages:
+    """Put the backbone below a network that was trained on its embeddings.
+
+    Args:
+        network: on embeddings.
+        embedding: what made them: backbone, its name; weights_sha256; size in pixels.
+        weights: of the backbone, as `load_backbone` takes them.
+
+    Raises:
+        UsageError: these are other weights than the ones that made the embeddings; also as `load_backbone`.
+    """
+    backbone = load_backbone(embedding["backbone"], weights, embedding["size"])
+    if backbone.weights_sha256 != embedding["weights_sha256"]:
+        raise UsageError(
+            f"the weights '{weights}' of {embedding['backbone']} are not the ones that made the embeddings",
+            f"their SHA-256 is {backbone.weights_sha256[:12]}…, of those {embedding['weights_sha256'][:12]}…",
+            "--weights FILE names the file that `realmix-data embed` was given",
+        )
+    return FromImages(backbone.eval(), network)
+
+
+def of_tensors(network: OnEmbeddings, embedding: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FromImages:
+    """As `below`, with the backbone's tensors by name.
+
+    Raises:
+        IntegrityError: they are not the ones that made the embeddings.
+        UsageError: timm or torchvision is missing, or too old to have the backbone.
+    """
+    backbone = load_backbone(embedding["backbone"], "none", embedding["size"])
+    try:
+        backbone.net.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        why = str(error).splitlines()[0]
+        raise IntegrityError(f"the weights of {embedding['backbone']} are damaged", why) from None
+    backbone.weights_sha256 = files.sha256_of(backbone.net.state_dict())
+    if backbone.weights_sha256 != embedding["weights_sha256"]:
+        raise IntegrityError(
+            f"the weights of {embedding['backbone']} are damaged", "they are not the ones that made the embeddings"
+        )
+    return FromImages(backbone.eval(), network)
