@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.build import build
+from pipeline.commands.embed import embed
 from pipeline.commands.export import export
 from pipeline.commands.info import info
 from pipeline.commands.options import grouped
@@ -30,7 +31,7 @@ app = typer.Typer(
     help="Build stores of augmented copies once; train from them with `realmix-train` as often as you like.",
     epilog="Example: `realmix-data build cifar10 --copies 50`, then `realmix-train --store stores/cifar10_250`",
 )
-for command in (build, plan, split, info, verify, repair, export, preview):
+for command in (build, plan, split, embed, info, verify, repair, export, preview):
     app.command()(grouped(command))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from stores import DatasetStore, SplitStore
+from stores.embeddings import EmbeddingStore
 from stores.errors import UsageError
 from stores.format import file_names
 from stores.system.text import csv_line, print_table, spelled
@@ -86,6 +87,37 @@ def file_lines(store: DatasetStore | SplitStore) -> Iterator[str]:
         for row in rows.tolist():
             class_ = dataset.class_names[labels[row]] if labels[row] >= 0 else ""
             yield csv_line([part, str(row), class_, files[row]])
+
+
+def embedding_facts(store: EmbeddingStore) -> dict[str, Any]:
+    """What `info` says of embeddings."""
+    content, files = store.manifest, store.manifest["files"]
+    images, strong = content["num_images"], content["spec"]["strong"]
+    return {
+        "store": str(store.path),
+        "kind": "embeddings",
+        "dataset": content["dataset"]["name"],
+        "name": store.name,
+        "backbone": store.backbone,
+        "weights": content["weights"],
+        "weights_sha256": store.weights_sha256,
+        "size": store.size,
+        "preprocessing": content["spec"]["preprocessing"],
+        "features": store.num_features,
+        "images": images,
+        "test_images": content["num_test"],
+        "copies": store.num_copies,
+        "strong_copies": store.num_strong,
+        "strong_recipe": None if strong is None else strong["recipe"].get("name"),
+        "weak": content["spec"]["weak"],
+        "embeddings": images * (1 + store.num_copies + store.num_strong) + content["num_test"],
+        **content["arithmetic"],
+        "versions": content["versions"],
+        "bytes": sum(f["bytes"] for f in files.values()),
+        "files": len(files),
+        "fingerprint": store.fingerprint,
+        "dataset_fingerprint": content["spec"]["dataset"],
+    }
 
 
 def show(facts: dict[str, Any]) -> None:

@@ -134,7 +134,7 @@ def make_plan(
     task += 2 * arrays[2].chunk[0] * arrays[2].row_bytes
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + workers * task
     memory += 0 if recipe.vectorised else workers * PROCESS_BYTES
-    free, needed = _free(store), int(MARGIN * total)
+    free, needed = free_bytes(store), int(MARGIN * total)
     return Plan(
         images=subject.train,
         test_images=subject.test,
@@ -153,7 +153,7 @@ def make_plan(
         memory_bytes=int(memory),
         needed_bytes=needed,
         free_bytes=free,
-        fits=None if free is None else free + _already(store) >= needed,
+        fits=None if free is None else free + bytes_there(store) >= needed,
         sample=subject.what,
     )
 
@@ -166,7 +166,7 @@ def require_room(store: Location, source: Source, recipe: Recipe, spec: dict[str
     Raises:
         ResourceError: less is free than `MARGIN` × the estimate.
     """
-    free, there = _free(store), _already(store)
+    free, there = free_bytes(store), bytes_there(store)
     if free is None or _is_built(store, spec):
         return
     copies = spec["copies"]
@@ -204,7 +204,7 @@ def show(plan: Plan) -> None:
             ("" if plan.fits is not False else "  does not fit", "bold red"),
         ),
         "memory": f"about {size(plan.memory_bytes)}",
-        "time": f"about {_duration(plan.seconds)} with {plan.workers} worker{'s' * (plan.workers != 1)} here",
+        "time": f"about {duration(plan.seconds)} with {plan.workers} worker{'s' * (plan.workers != 1)} here",
         "measured on": plan.sample,
     }
     print_table(rows.items())
@@ -276,14 +276,14 @@ def _is_built(store: Location, spec: dict[str, Any]) -> bool:
     return bool(content.get("spec") == spec)
 
 
-def _already(store: Location) -> int:
+def bytes_there(store: Location) -> int:
     """Bytes of the files that are already there."""
     if not isinstance(store, Path) or not store.is_dir():
         return 0
     return sum(file.lstat().st_size for file in store.rglob("*") if file.is_file())
 
 
-def _free(store: Location) -> int | None:
+def free_bytes(store: Location) -> int | None:
     """Free bytes at the location of the store; None in object storage."""
     if not isinstance(store, Path):
         return None
@@ -291,7 +291,8 @@ def _free(store: Location) -> int | None:
     return shutil.disk_usage(folder).free
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time with its unit: "40 s", "12 min", "3.1 h"."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

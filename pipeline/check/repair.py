@@ -27,6 +27,7 @@ import numpy as np
 from pipeline.building.derive import copies_file, recipe_of
 from pipeline.building.executors import local
 from pipeline.check.deep_verify import check_file
+from pipeline.check.embeddings import restore
 from pipeline.recipes import Recipe
 from pipeline.splits.draw import Split
 from pipeline.splits.protocols import draw_again
@@ -64,12 +65,15 @@ class Report:
     lost: dict[str, str] = field(default_factory=dict)
 
 
-def repair(store: Location, *, dry_run: bool = False, progress: _Progress = lambda *_: None) -> Report:
+def repair(
+    store: Location, *, dry_run: bool = False, weights: str | None = None, progress: _Progress = lambda *_: None
+) -> Report:
     """Restore a dataset store, or a split store together with its dataset store (listed as `<name>/<file>`).
 
     Args:
-        store: the dataset store or split store.
+        store: the dataset store or split store, or embeddings.
         dry_run: only report what would be done.
+        weights: of embeddings, the file that they came from.
         progress: called with (what, done, of).
 
     Raises:
@@ -79,6 +83,8 @@ def repair(store: Location, *, dry_run: bool = False, progress: _Progress = lamb
     content = _manifest(store)
     if content["kind"] == "dataset":
         return _repair(store, content, dry_run, lambda work: _dataset(work, progress))
+    if content["kind"] == "embeddings":
+        return _repair(store, content, dry_run, lambda work: restore(work, weights, progress))
     dataset = store.resolve().parent / content["dataset"]["name"]
     inner = repair(dataset, dry_run=dry_run, progress=progress)
     report = _repair(store, content, dry_run, lambda work: _split(work, dataset))
@@ -88,7 +94,7 @@ def repair(store: Location, *, dry_run: bool = False, progress: _Progress = lamb
 
 
 @dataclass
-class _Work:
+class Work:
     """One store under repair: its manifest, and what is damaged, restored and lost so far."""
 
     store: Location
@@ -137,7 +143,7 @@ def _manifest(store: Location) -> dict[str, Any]:
         ) from None
 
 
-def _repair(store: Location, content: dict[str, Any], dry_run: bool, work_on: Callable[[_Work], None]) -> Report:
+def _repair(store: Location, content: dict[str, Any], dry_run: bool, work_on: Callable[[Work], None]) -> Report:
     problems = verify(store)
     if not dry_run:
         clear_leftovers(store)
@@ -146,7 +152,7 @@ def _repair(store: Location, content: dict[str, Any], dry_run: bool, work_on: Ca
     with exclusive(store):
         if (now := _manifest(store)) != content:  # another repair or build has changed it meanwhile
             content, problems = now, verify(store)
-        work = _Work(store, content, {problem.file: problem.what for problem in problems}, dry_run)
+        work = Work(store, content, {problem.file: problem.what for problem in problems}, dry_run)
         work_on(work)
     for key in work.damaged.keys() - work.report.restored.keys() - work.report.lost.keys():
         again = f"`realmix-data export {store} --format ffcv` writes it again"
@@ -154,7 +160,7 @@ def _repair(store: Location, content: dict[str, Any], dry_run: bool, work_on: Ca
     return work.report
 
 
-def _dataset(work: _Work, progress: _Progress) -> None:
+def _dataset(work: Work, progress: _Progress) -> None:
     for array in _arrays(work.content, work.store):
         work.restore_same(array.metadata())
     if "train/source_index/c/0" in work.damaged:
@@ -202,7 +208,7 @@ def _table(name: str, *shape: int, dtype: type = np.int64) -> layout.ArrayLayout
     return layout.table(name, np.broadcast_to(dtype(0), shape))
 
 
-def _copies(work: _Work, progress: _Progress) -> None:
+def _copies(work: Work, progress: _Progress) -> None:
     """Derive every damaged file of copies or params again."""
     keys = [key for key in work.damaged if key.startswith("copies/") and "/c/" in key]
     if not keys:
@@ -251,7 +257,7 @@ def _file_number(key: str) -> int:
     return int(key.partition("/c/")[2].partition("/")[0])
 
 
-def _recipe_holds(work: _Work, recipe: Recipe) -> bool:
+def _recipe_holds(work: Work, recipe: Recipe) -> bool:
     """Whether the recipe still makes the copies of the build.
 
     An intact file of copies shows it. If there is none, recipes in NumPy are taken to do so, others are not.
@@ -266,7 +272,7 @@ def _recipe_holds(work: _Work, recipe: Recipe) -> bool:
         return False
 
 
-def _split(work: _Work, dataset: Location) -> None:
+def _split(work: Work, dataset: Location) -> None:
     """Draw the rows again; they are right if they give the fingerprint in the manifest, which covers them."""
     try:
         opened = open_store(dataset)
@@ -287,7 +293,7 @@ def _split(work: _Work, dataset: Location) -> None:
             work.restore(array.key(0), encode_table(array, rows))
 
 
-def _fingerprint(work: _Work, split: Split) -> str:
+def _fingerprint(work: Work, split: Split) -> str:
     """Fingerprint of the split store that these rows would make with the manifest that is there."""
     content = {name: value for name, value in work.content.items() if name not in ("complete", "fingerprint", "files")}
     digests = {name: hashlib.sha256(getattr(split, name).astype("<i8").tobytes()).hexdigest() for name in ARRAYS}

@@ -20,13 +20,20 @@ def info(
     ] = False,
 ) -> None:
     """What a store holds."""
-    from pipeline.building.facts import dataset_facts, file_lines, show, split_facts
-    from stores import DatasetStore, open_store
+    from pipeline.building.facts import dataset_facts, embedding_facts, file_lines, show, split_facts
+    from stores import DatasetStore, SplitStore, open_store
+    from stores.embeddings import holds_embeddings, names_of, open_with_dataset
 
-    opened = open_store(store)
+    opened: DatasetStore | SplitStore
+    if holds_embeddings(store):
+        embeddings, opened = open_with_dataset(store)
+        facts = embedding_facts(embeddings)
+    elif isinstance(opened := open_store(store), DatasetStore):
+        facts = dataset_facts(opened) | {"embeddings": names_of(opened)}
+    else:
+        facts = split_facts(opened)
     if files:
         for line in file_lines(opened):
             write(line)
         return
-    facts = dataset_facts(opened) if isinstance(opened, DatasetStore) else split_facts(opened)
     say(json.dumps(facts)) if as_json else show(facts)

@@ -15,10 +15,11 @@ from stores.system.text import say
 def repair(
     store: StorePath,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    weights: Annotated[str | None, typer.Option(help="The file of weights that embeddings were made with.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Restore damaged and missing files that follow from the rest: copies, params, metadata, the indices of a split.
+    """Restore damaged files that follow from the rest: copies, params, metadata, indices of a split, embeddings.
 
     Exit code 4 if something is lost for good: base images and labels follow from nothing.
     """
@@ -27,7 +28,7 @@ def repair(
     from pipeline.commands.progress import Bars
 
     with Bars(quiet=quiet or as_json) as bars:
-        report = repair_store(store, dry_run=dry_run, progress=bars.update)
+        report = repair_store(store, dry_run=dry_run, weights=weights, progress=bars.update)
     seconds = bars.seconds()
     if as_json:
         facts = {"store": str(store), "dry_run": dry_run, "seconds": seconds}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from pipeline.commands.options import Json, Quiet, StorePath
 from stores.errors import IntegrityError
+from stores.storage.location import Location
 from stores.system.text import say
+
+Progress = Callable[[str, int, int], None]  # (what, done, of)
 
 
 def verify(
     store: StorePath,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also derive every copy again from its image and params.")
+        bool, typer.Option("--deep", help="Also derive every copy again, or a sample of embeddings.")
     ] = False,
+    weights: Annotated[str | None, typer.Option(help="The file of weights that embeddings were made with.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -24,11 +29,15 @@ def verify(
     from pipeline.check.deep_verify import check_copies
     from pipeline.commands.progress import Bars
     from stores import SplitStore, open_store
+    from stores.embeddings import holds_embeddings
     from stores.verify import verify as check_files
 
     with Bars(quiet=quiet or as_json) as bars:
         problems = [str(p) for p in check_files(store, lambda done, of: bars.update("checksums, bytes", done, of))]
-        opened = None if problems else open_store(store)
+        embeddings = not problems and holds_embeddings(store)
+        if embeddings:
+            problems += _check_embeddings(store, deep, weights, bars.update)
+        opened = None if problems or embeddings else open_store(store)
         if isinstance(opened, SplitStore):
             problems += [f"{opened.dataset.name}/{p}" for p in check_files(opened.dataset.path)]
             opened = opened.dataset
@@ -44,4 +53,17 @@ def verify(
             "\n".join(f"  {p}" for p in problems[:20]),
             f"`realmix-data repair {store}` restores what follows from base images and recipe",
         )
-    say(f"{store}: sound{', every copy is what its params say' if deep else ''} ({seconds} s)")
+    said = ", a sample is what the network makes of the images" if embeddings else ", every copy is what its params say"
+    say(f"{store}: sound{said if deep else ''} ({seconds} s)")
+
+
+def _check_embeddings(store: Location, deep: bool, weights: str | None, progress: Progress) -> list[str]:
+    """The dataset store of embeddings must be there, and deep down a sample must be what its network makes."""
+    from stores.embeddings import open_with_dataset
+
+    opened, dataset = open_with_dataset(store)
+    if not deep:
+        return []
+    from pipeline.check.embeddings import check_sample, load_again
+
+    return check_sample(opened, dataset, load_again(opened.manifest, weights), progress)

@@ -11,6 +11,8 @@ from stores.embeddings.content import Network, describe, fingerprint_of, layouts
 from stores.embeddings.reader import (
     EmbeddingArray,
     EmbeddingStore,
+    finite,
+    holds_embeddings,
     location,
     names_of,
     open_embeddings,
@@ -24,6 +26,8 @@ __all__ = [
     "check_embeddings",
     "describe",
     "fingerprint_of",
+    "finite",
+    "holds_embeddings",
     "layouts",
     "location",
     "names_of",

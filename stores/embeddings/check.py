@@ -29,7 +29,7 @@ def check_embeddings(store: Location, content: dict[str, Any]) -> dict[str, str]
         except (StoreError, IntegrityError) as error:
             wrong[f"{expected.name}/zarr.json"] = error.what
             continue
-        if found != expected:
+        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
             wrong[f"{expected.name}/zarr.json"] = "the array is not what the manifest says"
             continue
         array = ImageArray(store, expected.name)

@@ -78,27 +78,28 @@ class EmbeddingStore:
     @cached_property
     def train(self) -> EmbeddingArray:
         """Of the training images, float16 [N, D]; rows as in `DatasetStore.train_images`."""
-        return self._array("train")
+        return self.array("train")
 
     @cached_property
     def test(self) -> EmbeddingArray:
         """Of the test images, float16 [M, D]."""
-        return self._array("test")
+        return self.array("test")
 
     @cached_property
     def copies(self) -> EmbeddingArray | None:
         """Of the first K copies of each training image, float16 [N, K, D]; None if K is 0."""
-        return self._array("copies") if self.num_copies else None
+        return self.array("copies") if self.num_copies else None
 
     @cached_property
     def strong(self) -> EmbeddingArray | None:
         """Of S strong copies of each training image, float16 [N, S, D]; None if S is 0."""
-        return self._array("strong") if self.num_strong else None
+        return self.array("strong") if self.num_strong else None
 
-    def _array(self, name: str) -> EmbeddingArray:
+    def array(self, name: str) -> EmbeddingArray:
+        """The array "train", "test", "copies" or "strong"; the manifest must say that there is one."""
         expected = layouts(self.manifest)[name]
         array = EmbeddingArray(self.path, expected.name, self.manifest)
-        if array.layout != expected:
+        if (array.layout.shape, array.layout.dtype) != (expected.shape, expected.dtype):
             raise StoreError(
                 f"array '{expected.name}' of '{self.path}' is not what the store's manifest says",
                 f"it has shape {array.shape}, type {array.dtype}",
@@ -130,6 +131,15 @@ def _belongs(place: Location, dataset: DatasetStore) -> bool:
     except (StoreError, IntegrityError):
         return False
     return bool(content["kind"] == "embeddings" and content["spec"]["dataset"] == dataset.fingerprint)
+
+
+def holds_embeddings(path: Location) -> bool:
+    """Whether a store of embeddings is there, complete or not.
+
+    Raises:
+        StoreError: there is no store.
+    """
+    return bool(manifest.read(path, incomplete=True)["kind"] == "embeddings")
 
 
 def open_embeddings(dataset: DatasetStore, name: str) -> EmbeddingStore:
