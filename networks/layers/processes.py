@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -21,6 +24,17 @@ def set_world(number: int) -> None:
     """Say how many processes share the run from here on; they have a process group."""
     global _world
     _world = number
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Within, this process works for itself: all of them do the same work, and get the same result."""
+    number = world()
+    set_world(1)
+    try:
+        yield
+    finally:
+        set_world(number)
 
 
 def pooled(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:

@@ -166,7 +166,7 @@ def test_fine_tuning_has_its_own_defaults(split: Path) -> None:
     assert (run.bn_momentum, run.ema_decay) == (0.01, 0.999)
     short = resolved(split, "optim.lr=0.5", model=MODEL, steps=1000)
     assert (short.bn_momentum, short.ema_decay, short.lr) == (0.1, 0.99, 0.5)
-    assert resolved(split, model=MODEL, method="fixmatch").lr == 0.03
+    assert resolved(split, model=MODEL, method="fixmatch").lr == 0.003
     scratch = resolved(split, model=MODEL, weights="none")
     assert (scratch.lr, scratch.backbone_lr, scratch.head) == (0.002, 1.0, "random")
     plain = resolved(split)

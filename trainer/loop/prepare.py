@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from networks.layers import processes
 from networks.layers.batch_norm import BatchNorm
 from networks.network import Network
 from stores import SplitStore
@@ -26,7 +27,8 @@ SHARPNESS = 10.0  # logit of an image that lies in the direction of its class
 
 def prepare(model: Network, store: SplitStore, declared: Views, run: Resolved, device: torch.device) -> None:
     """Prepare a network that was just built or loaded, in place."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"), torch.no_grad():
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16")
+    with processes.alone(), autocast, torch.no_grad():
         if run.bn == "adapted":
             rows = unlabeled_rows(store, declared) if declared.unlabeled else np.unique(store.labeled)
             adapt(model, _weak_views(store, rows, run, device))
