@@ -24,7 +24,7 @@ from trainer.functional import schedules
 from trainer.inference.export import export
 from trainer.inference.model import load_model
 from trainer.loop import optimizer, prepare
-from trainer.methods import list_methods, load_method
+from trainer.methods import METHODS, load_method
 from trainer.runs import checkpoint, weights
 from trainer.runs.run_dir import open_run
 
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_before_these_settings_is_that_of_the_same_run(split: Pa
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_makes_its_steps(method: str, file: Path, split: Path, tmp_path: Path) -> None:
     path = start(split, tmp_path, file, method=method, steps=1, batch=8, more=["bn=grouped"])
     assert json.loads((path / "result.json").read_text())["steps"] == 1
