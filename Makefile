@@ -26,12 +26,12 @@ test-isa: $(DEV)       ## the trainer's tests as on the plainest processor: othe
 soak: $(DEV)           ## the long half of the fault injection: minutes to an hour; SOAK="--kills 100 --every 10" chooses
 	PYTHONPATH=tests:tests/pipeline $(BIN)/python -W error tests/soak/soak.py $(SOAK)
 
-bench-build: $(DEV)     ## speed and size of builds against other tools; IMAGES=stores/cifar10 takes a store's images
-	$(BIN)/python benchmarks/build.py $(if $(IMAGES),--images $(IMAGES))
-	$(BIN)/python benchmarks/layouts.py $(if $(IMAGES),--images $(IMAGES))
+bench-build: $(DEV)     ## speed and size of builds against other tools; IMAGES=stores/cifar10 takes a store's images, SIZE=224 synthetic ones of this size
+	$(BIN)/python benchmarks/build.py $(if $(IMAGES),--images $(IMAGES)) $(if $(SIZE),--size $(SIZE))
+	$(BIN)/python benchmarks/layouts.py $(if $(IMAGES),--images $(IMAGES)) $(if $(SIZE),--size $(SIZE))
 
-bench-read: $(BENCH)     ## shuffled reading against FFCV, DataLoader, WebDataset, MosaicML Streaming and zarr; IMAGES as above
-	$(BIN)/python benchmarks/reading.py $(if $(IMAGES),--images $(IMAGES))
+bench-read: $(BENCH)     ## shuffled reading against FFCV, DataLoader, WebDataset, MosaicML Streaming and zarr; IMAGES and SIZE as above, COPIES=50 with photographs
+	$(BIN)/python benchmarks/reading.py $(if $(IMAGES),--images $(IMAGES)) $(if $(SIZE),--size $(SIZE)) $(if $(COPIES),--copies $(COPIES))
 
 bench-step: $(BENCH)     ## a training step against its limit and, with PORT=MixMatch-pytorch, a PyTorch port; strong views; scaling
 	$(BIN)/python benchmarks/step.py $(if $(IMAGES),--images $(IMAGES)) $(if $(PORT),--port $(PORT))

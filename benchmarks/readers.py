@@ -53,7 +53,7 @@ def prepare_arrays(images: np.ndarray, corpus: Corpus) -> None:
 
     from stores import DatasetStore, open_store
 
-    build_stores(images, corpus.copies, corpus.folder)
+    build_stores(images, corpus.copies, corpus.folder, labels=min(250, len(images) // 20 * 10))
     store = open_store(corpus.folder / "store")
     assert isinstance(store, DatasetStore) and store.copies is not None
     shape = (store.num_images * corpus.copies, *images.shape[1:])
@@ -194,12 +194,12 @@ def batch_is_made(batch: tuple[Any, Any]) -> tuple[Any, Any]:
 
 def data_loader(corpus: Corpus, workers: bool) -> Epochs:
     """DataLoader over an array in memory, item by item."""
-    return _epochs(corpus, Samples(corpus.resident(), corpus.copies), workers)
+    return loader_epochs(corpus, Samples(corpus.resident(), corpus.copies), workers)
 
 
 def data_loader_at_once(corpus: Corpus) -> Epochs:
     """DataLoader over an array in memory, a batch at a time, without workers (with them it only gets slower)."""
-    return _epochs(corpus, SamplesAtOnce(corpus.resident(), corpus.copies), False, collate_fn=batch_is_made)
+    return loader_epochs(corpus, SamplesAtOnce(corpus.resident(), corpus.copies), False, collate_fn=batch_is_made)
 
 
 def data_loader_augmented(corpus: Corpus) -> Epochs:
@@ -208,14 +208,14 @@ def data_loader_augmented(corpus: Corpus) -> Epochs:
 
     weak = _weak(corpus.mapped().shape[1])
     dataset = Samples(corpus.resident(), corpus.copies, transform=transforms.Compose([transforms.ToPILImage(), *weak]))
-    return _epochs(corpus, dataset, True, channels_first=True)
+    return loader_epochs(corpus, dataset, True, channels_first=True)
 
 
 def prepare_png(corpus: Corpus, rows: int) -> None:
     """A folder of PNG files for every row."""
     from PIL import Image
 
-    for index, (image, row) in enumerate(_items(corpus, rows)):
+    for index, (image, row) in enumerate(items(corpus, rows)):
         folder = corpus.folder / "png" / f"{row:08}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{index % corpus.copies}.png")
@@ -228,7 +228,7 @@ def image_folder(corpus: Corpus) -> Epochs:
 
     weak = _weak(corpus.mapped().shape[1])
     dataset = ImageFolder(str(corpus.folder / "png"), transform=transforms.Compose(weak))
-    return _epochs(corpus, dataset, True, channels_first=True)
+    return loader_epochs(corpus, dataset, True, channels_first=True)
 
 
 def _weak(side: int) -> list[Any]:
@@ -238,7 +238,7 @@ def _weak(side: int) -> list[Any]:
     return [crop, transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
 
 
-def _epochs(
+def loader_epochs(
     corpus: Corpus, dataset: Dataset, workers: bool, channels_first: bool = False, collate_fn: Any = None
 ) -> Epochs:
     count = corpus.workers if workers else 0
@@ -270,7 +270,7 @@ def prepare_webdataset(corpus: Corpus, rows: int) -> None:
     total = rows * corpus.copies
     pattern = str(corpus.folder / "tars" / "%06d.tar")
     with webdataset.ShardWriter(pattern, maxcount=-(-total // (8 * corpus.workers)), verbose=0) as writer:
-        for index, (image, row) in enumerate(_items(corpus, rows)):
+        for index, (image, row) in enumerate(items(corpus, rows)):
             writer.write({"__key__": f"{index:09}", "npy": image, "cls": row})
 
 
@@ -295,7 +295,7 @@ def prepare_streaming(corpus: Corpus, rows: int) -> None:
     shape = ",".join(map(str, corpus.mapped().shape[1:]))
     columns = {"image": f"ndarray:uint8:{shape}", "row": "int"}
     with MDSWriter(out=str(corpus.folder / "mds"), columns=columns) as writer:
-        for image, row in _items(corpus, rows):
+        for image, row in items(corpus, rows):
             writer.write({"image": image, "row": row})
 
 
@@ -350,7 +350,7 @@ def zarr_chunks(corpus: Corpus) -> Epochs:
     return epoch
 
 
-def _items(corpus: Corpus, rows: int) -> Iterator[tuple[np.ndarray, int]]:
+def items(corpus: Corpus, rows: int) -> Iterator[tuple[np.ndarray, int]]:
     for index, image in enumerate(corpus.mapped()[: rows * corpus.copies]):
         yield image, index // corpus.copies
 
@@ -365,6 +365,7 @@ class Reader:
         prepare: writes the first rows in its own form; None: the arrays of `prepare_arrays` are all.
         share: of the rows that it gets; those that are slow to write get fewer.
         batches: most batches of an epoch that are timed, for the slow ones.
+        files: what it reads, in the corpus's folder.
     """
 
     open: Callable[[Corpus], Epochs]
@@ -372,30 +373,38 @@ class Reader:
     prepare: Callable[[Corpus, int], None] | None = None
     share: float = 1.0
     batches: int = EVERY
+    files: tuple[str, ...] = ("copies.npy",)
 
 
 OURS = ("stores", "trainer.data.placement")
 FFCV = ("ffcv.loader", "ffcv.fields.decoders")
 REFERENCE = "FFCV RANDOM"
+STORE, BETON = ("store",), ("copies.beton",)
 READERS: dict[str, Reader] = {
     "memcpy in order (limit)": Reader(memcpy),
     "gather from memory, one thread (limit)": Reader(functools.partial(gather, threads=1)),
     "gather from memory, torch's threads (limit)": Reader(functools.partial(gather, threads=2)),
-    "realmix, images and boxes": Reader(functools.partial(ours, kind="host", drawn=True), OURS),
-    "realmix, host": Reader(functools.partial(ours, kind="host"), OURS),
-    "realmix, mapped": Reader(functools.partial(ours, kind="mapped"), OURS),
-    "realmix, stream": Reader(functools.partial(ours, kind="stream"), OURS),
-    REFERENCE: Reader(functools.partial(ffcv, order="RANDOM"), FFCV, prepare_ffcv),
-    "FFCV QUASI_RANDOM": Reader(functools.partial(ffcv, order="QUASI_RANDOM"), FFCV, prepare_ffcv),
+    "realmix, images and boxes": Reader(
+        functools.partial(ours, kind="host", drawn=True), OURS, files=("store/train", "store/copies/params")
+    ),
+    "realmix, host": Reader(functools.partial(ours, kind="host"), OURS, files=STORE),
+    "realmix, mapped": Reader(functools.partial(ours, kind="mapped"), OURS, files=STORE),
+    "realmix, stream": Reader(functools.partial(ours, kind="stream"), OURS, files=STORE),
+    REFERENCE: Reader(functools.partial(ffcv, order="RANDOM"), FFCV, prepare_ffcv, files=BETON),
+    "FFCV QUASI_RANDOM": Reader(functools.partial(ffcv, order="QUASI_RANDOM"), FFCV, prepare_ffcv, files=BETON),
     "DataLoader, a batch at a time": Reader(data_loader_at_once),
     "DataLoader, item by item": Reader(functools.partial(data_loader, workers=False), batches=500),
     "DataLoader, item by item, workers": Reader(functools.partial(data_loader, workers=True), batches=500),
     "DataLoader + torchvision crop and flip, workers": Reader(data_loader_augmented, ("torchvision",), batches=40),
     "ImageFolder (PNG) + crop and flip, workers": Reader(
-        image_folder, ("torchvision", "PIL.Image"), prepare_png, share=0.02
+        image_folder, ("torchvision", "PIL.Image"), prepare_png, share=0.02, files=("png",)
     ),
-    "zarr-python, random samples": Reader(zarr_samples, ("zarr",), batches=4),
-    "zarr-python, random chunks": Reader(zarr_chunks, ("zarr",)),
-    "WebDataset (npy), workers": Reader(webdataset_, ("webdataset",), prepare_webdataset, share=0.1, batches=100),
-    "MosaicML Streaming (raw), workers": Reader(streaming_, ("streaming",), prepare_streaming, share=0.1, batches=100),
+    "zarr-python, random samples": Reader(zarr_samples, ("zarr",), batches=4, files=STORE),
+    "zarr-python, random chunks": Reader(zarr_chunks, ("zarr",), files=STORE),
+    "WebDataset (npy), workers": Reader(
+        webdataset_, ("webdataset",), prepare_webdataset, share=0.1, batches=100, files=("tars",)
+    ),
+    "MosaicML Streaming (raw), workers": Reader(
+        streaming_, ("streaming",), prepare_streaming, share=0.1, batches=100, files=("mds",)
+    ),
 }

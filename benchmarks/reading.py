@@ -6,6 +6,7 @@ time to the first batch ever, opening included and imports not, and of a later e
 Markdown table.
 
     python benchmarks/reading.py --images stores/cifar10      # base images of any dataset store, or an .npy file
+    python benchmarks/reading.py --size 224 --copies 50       # synthetic photographs; --images also takes real ones
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import importlib
 import importlib.util
 import itertools
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -27,11 +29,14 @@ import numpy as np
 import rounds
 import torch
 from build import load
-from readers import READERS, REFERENCE, Corpus, prepare_arrays
+from jpeg_readers import JPEG_READERS
+from readers import READERS as RAW_READERS
+from readers import REFERENCE, Corpus, prepare_arrays
 
 GROUP, RUN = 64, 4096  # samples in which siblings are counted; samples in a row in which different images are
 LOOK, GROUPS = 5, 4096  # seconds, or groups of samples, of which the shuffle is measured
 BYTES = 1e6
+READERS = RAW_READERS | JPEG_READERS
 
 
 def measure(name: str, corpus: Corpus, epochs: int) -> rounds.Result:
@@ -45,18 +50,23 @@ def measure(name: str, corpus: Corpus, epochs: int) -> rounds.Result:
     epoch = reader.open(corpus)
     with contextlib.closing(epoch(0)) as batches:
         first_ever, _, _ = read(itertools.islice(batches, reader.batches), shape, began)
-    firsts, rates = [], []
+    firsts, rates, spent = [], [], []
     for number in range(1, epochs + 1):
+        before = processor_time()
         with contextlib.closing(epoch(number)) as batches:
             first, seconds, count = read(itertools.islice(batches, reader.batches), shape)
+            spent.append((processor_time() - before) / (count * corpus.batch))
         firsts.append(first)
         rates.append(count * corpus.batch / seconds)
     with contextlib.closing(epoch(epochs + 1)) as batches:
         rows, peak, anonymous = look(itertools.islice(batches, reader.batches))
     rate, count = statistics.median(rates), len(np.load(corpus.folder / "copies.npy", mmap_mode="r"))
+    images = int(rows_of(reader.share, count // corpus.copies) * corpus.copies)
     return {
         "rate": rate,
-        "images": int(rows_of(reader.share, count // corpus.copies) * corpus.copies),
+        "spent": statistics.median(spent),
+        "images": images,
+        "bytes": sum(size(corpus.folder / name) for name in reader.files) / (images if reader.prepare else count),
         "first_ever": first_ever,
         "first_later": statistics.median(firsts),
         "peak": peak,
@@ -111,21 +121,40 @@ def uniform(samples: int, copies: int) -> tuple[float, float]:
 
 def memory() -> tuple[float, float]:
     """MB of this process and those below it: the sum of their peaks, and anonymous memory, shared pages once."""
-    parents = {}
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            parents[int(status.parent.name)] = (int(lines["PPid"]), lines)
-    mine = {int(Path("/proc/self").readlink().name)}
-    while more := {process for process, (parent, _) in parents.items() if parent in mine} - mine:
-        mine |= more
-    peak = sum(int(parents[process][1].get("VmHWM", "0").split()[0]) for process in mine)
-    anonymous = 0
+    mine = family()
+    peak, anonymous = sum(int(lines.get("VmHWM", "0").split()[0]) for lines in mine.values()), 0
     for process in mine:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             lines = (line.split() for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines())
             anonymous += sum(int(words[1]) for words in lines if words[0] == "Pss_Anon:")
     return peak * 1024 / BYTES, anonymous * 1024 / BYTES
+
+
+def family() -> dict[int, dict[str, str]]:
+    """What `/proc` says of this process and of those below it, by number."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found[int(status.parent.name)] = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    mine = {int(Path("/proc/self").readlink().name)}
+    while more := {process for process, lines in found.items() if int(lines["PPid"]) in mine} - mine:
+        mine |= more
+    return {process: found[process] for process in mine}
+
+
+def processor_time() -> float:
+    """CPU seconds of this process and of those below it, living or ended; whatever else the machine does."""
+    ticks = 0
+    for process in family():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))  # utime, stime, and those of children that ended
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def rows_of(share: float, rows: int) -> int:
@@ -146,7 +175,8 @@ def prepare(name: str, corpus: Corpus) -> rounds.Result:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", help="dataset store or .npy file; default: 10,000 synthetic images")
+    parser.add_argument("--images", help="dataset store or .npy file; default: synthetic images")
+    parser.add_argument("--size", type=int, default=32, help="side of the synthetic images")
     parser.add_argument("--copies", type=int, default=10)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2, help="threads or processes of each contestant")
@@ -179,7 +209,7 @@ def compare(corpus: Corpus, options: argparse.Namespace) -> None:
             rounds.say(f"left out: {name}, which needs {', '.join(modules)} (`pip install realmix[bench]`)")
     names = [name for name in names if not missing[name]]
     if not (corpus.folder / "copies.npy").exists():
-        prepare_arrays(load(options.images), corpus)
+        prepare_arrays(load(options.images, options.size), corpus)
     words = ["--cache", str(corpus.folder), *rounds.words(options, "copies", "batch", "workers", "epochs")]
     for name in (name for name in names if READERS[name].prepare):
         rounds.say(f"prepared in {rounds.ask(__file__, ['--prepare', name, *words])['seconds']:.0f} s: {name}")
@@ -195,6 +225,8 @@ def compare(corpus: Corpus, options: argparse.Namespace) -> None:
         "samples",
         "images/s, median [min–max]",
         f"× {REFERENCE}",
+        "CPU µs an image",
+        "bytes a sample",
         "first batch ever, ms",
         "of a later epoch, ms",
         "peak RSS, MB",
@@ -217,6 +249,8 @@ def line(name: str, runs: list[rounds.Result], reference: list[rounds.Result] | 
         f"{runs[0]['images']:,}",
         rounds.spread(run["rate"] for run in runs),
         rounds.ratio(runs, reference, "rate"),
+        rounds.spread((1e6 * run["spent"] for run in runs), 1),
+        f"{runs[0]['bytes']:,.0f}",
         rounds.spread((1000 * run["first_ever"] for run in runs), 1),
         rounds.spread((1000 * run["first_later"] for run in runs), 2),
         f"{max(run['peak'] for run in runs):,.0f}",
