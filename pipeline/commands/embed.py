@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Annotated
 
 import typer
@@ -76,3 +77,5 @@ def embed(
         f"{made.path}: {facts['embeddings']:,} embeddings {'made' if new else 'already there'} in {seconds:.1f} s "
         f"({rate}{size_text(facts['bytes'])})"
     )
+    if made.num_copies:
+        say(f"next: {shlex.join(['realmix-train', 'compare', str(dataset.path), '--embeddings', made.name])}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pipeline.recipes import load_recipe
 from pipeline.splits.protocols import Request
 from pipeline.splits.split_stores import write_all
 from stores import DatasetStore, SplitStore, open_store, writer
+from stores.embeddings import names_of
 from stores.errors import IntegrityError, StorageError, StoreError, UsageError
 from stores.format import manifest
 from stores.storage import bucket, location, lock
@@ -112,6 +114,20 @@ def test_the_same_bytes_as_on_disk(tiny, remote):
     np.testing.assert_array_equal(far.dataset.copies.read(rows, copies=3), local.dataset.copies.read(rows, copies=3))
     np.testing.assert_array_equal(far.labeled, local.labeled)
     assert far.dataset.folds is None
+
+
+def test_embeddings_in_a_bucket_are_those_of_a_folder(remote, tiny, tmp_path):
+    from pipeline.embedding.job import Request, embed
+
+    shutil.copytree(tiny, tmp_path / "tiny")
+    request = Request("timm:test_efficientnet", "none", size=16, copies=2, batch=50, name="net", device="cpu")
+    there, new = embed(open_store(remote), request)
+    here, _ = embed(open_store(tmp_path / "tiny"), request)
+    assert new and objects(there.path) == files(here.path) and verify(there.path) == []
+    assert not embed(open_store(remote), request)[1]
+    assert names_of(open_store(remote)) == ["net"]
+    for entry in there.path.rglob("*"):
+        entry.unlink()
 
 
 def test_plain_zarr_python_reads_it(tiny, remote):
