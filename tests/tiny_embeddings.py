@@ -20,10 +20,11 @@ def write_embeddings(
     test: np.ndarray,
     copies: np.ndarray | None = None,
     strong: np.ndarray | None = None,
+    network: Network | None = None,
 ) -> EmbeddingStore:
     """Write and open `<dataset>.<name>`; arrays as the attributes of `EmbeddingStore`, converted to float16."""
     opened = open_store(dataset)
-    content = content_of(opened, train.shape[1], 0 if copies is None else copies.shape[1], strong)
+    content = content_of(opened, train.shape[1], 0 if copies is None else copies.shape[1], strong, network)
     arrays = {"train": train, "test": test, "copies": copies, "strong": strong}
     with open_target(location(opened, name), content) as target:
         for part, array in layouts(content).items():
@@ -36,11 +37,13 @@ def write_embeddings(
     return open_embeddings(opened, name)
 
 
-def content_of(dataset: Any, features: int, copies: int, strong: np.ndarray | None) -> dict[str, Any]:
+def content_of(
+    dataset: Any, features: int, copies: int, strong: np.ndarray | None, network: Network | None = None
+) -> dict[str, Any]:
     recipe = {"kind": "simple", "name": "simple", "version": 1, "flip": 0.5, "shift": 2}
     return describe(
         dataset,
-        Network("timm:none", "none", "0" * 64, 32, {"mean": [0.5] * 3, "std": [0.5] * 3}, features),
+        network or Network("timm:none", "none", "0" * 64, 32, {"mean": [0.5] * 3, "std": [0.5] * 3}, features),
         copies=copies,
         strong=None if strong is None else (recipe, strong.shape[1]),
         weak=None,

@@ -1,0 +1,106 @@
+"""What was trained on embeddings, used on images: the backbone below it, as one file or found again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tiny_embeddings import write_embeddings
+
+from networks.pretrained import load_backbone
+from stores import open_store
+from stores.embeddings import Network
+from stores.errors import IntegrityError, UsageError
+from trainer import api
+from trainer.augment.flip_shift import scale
+from trainer.data.embedded import EmbeddedSplit, samples_of
+from trainer.inference.export import export
+from trainer.inference.model import load_model
+from trainer.runs import weights
+from trainer.runs.run_dir import open_run
+
+NAME, SIZE = "timm:mobilenetv3_small_050", 32
+
+
+@pytest.fixture(scope="module")
+def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A split store with embeddings of its images under a small random network, and the file of that network."""
+    root = tmp_path_factory.mktemp("exported")
+    shutil.copytree(tiny.parent, root / "stores")
+    torch.manual_seed(5)
+    file = root / "net.safetensors"
+    tensors = {key: t.contiguous() for key, t in load_backbone(NAME, "none", SIZE).net.state_dict().items()}
+    safetensors.torch.save_file(tensors, file)
+    backbone = load_backbone(NAME, str(file), SIZE).eval()
+    store = open_store(root / "stores/tiny")
+    with torch.no_grad():
+        arrays = [
+            backbone(scale(torch.from_numpy(array.read()))).numpy() for array in (store.train_images, store.test_images)
+        ]
+    network = Network(NAME, "file", backbone.weights_sha256, SIZE, backbone.preprocessing, backbone.num_features)
+    write_embeddings(root / "stores/tiny", "mobile", *arrays, network=network)
+    return root / "stores/tiny_20", file
+
+
+@pytest.fixture(scope="module")
+def run(made: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    flags = {"store": str(made[0]), "embeddings": "mobile", "method": "mixmatch", "steps": 20, "batch": 8}
+    return api.train(["threads=1"], {**flags, "device": "cpu"}, tmp_path_factory.mktemp("runs"), quiet=True)[0]
+
+
+def expected(split: Path, run: Path) -> np.ndarray:
+    """What the run's network says of the stored embeddings of the test images."""
+    trained = weights.of_run(open_run(run))
+    assert trained.embedding is not None
+    rows = samples_of(EmbeddedSplit(api.open_split(str(split)), "mobile")).test.read()
+    return trained.model(torch.from_numpy(rows)).softmax(1).numpy()
+
+
+def test_the_export_classifies_images(made: Any, run: Path, tmp_path: Path) -> None:
+    split, file = made
+    export(open_run(run), tmp_path / "out", False, str(file))
+    images = open_store(split).dataset.test_images.read()
+    said = load_model(tmp_path / "out").predict(images)
+    np.testing.assert_allclose(said.probabilities, expected(split, run), atol=0.02)
+    assert said.probabilities.std(0).max() > 0.01, "the images make a difference"
+    assert load_model(run, weights=file).predict(images).probabilities == pytest.approx(said.probabilities, abs=1e-5)
+
+
+def test_weights_that_came_from_a_file_have_to_be_named(made: Any, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="weights of timm:mobilenetv3_small_050 are needed") as caught:
+        load_model(run)
+    assert "realmix-train export RUN --weights FILE" in str(caught.value)
+    tensors = safetensors.torch.load_file(made[1])
+    tensors = {key: t + 1 if t.is_floating_point() else t for key, t in tensors.items()}
+    safetensors.torch.save_file(tensors, tmp_path / "other.safetensors")
+    with pytest.raises(UsageError, match="not the ones that made the embeddings"):
+        load_model(run, weights=tmp_path / "other.safetensors")
+
+
+def test_an_export_whose_backbone_was_changed_is_damaged(made: Any, run: Path, tmp_path: Path) -> None:
+    export(open_run(run), tmp_path / "out", False, str(made[1]))
+    path = tmp_path / "out" / weights.FILE
+    content = weights.read(path)
+    name = next(key for key in content.tensors if key.startswith("backbone.net.") and key.endswith("weight"))
+    content.tensors[name] = content.tensors[name] + 1
+    metadata = {key: value for key, value in content.metadata.items() if key != "sha256"}
+    safetensors.torch.save_file(content.tensors, path, metadata)
+    with pytest.raises(IntegrityError, match="not the ones that made the embeddings"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("change", [{"size": 0}, {"backbone": 3}, {"num_features": -1}])
+def test_a_file_that_says_nonsense_of_its_embeddings(run: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    import json
+
+    content = weights.read(run / weights.FILE)
+    metadata = {key: value for key, value in content.metadata.items() if key != "sha256"}
+    metadata["embedding"] = json.dumps(json.loads(metadata["embedding"]) | change)
+    safetensors.torch.save_file(content.tensors, tmp_path / "x.safetensors", metadata)
+    with pytest.raises(Exception, match="embedding"):
+        weights.load(tmp_path / "x.safetensors")
