@@ -10,11 +10,20 @@ PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1
 # what building FFCV, an extra that the tests need, takes from the system
 SYSTEM := pkg-config libturbojpeg0-dev libopencv-dev g++ python3-dev
 
-.PHONY: demo test test-isa soak lint format wheel system clean bench bench-build bench-read bench-step
+PHOTOS := .venv/.ready-photos
+.PHONY: demo demo-photos test test-isa soak lint format wheel system clean bench bench-build bench-read bench-step
 
 demo: $(READY)          ## build the digits store, train the baseline and RealMix from it, print their table and draw it
 	$(BIN)/realmix-data build digits --copies 50
 	$(BIN)/realmix-train reproduce digits --row Supervised --row RealMix --train-seeds 1,2
+
+demo-photos: $(PHOTOS)   ## draw pictures, embed them with a pretrained network, and ask whether the unlabelled ones help
+	$(BIN)/python examples/drawn_photos.py runs/photos
+	$(BIN)/realmix-data build folder runs/photos/train --test runs/photos/test --size 96 --copies 6 --labels 25 --name photos
+	$(BIN)/realmix-data split stores/photos --labels 25 --split-seed 2
+	$(BIN)/realmix-data split stores/photos --labels 25 --split-seed 3
+	$(BIN)/realmix-data embed stores/photos --backbone timm:tf_efficientnet_lite0 --weights runs/photos/lite0.safetensors --size 96 --name lite0
+	$(BIN)/realmix-train compare stores/photos_25 --embeddings lite0 --methods probe,label_spreading,mixmatch --steps 500 --seeds 1-3
 
 test test-isa: export PYTHONDONTWRITEBYTECODE =
 test: $(DEV)          ## every test; hundreds of processes import torch, so what Python compiles is kept whatever is set
@@ -64,10 +73,14 @@ $(READY): pyproject.toml | $(BIN)/uv
 	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[demo]'
 	touch $@
 
+$(PHOTOS): pyproject.toml | $(BIN)/uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[demo-photos]'
+	touch $@ $(READY)
+
 $(DEV): pyproject.toml | $(BIN)/uv
 	@pkg-config --exists opencv4 libturbojpeg 2>/dev/null && command -v g++ >/dev/null || $(MAKE) --no-print-directory system
 	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[dev]'
-	touch $@ $(READY)
+	touch $@ $(READY) $(PHOTOS)
 
 $(BENCH): $(DEV)
 	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[bench]'
