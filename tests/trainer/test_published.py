@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from trainer.reproduce.recipe import UNVERIFIED, Recipe, load
 
 with Path(__file__).with_name("published.csv").open(newline="") as lines:
     PUBLISHED = list(csv.DictReader(lines))
+
+ROOT = Path(__file__).parents[2]
 
 # Where the published numbers of each recipe are printed: paper and places in it.
 PLACES = {
@@ -101,3 +104,14 @@ def test_a_published_error_is_one(line: dict[str, str]) -> None:
     mean, std = recipe.mean_and_std(line["value"])
     assert 0 < mean < 60
     assert 0 <= std < 6
+
+
+CITED = re.compile(r"([A-Z][a-z]+)(?:, [A-Z][A-Za-z ]+)*(?: & [A-Z][a-z]+)?(?: et al\.)?,? (20[0-9]{2})\b")
+
+
+def test_the_bibliography_has_every_paper_that_a_method_cites() -> None:
+    entries = re.findall(r"@\w+\{([a-z]+)([0-9]{4})", (ROOT / "docs/papers.bib").read_text())
+    files = [file for folder in ("methods", "augment") for file in (ROOT / "trainer" / folder).rglob("*.py")]
+    cited = {(name.lower(), year) for file in files for name, year in CITED.findall(file.read_text())}
+    assert ("nair", "2019") in cited
+    assert cited - set(entries) == set()

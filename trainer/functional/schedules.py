@@ -15,7 +15,7 @@ def linear_ramp(step: float, length: float) -> float:
 
 
 def tsa_threshold(kind: TSA, step: int, steps: int, num_classes: int) -> float:
-    """Threshold η of training-signal annealing, from 1/K to 1 over the run (UDA, Xie et al. 2019).
+    """Threshold η of training-signal annealing, from 1/K to 1 over the run (UDA, Xie et al. 2020).
 
     η = a·(1 − 1/K) + 1/K with a = t/T (linear), 1 − e^(−5t/T) (log) or e^(5(t/T − 1)) (exp). "none" is 1 throughout.
     """
