@@ -1,0 +1,182 @@
+"""Which unlabelled images belong to no training class, and how many: walks among neighbours that meet no label.
+
+Foreign images form clusters of their own, which no label touches. To find them without a number of clusters:
+
+ 1. Every image, labelled or not, is tied to its nearest neighbours in feature space, firmly where both count each other
+    among their nearest.
+ 2. A walk goes from neighbour to neighbour and ends before each step with probability 1 − α. The score of an image is
+    the probability that a walk from there ends before it meets a label (Zhu, Ghahramani & Lafferty 2003, with an end).
+    One linear system gives it for all images.
+ 3. The labels tell how such scores are to be read. A known image scores as each labelled image does without its own
+    label (leave one out), a foreign one as each does without any label of its class (leave one class out). Both follow
+    in closed form from the walk's matrix between labels, as in Gaussian processes.
+ 4. If shares fp of the known, tp of the foreign and v of the unlabelled images score above a threshold, then
+    γ = (v − fp) / (tp − fp) of the unlabelled ones are foreign (adjusted counting, Forman 2008). Taken where tp − fp is
+    largest: the median over the thresholds that are nearly as good.
+
+Steps 3 and 4 need features that were not trained on these labels, such as those of a frozen backbone: a network that
+has learnt its labelled images by heart puts them closer together than other images of their classes. For trained
+features `trainer.functional.mismatch_share` estimates γ; scores are good for both. The combination is this project's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+NEIGHBOURS = 15
+ONE_SIDED, MUTUAL = 0.2, 1.4  # weights of a tie that one of both images, or both, count among their nearest
+SURVIVAL = 0.9  # α
+DIMENSIONS = 48  # principal components of the features in which neighbours are looked for
+NEARLY = 0.05  # thresholds are nearly as good as the best if their tp − fp is at most so much below
+RESAMPLINGS, COVERED = 100, (0.05, 0.95)  # of the classes, for the interval of γ
+BLOCK = 1024  # images whose neighbours are looked for at a time
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of the unlabelled images are foreign.
+
+    Attributes:
+        value: γ in [0, 1].
+        low: γ is at least this in 95 % of resamplings of the classes.
+        high: γ is at most this in 95 % of them, where a label less changes scores more.
+        threshold: images that score above it are taken for foreign.
+        separation: tp − fp there, in [0, 1]: how well a class without labels is told from those with labels.
+    """
+
+    value: float
+    low: float
+    high: float
+    threshold: float
+    separation: float
+
+
+class Walks:
+    """Walks among labelled and unlabelled images.
+
+    Memory and time grow with the square and the cube of n + m: a few thousand images are enough to score any number.
+
+    Args:
+        x: float [n, D], features of labelled images; n > 0.
+        y: int64 [n], their classes.
+        u: float [m, D], features of unlabelled images; m > 0.
+
+    Attributes:
+        scores: float64 [m] in [0, 1] of the unlabelled images; high means foreign.
+
+    Raises:
+        ValueError: features that are not finite.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, u: np.ndarray) -> None:
+        features = np.concatenate([x, u]).astype(np.float64)
+        if not np.isfinite(features).all():
+            raise ValueError("features must be finite")
+        unit = _unit(features)
+        self._centre = unit.mean(0)
+        _, axes = np.linalg.eigh((unit - self._centre).T @ (unit - self._centre))
+        self._axes = axes[:, ::-1][:, :DIMENSIONS]
+        self._places = self._project(features)
+        self._classes = y
+        count = min(NEIGHBOURS, len(features) - 1)
+        nearest, self._reach = _nearest(self._places, self._places, count, itself=True)
+        ties = np.zeros((len(features),) * 2)
+        ties[np.arange(len(features))[:, None], nearest] = 1
+        ties = (MUTUAL - 2 * ONE_SIDED) * ties * ties.T + ONE_SIDED * (ties + ties.T)
+        stay = np.eye(len(ties)) - SURVIVAL * ties / ties.sum(1, keepdims=True)
+        n = len(x)
+        met = -np.linalg.solve(stay[n:, n:], stay[n:, :n])  # [m, n]: which label a walk meets first
+        self._between = stay[:n, :n] + stay[:n, n:] @ met
+        self.scores = np.clip(1 - met.sum(1), 0, 1)
+        self._all_scores = np.concatenate([np.zeros(n), self.scores])
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """Scores of other images, one step away from the walks: float [k, D] to float64 [k] in [0, 1]."""
+        places = self._project(features.astype(np.float64))
+        nearest, likeness = _nearest(places, self._places, min(NEIGHBOURS, len(self._places)))
+        weight = np.where(likeness >= self._reach[nearest], MUTUAL, ONE_SIDED)
+        met = (weight * (1 - self._all_scores[nearest])).sum(1) / weight.sum(1)
+        return np.clip(1 - SURVIVAL * met, 0, 1)
+
+    def left_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the labelled images would score, float64 [n] each: without their own label, without their class's."""
+        between, own = self._between, np.diag(self._between)
+        one = 1 + (between.sum(1) - own) / own
+        by_class = np.empty(len(between))
+        for label in np.unique(self._classes):
+            same = self._classes == label
+            met = np.linalg.solve(between[np.ix_(same, same)], between[np.ix_(same, ~same)].sum(1))
+            by_class[same] = 1 + met
+        return np.clip(one, 0, 1), np.clip(by_class, 0, 1)
+
+    def share(self, scores: np.ndarray | None = None) -> Share | None:
+        """γ; None if there are fewer than two classes, or than two labels a class on average.
+
+        Args:
+            scores: float64 [k], of all unlabelled images; None: those of `u`.
+        """
+        per_class = len(self._classes) / len(np.unique(self._classes))
+        if per_class < 2 or per_class == len(self._classes):
+            return None
+        scores = np.sort(self.scores if scores is None else scores)
+        known, foreign = self.left_out()
+        # With its own label an image's class has one more: about so much less often is it far from all of them.
+        fewer = (per_class - 1) / per_class
+        value, threshold, separation = _count(scores, known, foreign, fewer)
+        rng, classes = np.random.default_rng(0), np.unique(self._classes)
+        lows, highs = [], []
+        for _ in range(RESAMPLINGS):  # of classes: the foreign ones are others again
+            chosen = np.concatenate([np.flatnonzero(self._classes == c) for c in rng.choice(classes, len(classes))])
+            lows.append(_count(scores, known[chosen], foreign[chosen], fewer)[0])
+            highs.append(_count(scores, known[chosen], foreign[chosen], fewer**3)[0])
+        low, high = np.quantile(lows, COVERED[0]), np.quantile(highs, COVERED[1])
+        return Share(value, min(float(low), value), max(float(high), value), threshold, separation)
+
+    def _project(self, features: np.ndarray) -> np.ndarray:
+        return _unit((_unit(features) - self._centre) @ self._axes)
+
+
+def _count(scores: np.ndarray, known: np.ndarray, foreign: np.ndarray, fewer: float) -> tuple[float, float, float]:
+    """γ by adjusted counting, the threshold at which tp − fp is largest, and that difference. `scores` is sorted."""
+    thresholds = np.unique(np.concatenate([known, foreign]))
+    v, fp, tp = (
+        1 - np.searchsorted(values, thresholds, "right") / len(values)
+        for values in (scores, np.sort(known), np.sort(foreign))
+    )
+    fp *= fewer
+    separation = tp - fp
+    best = separation.max()
+    if best <= 0:
+        return 0.0, 1.0, 0.0
+    good = separation >= max(best - NEARLY, best / 2)
+    value = float(np.clip(np.median((v[good] - fp[good]) / separation[good]), 0, 1))
+    return value, float(thresholds[separation.argmax()]), float(best)
+
+
+def _nearest(places: np.ndarray, among: np.ndarray, count: int, itself: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest neighbours by cosine of unit vectors.
+
+    Args:
+        places: float64 [k, d].
+        among: float64 [n, d].
+        count: of neighbours.
+        itself: `places` is `among`, and nothing is its own neighbour.
+
+    Returns:
+        int64 [k, count], unordered; and the cosine of each, or with `itself` of the farthest one, [k].
+    """
+    found, cosines = np.empty((len(places), count), np.int64), np.empty((len(places), count))
+    for start in range(0, len(places), BLOCK):
+        cosine = places[start : start + BLOCK] @ among.T
+        if itself:
+            cosine[np.arange(len(cosine)), start + np.arange(len(cosine))] = -np.inf
+        rows = slice(start, start + len(cosine))
+        found[rows] = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
+        cosines[rows] = np.take_along_axis(cosine, found[rows], 1)
+    return found, cosines.min(1) if itself else cosines
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
