@@ -98,7 +98,8 @@ class Walks:
         nearest, likeness = _nearest(places, self._places, min(NEIGHBOURS, len(self._places)))
         weight = np.where(likeness >= self._reach[nearest], MUTUAL, ONE_SIDED)
         met = (weight * (1 - self._all_scores[nearest])).sum(1) / weight.sum(1)
-        return np.clip(1 - SURVIVAL * met, 0, 1)
+        scores: np.ndarray = np.clip(1 - SURVIVAL * met, 0, 1)
+        return scores
 
     def left_out(self) -> tuple[np.ndarray, np.ndarray]:
         """What the labelled images would score, float64 [n] each: without their own label, without their class's."""
@@ -179,4 +180,5 @@ def _nearest(places: np.ndarray, among: np.ndarray, count: int, itself: bool = F
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    unit: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return unit
