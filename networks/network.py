@@ -48,6 +48,12 @@ class Network(nn.Module):
             below = num_features if head.on is None else widths[head.on]
             self.add_module(head.name, _layers(head, below, head.widths(num_classes, num_features)))
 
+    @property
+    def trains_features(self) -> bool:
+        """Whether anything below the heads has parameters; if not, the features are what they were given as."""
+        heads = {CLASSIFIER, *(head.name for head in self.heads)}
+        return any(name.split(".")[0] not in heads for name, _ in self.named_parameters())
+
     def initialise(self) -> None:
         """Draw the layers below the heads. Here and not earlier, so that runs of earlier versions can be repeated."""
 

@@ -8,9 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from tiny_stores import build_stores
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+# how long an example takes says something of the machine and of what else it does, nothing of the code
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 collect_ignore = [] if Path("/dev/nvidiactl").exists() or "REALMIX_TEST_DEVICE" in os.environ else ["gpu"]
 

@@ -15,7 +15,7 @@ import stores
 from stores import errors
 from stores.errors import UsageError
 from stores.system.text import say
-from trainer.commands import compare, doctor, methods, reproduce, results
+from trainer.commands import compare, doctor, foreign, methods, reproduce, results
 from trainer.commands.options import Debug, Device, Json
 
 app = typer.Typer(
@@ -159,6 +159,7 @@ for command in (
     results.eval,
     results.predict,
     results.export,
+    foreign.foreign,
     methods.methods,
     doctor.doctor,
 ):

@@ -255,11 +255,17 @@ class Predictor(Protocol):
         step: updates done so far.
         steps: length of the run in updates.
         num_classes: K.
+        frozen: whether the run trains nothing below the features: they are the same in every call.
+        labels: int64 [n] in [0, K), classes of the labelled images, by position.
     """
 
     step: int
     steps: int
     num_classes: int
+    frozen: bool
+
+    @property
+    def labels(self) -> np.ndarray: ...
 
     def labeled(self, *heads: str, most: int | None = None) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
         """Outputs for the labelled images, a chunk at a time; see `unlabeled`. Positions are into the labelled set."""

@@ -81,6 +81,11 @@ class Neighbours(OnEmbeddings):
         self.register_buffer("nearest", tensors["nearest"].float())
         self.register_buffer("power", tensors["power"].float())
 
+    @property
+    def trains_features(self) -> bool:
+        """Never: they are the embeddings."""
+        return False
+
     def forward(
         self,
         rows: Tensor,

@@ -12,7 +12,7 @@ import typer
 
 from stores.system import text
 from stores.system.terminal import is_lost
-from trainer.commands.options import Debug, Device, Json, RunPath, Threads
+from trainer.commands.options import Debug, Device, Json, RunPath, Threads, use_threads
 
 Store = Annotated[str | None, typer.Option(help="Split store to evaluate on.", show_default="the run's own")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATHS…", help="Images, and folders of them.", show_default=False)]
@@ -46,7 +46,7 @@ def eval(
     debug: Debug = False,
 ) -> None:
     """Evaluate a run's averaged and live weights: errors, calibration, AUROC of foreign images."""
-    _use(threads)
+    use_threads(threads)
     from trainer.inference.reevaluate import reevaluate
 
     found = reevaluate(run, store, device or "auto")
@@ -90,7 +90,7 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Classify images of any size: class, probabilities, and for images of no class an OOD score, 1 − the largest."""
-    _use(threads)
+    use_threads(threads)
     from networks import hardware
     from stores.system import aside
     from trainer.inference import predict
@@ -129,10 +129,3 @@ def report(runs: Runs, output: Page = None, remote: Remote = False, debug: Debug
     from trainer.report import write
 
     text.say(write(runs, output, remote))
-
-
-def _use(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)

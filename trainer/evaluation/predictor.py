@@ -34,10 +34,17 @@ class PoolPredictor:
         samples = samples_of(store)
         self._images = samples.train
         self._labeled, self._unlabeled, self._valid = store.labeled, rows, store.valid
+        self._labels = store.train_labels[store.labeled]
         self.evaluator = evaluator
         self._fitting = MEMORY // samples.nbytes
         self._kept: dict[tuple[str, int], tuple[np.ndarray, Tensor]] = {}
         self.step, self.steps, self.num_classes = 0, steps, store.num_classes
+        self.frozen = not evaluator.model.trains_features
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Classes of the labelled images, int64 [n] in [0, K), by their positions in the labelled set."""
+        return self._labels
 
     def labeled(self, *heads: str, most: int | None = None) -> Chunks:
         """Outputs for the labelled images, each once."""

@@ -139,6 +139,14 @@ class Walks:
         return _unit((_unit(features) - self._centre) @ self._axes)
 
 
+def estimate(x: np.ndarray, y: np.ndarray, u: np.ndarray) -> float:
+    """γ in [0, 1] of walks among these images; 0 where nothing can be said."""
+    if not len(x) or not len(u) or not (np.isfinite(x).all() and np.isfinite(u).all()):
+        return 0.0
+    found = Walks(x, y, u).share()
+    return 0.0 if found is None else found.value
+
+
 def _count(scores: np.ndarray, known: np.ndarray, foreign: np.ndarray, fewer: float) -> tuple[float, float, float]:
     """γ by adjusted counting, the threshold at which tp − fp is largest, and that difference. `scores` is sorted."""
     thresholds = np.unique(np.concatenate([known, foreign]))

@@ -53,10 +53,11 @@ def guess(logits: Sequence[Tensor], temperature: float) -> Tensor:
     return sharpen(probs, temperature).detach()
 
 
-def concatenate(chunks: Iterable[tuple[object, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
-    """The outputs of a hook's `Predictor`, all chunks together: [n, …] by name."""
-    outputs = [out for _, out in chunks]
-    return {name: torch.cat([out[name] for out in outputs]) for name in outputs[0]}
+def concatenate(chunks: Iterable[tuple[np.ndarray, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """The outputs of a hook's `Predictor`, all chunks together: [n, …] by name, and their `position`, int64 [n]."""
+    positions, outputs = zip(*chunks, strict=True)
+    found = {name: torch.cat([out[name] for out in outputs]) for name in outputs[0]}
+    return {"position": torch.from_numpy(np.concatenate(positions)), **found}
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from networks import hardware
+from stores import SplitStore
 from stores.errors import StoreError, UsageError
 from stores.storage.bucket import BucketPath
 from stores.storage.location import locate
@@ -20,7 +21,7 @@ from trainer.api import open_split
 from trainer.evaluation.assess import assess
 from trainer.evaluation.evaluator import Evaluator
 from trainer.runs import checkpoint, weights
-from trainer.runs.run_dir import open_run
+from trainer.runs.run_dir import Run, open_run
 
 
 def _here(path: Path, store: str) -> str:
@@ -32,6 +33,29 @@ def _here(path: Path, store: str) -> str:
             f"`realmix-train eval {path} --store {store}`",
         )
     return store
+
+
+def opened(path: Path, store_path: str | None) -> tuple[Run, SplitStore]:
+    """A run, and the split store to ask about: the run's own unless another is named.
+
+    Raises:
+        UsageError: the run's own store is in object storage: a record may name any place, so the user has to.
+    """
+    run = open_run(path)
+    if store_path is None:
+        store_path = _here(path, run.config["store"]["path"])
+    return run, open_split(store_path, run.config["run"].get("embeddings"))
+
+
+def require_fitting(trained: weights.Trained, store: SplitStore) -> None:
+    """Raises StoreError for a store of other classes or of images of another size than the network's."""
+    if trained.class_names != store.class_names:
+        both = zip_longest(store.class_names, trained.class_names, fillvalue="none")
+        here, there = next(spelled(pair) for pair in both if pair[0] != pair[1])
+        raise StoreError(f"'{store.path}' has other classes than the run", f"{here} instead of {there}")
+    if trained.image_size != store.dataset.image_size:
+        sizes = ["×".join(map(str, size)) for size in (store.dataset.image_size, trained.image_size)]
+        raise StoreError(f"'{store.path}' has images of another size", f"{sizes[0]} pixels instead of {sizes[1]}")
 
 
 def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any]:
@@ -49,10 +73,7 @@ def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any
         StoreError: the store has other classes or images of another size.
         UsageError: the run's own store is in object storage: a record may name any place, so the user has to.
     """
-    run = open_run(path)
-    if store_path is None:
-        store_path = _here(path, run.config["store"]["path"])
-    store = open_split(store_path, run.config["run"].get("embeddings"))
+    run, store = opened(path, store_path)
     kind = hardware.usable(device)
     bf16 = run.config["run"]["precision"] == "bf16" and hardware.multiplies_bf16(kind)
     found: dict[str, Any] = {"averaged": None, "raw": None}
@@ -60,13 +81,7 @@ def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any
         if name == "raw" and not (path / checkpoint.FILE).is_file():
             continue
         trained = weights.of_run(run, averaged=name == "averaged")
-        if trained.class_names != store.class_names:
-            both = zip_longest(store.class_names, trained.class_names, fillvalue="none")
-            here, there = next(spelled(pair) for pair in both if pair[0] != pair[1])
-            raise StoreError(f"'{store.path}' has other classes than the run", f"{here} instead of {there}")
-        if trained.image_size != store.dataset.image_size:
-            sizes = ["×".join(map(str, size)) for size in (store.dataset.image_size, trained.image_size)]
-            raise StoreError(f"'{store.path}' has images of another size", f"{sizes[0]} pixels instead of {sizes[1]}")
+        require_fitting(trained, store)
         model = trained.model.to(kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
         found[name] = assess(Evaluator(store, model, torch.device(kind), bf16), store)
     result = run.result()

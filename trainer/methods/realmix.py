@@ -3,7 +3,7 @@
 What it adds to MixMatch (Berthelot et al. 2019): the unlabelled images come from the store's copies; labelled rows that
 are already learnt do not count (training-signal annealing, TSA); neither do the unlabelled rows with the lowest
 confidence, a share γ of them. Without copies, TSA and γ it is MixMatch. With γ = auto, which is not in the paper, γ is
-estimated from features during training (`trainer.functional.mismatch_share`).
+estimated from features during training (`trainer.functional.mismatch_share`; from frozen ones `.foreign`).
 
 Differs from the official code:
 - TSA compares predictions with labels, as in the paper; there logits, so that it hardly ever acts (`tsa_legacy`);
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from trainer.contract import WEAK, Batch, Learner, Losses, Predictor, Sizes, Views, option
-from trainer.functional import masks, mismatch_share, mixmatch, ops, schedules
+from trainer.functional import foreign, masks, mismatch_share, mixmatch, ops, schedules
 
 if TYPE_CHECKING:
     from stores import SplitStore
@@ -39,9 +39,9 @@ NAME = "realmix"
 SUMMARY = "MixMatch on stored copies, with training-signal annealing and an out-of-distribution mask"
 VIEWS = 2
 FEW_LABELS = 250  # up to which the labelled loss is annealed unless the user says otherwise
-# Estimating γ: how often in a run, at least and at most how many steps apart, from how many images of each kind, and
-# the largest γ used, so that some rows are left to learn from.
-ESTIMATES, EVERY, IMAGES, LARGEST = 20, (100, 500), 4000, 0.9
+# Estimating γ: how often in a run, at least and at most how many steps apart, from how many images of each kind (with
+# frozen features: labelled, unlabelled), and the largest γ used, so that some rows are left to learn from.
+ESTIMATES, EVERY, IMAGES, WALKED, LARGEST = 20, (100, 500), 4000, (1000, 3000), 0.9
 
 
 def annealing(store: SplitStore) -> schedules.TSA:
@@ -149,14 +149,17 @@ def hook_every(steps: int, settings: Settings) -> int | None:
 
 
 def hook(predictor: Predictor, state: dict[str, Tensor], settings: Settings) -> None:
-    """Estimate `gamma` from plain labelled and unlabelled images."""
-    x = ops.concatenate(predictor.labeled("features", "classes", most=IMAGES))
-    u = ops.concatenate(predictor.unlabeled("features", "classes", most=IMAGES, without_labeled=True))
-    share = mismatch_share.estimate(
-        x["features"].double().numpy(),
-        x["classes"].argmax(1).numpy(),
-        u["features"].double().numpy(),
-        u["classes"].argmax(1).numpy(),
-        predictor.num_classes,
-    )
+    """Estimate `gamma` from plain labelled and unlabelled images; from features that never change, once."""
+    every = hook_every(predictor.steps, settings)
+    if predictor.frozen and every is not None and predictor.step > every:
+        return
+    most_x, most_u = WALKED if predictor.frozen else (IMAGES, IMAGES)
+    x = ops.concatenate(predictor.labeled("features", "classes", most=most_x))
+    u = ops.concatenate(predictor.unlabeled("features", "classes", most=most_u, without_labeled=True))
+    features_x, features_u = (images["features"].double().numpy() for images in (x, u))
+    if predictor.frozen:
+        share = foreign.estimate(features_x, predictor.labels[x["position"].numpy()], features_u)
+    else:
+        guessed_x, guessed_u = (images["classes"].argmax(1).numpy() for images in (x, u))
+        share = mismatch_share.estimate(features_x, guessed_x, features_u, guessed_u, predictor.num_classes)
     state["gamma"].fill_(min(share, LARGEST))

@@ -31,6 +31,11 @@ def render(records: Sequence[Record]) -> str:
                 error = sections.percent(record.score("error_last"))
                 summary = el("summary", el("b", record.name), " ", label, el("span", error, class_="num"))
                 body.append(el("details", summary, sections.run(record), id=comparison.anchor(record), class_="run"))
+    return document(title, body)
+
+
+def document(title: str, body: Child, written_by: str = "report") -> str:
+    """A page of its own with this title and content."""
     style = resources.files("trainer.report").joinpath("style.css").read_text(encoding="utf-8")
     head = el(
         "head",
@@ -41,7 +46,7 @@ def render(records: Sequence[Record]) -> str:
         el("title", f"{title} · realmix"),
         el("style", Markup(style)),
     )
-    foot = el("footer", f"realmix {stores.__version__}, written by realmix-train report")
+    foot = el("footer", f"realmix {stores.__version__}, written by realmix-train {written_by}")
     return f"<!doctype html>\n{el('html', head, el('body', el('main', body), foot), lang='en')}\n"
 
 

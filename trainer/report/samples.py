@@ -71,7 +71,7 @@ def sheet(record: Record) -> Markup:
         images = [
             el(
                 "img",
-                src=_data(image),
+                src=data_uri(image),
                 alt=f"{name}, copy {i}" if i else name,
                 width=image.shape[1],
                 height=image.shape[0],
@@ -109,9 +109,15 @@ def _strips(dataset: DatasetStore, rows: np.ndarray, copies: int) -> list[list[n
     if copies and dataset.copies is not None:
         for strip, made in zip(strips, dataset.copies.read(rows, copies=copies), strict=True):
             strip.extend(made)
-    step = -(-max(dataset.image_size) // SIDE)
-    return [[image[::step, ::step] for image in strip] for strip in strips]
+    return [[thumbnail(image) for image in strip] for strip in strips]
 
 
-def _data(image: np.ndarray) -> str:
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """Every k-th pixel of uint8 [H, W, 3], so that neither side is longer than SIDE."""
+    step = -(-max(image.shape[:2]) // SIDE)
+    return image[::step, ::step]
+
+
+def data_uri(image: np.ndarray) -> str:
+    """A PNG inside a page."""
     return "data:image/png;base64," + base64.b64encode(png.encode(np.ascontiguousarray(image))).decode()

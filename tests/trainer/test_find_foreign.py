@@ -1,0 +1,162 @@
+"""`realmix-train foreign`: the list, the page and the cleaned split of a trained run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stores import SplitStore, open_store
+from trainer.report.foreign_sheet import chosen
+
+COLUMNS = ["rank", "row", "file", "class", "confidence", "score", "foreign"]
+
+
+@pytest.fixture
+def strange(trained) -> SplitStore:
+    found = open_store(trained / "stores" / "strange")
+    assert isinstance(found, SplitStore)
+    return found
+
+
+def test_every_unlabelled_image_is_listed_once_by_its_score(trained, strange, command, tmp_path):
+    code, out, err = command("foreign", trained / "runs" / "first", "-o", tmp_path / "list.csv")
+    assert (code, err) == (0, "")
+    assert f"of the {len(strange.unlabeled)} unlabelled images look foreign" in out
+    with (tmp_path / "list.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert list(rows[0]) == COLUMNS
+    assert sorted(int(row["row"]) for row in rows) == sorted(strange.unlabeled.tolist())
+    assert [int(row["rank"]) for row in rows] == list(range(1, len(rows) + 1))
+    scores = [float(row["score"]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in scores)
+    assert {row["class"] for row in rows} <= set(strange.class_names)
+    decided = [row["foreign"] == "True" for row in rows]
+    assert decided == sorted(decided, reverse=True), "those that look most foreign are taken for foreign"
+
+
+def test_the_same_in_json_lines_and_again(trained, command, tmp_path):
+    run = trained / "runs" / "first"
+    for name in ("one.jsonl", "two.jsonl"):
+        code, out, err = command("foreign", run, "-o", tmp_path / name, "--format", "jsonl", "--json")
+        assert (code, err) == (0, "")
+    summary = json.loads(out)
+    rows = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    assert list(rows[0]) == COLUMNS
+    assert summary["images"] == len(rows)
+    assert summary["foreign"] == sum(row["foreign"] for row in rows) == round(summary["share"] * len(rows))
+    assert summary["features"] == "trained"
+
+
+def test_without_a_file_the_most_foreign_ones_are_printed(trained, command):
+    code, out, _ = command("foreign", trained / "runs" / "plain")
+    assert code == 0
+    assert "most foreign" in out
+    assert "--sheet" in out
+
+
+def test_the_page_shows_images_and_loads_nothing(trained, command, tmp_path):
+    code, _, err = command("foreign", trained / "runs" / "first", "--sheet", tmp_path / "page.html")
+    assert (code, err) == (0, "")
+    found: list[str] = []
+
+    class Sources(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            found.extend(value for key, value in attrs if key in ("src", "href"))
+
+    text = (tmp_path / "page.html").read_text()
+    Sources().feed(text)
+    assert len(found) >= 40
+    assert all(source.startswith("data:image/png;base64,") for source in found)
+    assert "Most foreign" in text
+    assert "Least foreign" in text
+
+
+def test_a_cleaned_split_trains_and_lacks_the_foreign_images(trained, strange, command, tmp_path, monkeypatch):
+    from trainer.evaluation import foreign as evaluation
+
+    shutil.copytree(trained / "stores", tmp_path / "stores")
+    judged = evaluation.judge
+
+    def a_third(predictor):
+        found = judged(predictor)
+        foreign = found.score >= np.sort(found.score)[-len(found.score) // 3]
+        return evaluation.Judged(**{**vars(found), "foreign": foreign})
+
+    monkeypatch.setattr("trainer.inference.foreign.judge", a_third)
+    store = tmp_path / "stores" / "strange"
+    words = ["foreign", trained / "runs" / "first", "--store", store, "--split", "clean", "-o", tmp_path / "list.csv"]
+    code, out, err = command(*words)
+    assert (code, err) == (0, "")
+    assert "clean" in out
+    with (tmp_path / "list.csv").open(newline="") as lines:
+        kept = [int(row["row"]) for row in csv.DictReader(lines) if row["foreign"] == "False"]
+    clean = open_store(tmp_path / "stores" / "clean")
+    assert isinstance(clean, SplitStore)
+    assert sorted(clean.unlabeled.tolist()) == sorted(kept)
+    assert 0 < len(kept) < len(strange.unlabeled)
+    for name in ("labeled", "valid", "test"):
+        np.testing.assert_array_equal(getattr(clean, name), getattr(strange, name))
+    assert (clean.gamma, clean.class_names) == (0.0, strange.class_names)
+    small = ["--model", "wrn-10-1", "--steps", 2, "--runs", tmp_path / "runs", "--threads", 1, "--quiet"]
+    code, _, err = command("--store", clean.path, "--method", "mixmatch", *small, "--set", "batch=4")
+    assert code == 0, err
+    code, _, err = command(*words)
+    assert (code, err) == (0, ""), "the same split again is no other store"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--format", "xml"], "csv or jsonl"),
+        (["-o", "/nowhere/list.csv"], "no folder '/nowhere'"),
+        (["--sheet", "/nowhere/page.html"], "no folder '/nowhere'"),
+        (["--split", "../clean"], "--split"),
+        (["--split", "tiny"], "'"),
+    ],
+)
+def test_mistakes_are_one_clear_error_and_lose_nothing(words, said, trained, command):
+    before = content(trained / "stores")
+    code, out, err = command("foreign", trained / "runs" / "first", *words)
+    assert (code, out) != (0, "")
+    assert err.startswith("error: ")
+    assert said in err
+    assert "Traceback" not in err
+    assert content(trained / "stores") == before
+
+
+def test_a_store_without_unlabelled_images_says_so(trained, strange, command, tmp_path):
+    from stores.writer import write_split
+
+    shutil.copytree(trained / "stores", tmp_path / "stores")
+    arrays = {name: getattr(strange, name) for name in ("labeled", "unlabeled", "valid", "test")}
+    arrays["unlabeled"] = arrays["unlabeled"][:0]
+    kept = ("spec", "protocol", "seed", "gamma", "class_names", "class_map", "labeled_in_unlabeled", "dataset")
+    counts = {name: len(array) for name, array in arrays.items()}
+    write_split(
+        tmp_path / "stores" / "none", {**{key: strange.manifest[key] for key in kept}, "counts": counts}, arrays
+    )
+    code, _, err = command("foreign", trained / "runs" / "first", "--store", tmp_path / "stores" / "none")
+    assert code == 3
+    assert "has no unlabelled images" in err
+
+
+def test_what_a_page_shows() -> None:
+    score = np.linspace(0, 1, 100)
+    kinds = chosen(score, score > 0.7)
+    assert list(kinds) == ["Most foreign", "At the border", "Least foreign"]
+    assert kinds["Most foreign"][0] == 99
+    assert kinds["Least foreign"][0] == 0
+    assert set(kinds["At the border"]) == set(range(58, 82))
+    assert list(chosen(score, np.zeros(100, bool))) == ["Most foreign", "Least foreign"]

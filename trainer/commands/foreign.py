@@ -1,0 +1,74 @@
+"""`realmix-train foreign`: which unlabelled images belong to no training class."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stores.errors import UsageError
+from stores.system import text
+from trainer.commands.options import Debug, Device, Json, RunPath, Threads, use_threads
+
+Store = Annotated[str | None, typer.Option(help="Split store to look through.", show_default="the run's own")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="File for the list.", show_default="not written")]
+Format = Annotated[str, typer.Option("--format", help="csv or jsonl.")]
+Sheet = Annotated[
+    Path | None, typer.Option(help="Page to write, of the most and least foreign images.", show_default="not written")
+]
+Split = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Split store to write, without the foreign images.", show_default="not written"),
+]
+
+
+def foreign(
+    run: RunPath,
+    store: Store = None,
+    output: Output = None,
+    format: Format = "csv",
+    sheet: Sheet = None,
+    split: Split = None,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the unlabelled images that belong to no training class: a ranked list, a page, a cleaned split."""
+    if format not in ("csv", "jsonl"):
+        raise UsageError(f"--format {format}: not a format", hint="csv or jsonl")
+    for path in (output, sheet):  # before the images are looked through
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"no folder '{path.parent}' to write '{path.name}' to", hint=f"mkdir -p {path.parent}")
+    use_threads(threads)
+    from stores.system import aside
+    from trainer.inference import foreign as inference
+
+    found = inference.find(run, store, device or "auto")
+    summary = found.summary()
+    written = []
+    if output is not None:
+        with aside.output(output) as out:
+            out.write(inference.as_text(found, format).encode())
+        written.append(f"list: {output}")
+    if sheet is not None:
+        inference.write_sheet(found, sheet)
+        written.append(f"page: {sheet}")
+    if split is not None:
+        summary["split"] = str(inference.write_cleaned(found, split))
+        written.append(f"without them: {summary['split']}")
+    if as_json:
+        text.say(json.dumps(summary))
+        return
+    text.say(f"{found.sentence()}; scores from {found.judged.features} features")
+    if not written:
+        rows = found.table()[:10]
+        shown = [
+            (str(row["rank"]), row["file"] or f"row {row['row']}", row["class"], str(row["score"])) for row in rows
+        ]
+        text.print_table(shown, ("rank", "image", "would be", "score"), "most foreign")
+        text.say("`-o foreign.csv` writes them all, `--sheet foreign.html` shows them, `--split NAME` leaves them out")
+    for line in written:
+        text.say(line)

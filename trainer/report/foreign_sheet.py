@@ -1,0 +1,48 @@
+"""A contact sheet of unlabelled images by how foreign they look: the most, the least, and those at the border."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trainer.report.markup import Markup, el
+from trainer.report.page import document
+from trainer.report.samples import data_uri, thumbnail
+
+EACH = 24  # images of a kind
+
+
+def chosen(score: np.ndarray, foreign: np.ndarray) -> dict[str, np.ndarray]:
+    """Which images are shown, int64 positions by heading: those that look most foreign first.
+
+    Args:
+        score: float [m].
+        foreign: bool [m], the decision.
+    """
+    order = np.argsort(-score, kind="stable")
+    border = int(foreign.sum())
+    kinds = {"Most foreign": order[:EACH]}
+    if 0 < border < len(order):
+        kinds["At the border"] = order[max(0, border - EACH // 2) : border + EACH // 2]
+    return kinds | {"Least foreign": order[::-1][:EACH]}
+
+
+def sheet(title: str, said: Sequence[str], kinds: dict[str, list[tuple[np.ndarray, str, str]]]) -> str:
+    """The HTML of the page.
+
+    Args:
+        title: heading of the page.
+        said: paragraphs below it.
+        kinds: images uint8 [H, W, 3] by heading, each with its name and a line below it.
+    """
+    body: list[Markup] = [el("header", el("h1", title), [el("p", line) for line in said])]
+    for heading, images in kinds.items():
+        body += [el("h2", heading), el("div", [_figure(*one) for one in images], class_="photos")]
+    return document(title, body, "foreign")
+
+
+def _figure(image: np.ndarray, name: str, below: str) -> Markup:
+    small = thumbnail(image)
+    picture = el("img", src=data_uri(small), alt=name, width=small.shape[1], height=small.shape[0])
+    return el("figure", picture, el("figcaption", el("span", name), el("small", below)), title=name)
