@@ -10,9 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from embedded_stores import clusters
 
 from stores import SplitStore, open_store
+from trainer import api
+from trainer.evaluation.scores import auroc
 from trainer.report.foreign_sheet import chosen
+from trainer.runs import checkpoint
 
 COLUMNS = ["rank", "row", "file", "class", "confidence", "score", "foreign"]
 
@@ -150,6 +155,26 @@ def test_a_store_without_unlabelled_images_says_so(trained, strange, command, tm
     code, _, err = command("foreign", trained / "runs" / "first", "--store", tmp_path / "stores" / "none")
     assert code == 3
     assert "has no unlabelled images" in err
+
+
+def test_on_embeddings_the_foreign_images_are_found_and_the_mask_is_told_how_many(trained, strange, command, tmp_path):
+    stores = tmp_path / "stores"
+    shutil.copytree(trained / "stores", stores)
+    clusters(stores / "tiny")
+    flags = {"store": str(stores / "strange"), "embeddings": "clusters", "steps": 4, "threads": 1, "device": "cpu"}
+    settings = ["batch=4", "gamma=auto", "tensorboard=false"]
+    run, _ = api.train(settings, {**flags, "method": "realmix"}, tmp_path / "runs", "embedded", quiet=True)
+    code, out, err = command("foreign", run, "-o", tmp_path / "list.jsonl", "--format", "jsonl", "--json")
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in (tmp_path / "list.jsonl").read_text().splitlines()]
+    foreign = strange.train_labels[[row["row"] for row in rows]] < 0
+    assert (auroc(np.array([row["score"] for row in rows]), foreign) or 0) > 0.95
+    summary = json.loads(out)
+    assert summary["features"] == "frozen"
+    assert abs(summary["share"] - foreign.mean()) < 0.1
+    assert summary["interval"][0] <= summary["share"] <= summary["interval"][1]
+    masked = checkpoint.read(run, torch.device("cpu"))["method"]["gamma"]
+    assert abs(masked - summary["share"]) < 1e-6, "training masks what the command reports"
 
 
 def test_what_a_page_shows() -> None:

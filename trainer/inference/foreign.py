@@ -146,7 +146,10 @@ def write_sheet(found: Found, output: Path) -> None:
         images = found.store.dataset.train_images.read(found.rows[places])
         lines = [(rows[i]["file"] or f"row {rows[i]['row']}", _below(rows[i])) for i in places.tolist()]
         shown[heading] = [(image, *line) for image, line in zip(images, lines, strict=True)]
-    said = [f"{found.sentence()[0].upper()}{found.sentence()[1:]}.", f"Run {found.run}, features {one.features}."]
+    said = [
+        f"{found.sentence()[0].upper()}{found.sentence()[1:]}.",
+        f"Scores from {one.features} features of the run {found.run}.",
+    ]
     with aside.output(output) as out:
         out.write(foreign_sheet.sheet(f"Foreign images of {found.store.name}", said, shown).encode())
 
