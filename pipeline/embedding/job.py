@@ -24,6 +24,7 @@ from stores.embeddings import (
 )
 from stores.errors import StoreError, UsageError
 from stores.format import manifest, names
+from stores.format.fields import MOST_STRONG
 from stores.format.layout import ArrayLayout
 from stores.storage.location import Location
 from stores.writer import Target, open_target, write_file
@@ -146,6 +147,8 @@ def _copies(dataset: DatasetStore, request: Request) -> tuple[int, tuple[dict[st
             raise UsageError("--recipe-copies needs --recipe", hint="--recipe strong")
         return copies, None
     strong = request.recipe_copies or copies or COPIES
+    if not 1 <= strong <= MOST_STRONG:
+        raise UsageError(f"--recipe-copies {strong}: from 1 to {MOST_STRONG} of each image")
     recipe = load_recipe(request.recipe, dict(dataset.weak), dataset.image_size)
     return copies, (recipe.spec, strong)
 

@@ -209,3 +209,8 @@ def _require_same(store: EmbeddingStore, dataset: DatasetStore) -> None:
         raise StoreError(
             f"the manifest of '{store.path}' is damaged", "its numbers of images are not those of the dataset store"
         )
+    if store.num_copies > dataset.num_copies:
+        raise StoreError(
+            f"the manifest of '{store.path}' is damaged",
+            f"the dataset store has {dataset.num_copies} copies of each image",
+        )

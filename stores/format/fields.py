@@ -17,6 +17,7 @@ MOST = 1 << 48  # images or bytes: far above any store
 SMALLEST_SIDE = 4  # pixels, to be built or trained on; stores of smaller images can be read
 LARGEST_SIDE = 1 << 16  # pixels
 MOST_FEATURES = 1 << 20  # of an embedding
+MOST_STRONG = 1 << 12  # strong copies of an image
 MOST_BATCH = 1 << 20  # images of one forward pass
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -168,7 +169,7 @@ _EMBEDDINGS: dict[str, Check] = {
     "spec.size": whole(1, LARGEST_SIDE),
     "spec.copies": whole(0),
     "spec.weak": or_none(with_fields({"flip": instance_of(bool), "shift": whole(0, LARGEST_SIDE)})),
-    "spec.strong": or_none(with_fields({"recipe": instance_of(dict), "copies": whole(1)})),
+    "spec.strong": or_none(with_fields({"recipe": instance_of(dict), "copies": whole(1, MOST_STRONG)})),
     "dataset": with_fields({"name": is_name}),
     "weights": lambda value: value in ("pretrained", "none", "file"),
     "num_images": whole(1),

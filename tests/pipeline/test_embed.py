@@ -194,6 +194,7 @@ def edit(path: Path, change) -> None:
         ({"copies": -1}, "has 5 of each image"),
         ({"recipe": "strnog"}, "strong"),
         ({"recipe": None}, "--recipe-copies needs --recipe"),
+        ({"recipe_copies": 5000}, "from 1 to 4096"),
         ({"name": "../x"}, "cannot be the name"),
         ({"name": "x" * 250}, "cannot be the name"),
         ({"device": "tpu"}, "no device"),

@@ -174,11 +174,16 @@ def test_damage_to_any_file_is_named(made):
         ("arithmetic", {"precision": "int8", "batch": 64}),
         ("dataset", {"name": "../tiny"}),
         ("weights", "elsewhere"),
+        ("copies", 6),
+        ("strong", {"recipe": {}, "copies": 2**20}),
+        ("weak", {"flip": 1, "shift": -1}),
     ],
 )
 def test_a_manifest_that_lies_is_refused(made, field, value):
     store, _ = made
-    edit_manifest(store.path, lambda m: m.update({field: value}))
+    edit_manifest(
+        store.path, lambda m: m.update({field: value} if field in m else {"spec": m["spec"] | {field: value}})
+    )
     with pytest.raises(RealMixError):
         read_all(store.path)
 
