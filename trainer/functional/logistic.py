@@ -13,7 +13,7 @@ from torch import Tensor
 
 STRENGTHS = tuple(10.0**power for power in range(-6, 2))  # values of C, from the strongest penalty to the weakest
 FOLDS = 5
-ITERATIONS, TOLERANCE = 500, 1e-7
+EXACT, ROUGH = (500, 1e-7), (100, 1e-5)  # most iterations and the slope that ends them; rough is to rank strengths
 ALONE = 1e-4  # C where a class has one example, so that none can be held out
 
 
@@ -27,7 +27,7 @@ def fit(x: Tensor, y: Tensor, num_classes: int, strength: float) -> tuple[Tensor
         strength: C; the smaller, the stronger the penalty.
     """
     z, back = _own_dimensions(x)
-    weights, bias = _minimise(z, y, num_classes, strength, None)
+    weights, bias = _minimise(z, y, num_classes, strength, None, EXACT)
     return weights @ back, bias
 
 
@@ -51,7 +51,7 @@ def choose(x: Tensor, y: Tensor, num_classes: int, seed: int) -> float:
         out = torch.from_numpy(fold == held_out)
         found = None  # each strength starts from the stronger one's solution
         for i, strength in enumerate(STRENGTHS):
-            found = _minimise(z[~out], y[~out], num_classes, strength, found)
+            found = _minimise(z[~out], y[~out], num_classes, strength, found, ROUGH)
             losses[i] += F.cross_entropy(F.linear(z[out], *found), y[out], reduction="sum")
     return STRENGTHS[int(losses.argmin())]
 
@@ -74,13 +74,19 @@ def _folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def _minimise(
-    x: Tensor, y: Tensor, num_classes: int, strength: float, start: tuple[Tensor, Tensor] | None
+    x: Tensor,
+    y: Tensor,
+    num_classes: int,
+    strength: float,
+    start: tuple[Tensor, Tensor] | None,
+    until: tuple[int, float],
 ) -> tuple[Tensor, Tensor]:
     weights = x.new_zeros(num_classes, x.shape[1]) if start is None else start[0].clone()
     bias = x.new_zeros(num_classes) if start is None else start[1].clone()
     variables = [weights.requires_grad_(), bias.requires_grad_()]
+    most, tolerance = until
     optimizer = torch.optim.LBFGS(
-        variables, max_iter=ITERATIONS, tolerance_grad=TOLERANCE, tolerance_change=0, line_search_fn="strong_wolfe"
+        variables, max_iter=most, tolerance_grad=tolerance, tolerance_change=0, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
