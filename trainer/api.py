@@ -126,8 +126,10 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
     store = open_split(store, flags.get("embeddings"))
     given = {name: value for name, value in flags.items() if name != "store"}
     asked, own = config.build(method, family(store), assignments, given)
-    if isinstance(store, EmbeddedSplit) and asked.init is not None:
-        raise UsageError("--init cannot be given with --embeddings", "the network below them is frozen")
+    if isinstance(store, EmbeddedSplit):
+        if asked.init is not None:
+            raise UsageError("--init cannot be given with --embeddings", "the network below them is frozen")
+        asked = dataclasses.replace(asked, embeddings=store.embeddings.name)
     if method.fit is not None:
         fitting.require_embeddings(store, method)
         asked = dataclasses.replace(asked, steps=1, model=method.NETWORK)

@@ -194,6 +194,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert_same_run(resumed, whole)
 
 
+def test_a_store_that_is_open_names_its_embeddings_in_the_runs_record(stores: Path) -> None:
+    """Otherwise the run could not be resumed."""
+    opened = api.open_split(str(stores), "numbered")
+    spec = api.configure(opened, [], {"method": "mixmatch", "steps": 4, "batch": 8, "device": "cpu"})
+    assert spec.run.embeddings == "numbered"
+
+
 # --- mistakes -------------------------------------------------------------------------------------------------------
 
 
