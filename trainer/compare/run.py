@@ -126,14 +126,15 @@ class Comparison:
     def _table(self, found: tables.Cells) -> tuple[list[str], list[list[str]]]:
         columns, gains = self.recipe.columns, self.gains(found)
         header = ["error in %", *columns, "seconds"]
-        if self.baseline is not None:
-            header += [f"gain over {self.baseline}" if len(columns) == 1 else f"gain, {name}" for name in columns]
+        shown = self.baseline is not None and len(columns) == 1  # beside several columns there is no room for gains
+        if shown:
+            header.append(f"gain over {self.baseline}")
         rows = []
         for row in self.recipe.rows:
             time = self.seconds(row.name)
             cells = [str(found[row.name, column]) for column in columns]
             cells.append("–" if time is None else f"{time:.1f}")
-            if self.baseline is not None:
+            if shown:
                 cells += ["" if (one := gains[row.name, column]) is None else str(one) for column in columns]
             rows.append([row.name, *cells])
         return header, rows
