@@ -24,7 +24,7 @@ PAPER_EMA_DECAY = 0.999
 SHORT_RUN = 20_000
 FOUR_GROUPS = 64  # pixels of a side from which a network has a fourth group of blocks, as the papers' for STL-10
 ON_EMBEDDINGS = "embeddings"  # the family of every store that is read as embeddings
-# What all methods share on embeddings; found by measuring, see docs/results/embeddings.md.
+# What all methods share on embeddings; found by measuring, see docs/results/README.md.
 EMBEDDED: dict[str, Any] = {
     "model": "linear",
     "steps": 1000,
