@@ -35,6 +35,7 @@ OURS = re.compile(
     r"|(?:train|copies)\.beton"
     rf"|{re.escape(lock.NAME)}|{re.escape(journal.NAME)}(?:/\w+)?"
 )
+KINDS = {"dataset": "a dataset store", "split": "a split store", "embeddings": "a store of embeddings"}
 
 
 def write_file(store: Location, array: layout.ArrayLayout, index: int, data: bytes) -> Record:
@@ -312,7 +313,7 @@ def _existing(path: Location, kind: str) -> dict[str, Any] | None:
             f"'{path}' exists and is not a store this build could continue", str(error), "choose another --name"
         ) from None
     if found["kind"] != kind:
-        raise StoreError(f"'{path}' is a store of another kind: {found['kind']}", hint="choose another --name")
+        raise StoreError(f"'{path}' exists and is {KINDS[found['kind']]}", hint="choose another --name")
     return found
 
 

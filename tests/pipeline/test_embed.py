@@ -222,7 +222,7 @@ def test_an_estimate_writes_nothing(dataset_path, monkeypatch, made):
     frozen, content = prepare(dataset, dataclasses.replace(REQUEST, name="later"))
     found = estimate.estimate(dataset, frozen, content, dataset_path.with_name("tiny.later"))
     assert found.pictures == {"train": 150, "test": 30, "copies": 450, "strong": 300}
-    assert found.total_bytes == 930 * 256 * 2 and found.fits and found.seconds > 0
+    assert found.total_bytes == 930 * 256 * 2 and found.fits and found.seconds >= 0
     assert sorted(dataset_path.parent.iterdir()) == before
     estimate.show(found)
 
