@@ -11,8 +11,9 @@ Foreign images form clusters of their own, which no label touches. To find them 
     label (leave one out), a foreign one as each does without any label of its class (leave one class out). Both follow
     in closed form from the walk's matrix between labels, as in Gaussian processes.
  4. If shares fp of the known, tp of the foreign and v of the unlabelled images score above a threshold, then
-    γ = (v − fp) / (tp − fp) of the unlabelled ones are foreign (adjusted counting, Forman 2008). Taken where tp − fp is
-    largest: the median over the thresholds that are nearly as good.
+    γ = (v − fp) / (tp − fp) of the unlabelled ones are foreign (adjusted counting, Forman 2008). Foreign classes may
+    lie farther away than the known ones do from each other, so tp is taken for 1, and γ is rather too small. It is the
+    median over the thresholds where tp − fp is largest or nearly so.
 
 Steps 3 and 4 need features that were not trained on these labels, such as those of a frozen backbone: a network that
 has learnt its labelled images by heart puts them closer together than other images of their classes. For trained
@@ -41,7 +42,7 @@ class Share:
     Attributes:
         value: γ in [0, 1].
         low: γ is at least this in 95 % of resamplings of the classes.
-        high: γ is at most this in 95 % of them, where a label less changes scores more.
+        high: γ is at most this in 95 % of them, with the tp of the known classes, and where a label less changes more.
         threshold: images that score above it are taken for foreign.
         separation: tp − fp there, in [0, 1]: how well a class without labels is told from those with labels.
     """
@@ -131,7 +132,7 @@ class Walks:
         for _ in range(RESAMPLINGS):  # of classes: the foreign ones are others again
             chosen = np.concatenate([np.flatnonzero(self._classes == c) for c in rng.choice(classes, len(classes))])
             lows.append(_count(scores, known[chosen], foreign[chosen], fewer)[0])
-            highs.append(_count(scores, known[chosen], foreign[chosen], fewer**3)[0])
+            highs.append(_count(scores, known[chosen], foreign[chosen], fewer**3, all_found=False)[0])
         low, high = np.quantile(lows, COVERED[0]), np.quantile(highs, COVERED[1])
         return Share(value, min(float(low), value), max(float(high), value), threshold, separation)
 
@@ -147,8 +148,18 @@ def estimate(x: np.ndarray, y: np.ndarray, u: np.ndarray) -> float:
     return 0.0 if found is None else found.value
 
 
-def _count(scores: np.ndarray, known: np.ndarray, foreign: np.ndarray, fewer: float) -> tuple[float, float, float]:
-    """γ by adjusted counting, the threshold at which tp − fp is largest, and that difference. `scores` is sorted."""
+def _count(
+    scores: np.ndarray, known: np.ndarray, foreign: np.ndarray, fewer: float, all_found: bool = True
+) -> tuple[float, float, float]:
+    """γ by adjusted counting, the threshold at which tp − fp is largest, and that difference.
+
+    Args:
+        scores: float64 [m], sorted, of the unlabelled images.
+        known: float64 [n], of known images.
+        foreign: float64 [n], of foreign ones.
+        fewer: factor of fp.
+        all_found: tp is 1 when images are counted.
+    """
     thresholds = np.unique(np.concatenate([known, foreign]))
     v, fp, tp = (
         1 - np.searchsorted(values, thresholds, "right") / len(values)
@@ -160,7 +171,8 @@ def _count(scores: np.ndarray, known: np.ndarray, foreign: np.ndarray, fewer: fl
     if best <= 0:
         return 0.0, 1.0, 0.0
     good = separation >= max(best - NEARLY, best / 2)
-    value = float(np.clip(np.median((v[good] - fp[good]) / separation[good]), 0, 1))
+    found = (1 if all_found else tp[good]) - fp[good]
+    value = float(np.clip(np.median((v[good] - fp[good]) / np.maximum(found, 1e-9)), 0, 1))
     return value, float(thresholds[separation.argmax()]), float(best)
 
 
