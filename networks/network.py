@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -64,9 +65,14 @@ class Network(nn.Module):
         """The layer of every parameter below the heads, by name, from 0 for the first."""
         return in_order([name for name, _ in self.named_parameters() if name.split(".")[0] in BACKBONE])
 
+    @abstractmethod
     def embed(self, x: Tensor, groups: int = 1, update: int | None = None, running: bool = False) -> Tensor:
         """Rows [n, …] to features [n, D], float32 also under autocast; see `forward`."""
-        raise NotImplementedError
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Features [n, D] to class logits [n, num_classes]."""
+        logits: Tensor = self.head(features)
+        return logits
 
     def forward(
         self,
@@ -97,7 +103,7 @@ class Network(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             outputs: dict[str, Tensor] = {"features": features}
             if heads is None or "classes" in heads:
-                outputs["classes"] = self.head(features)
+                outputs["classes"] = self.classify(features)
             if heads is None:
                 return outputs["classes"]
             below = {head.on for head in self.heads if head.name in heads}

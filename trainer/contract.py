@@ -317,7 +317,7 @@ def _hook_every(steps: int, settings: Options) -> int | None:
 
 
 def _loss(learner: Learner, batch: Batch, settings: Options) -> Losses:
-    raise NotImplementedError("a method that is fitted at once makes no steps")
+    raise AssertionError("a method that is fitted at once makes no steps")
 
 
 def _hook(predictor: Predictor, state: dict[str, Tensor], settings: Options) -> None:

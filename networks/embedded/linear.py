@@ -86,20 +86,16 @@ class Neighbours(OnEmbeddings):
         """Never: they are the embeddings."""
         return False
 
-    def forward(
-        self,
-        rows: Tensor,
-        groups: int = 1,
-        update: int | None = None,
-        *,
-        running: bool = False,
-        heads: Sequence[str] | None = None,
-    ) -> Tensor | dict[str, Tensor]:
-        """As `Network.forward`; "features" are the embeddings."""
-        index, weight = neighbours(unit(rows), self.rows, int(self.nearest), float(self.power))
+    def embed(self, x: Tensor, groups: int = 1, update: int | None = None, running: bool = False) -> Tensor:
+        """The embeddings themselves."""
+        return x
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Embeddings [n, D] to the logarithms of their votes' shares [n, K]."""
+        index, weight = neighbours(unit(features), self.rows, int(self.nearest), float(self.power))
         votes = (weight.unsqueeze(2) * self.targets[index]).sum(1) + TINY / self.targets.shape[1]
         logits: Tensor = (votes / votes.sum(1, keepdim=True)).log()
-        return logits if heads is None else {name: rows if name == "features" else logits for name in heads}
+        return logits
 
 
 def unit(rows: Tensor) -> Tensor:
