@@ -23,8 +23,10 @@ def test_a_signal_at_any_moment_of_the_start_is_heard(tiny: Path, tmp_path: Path
     np.savez(tmp_path / "many.npz", images=np.zeros((5000, 32, 32, 3), np.uint8), labels=np.arange(5000) % 2)
     words = command.format(split=tiny.with_name("tiny_20"), arrays=tmp_path / "many.npz", here=tmp_path).split()
     for number, seconds in ((signal.SIGTERM, 0.3), (signal.SIGHUP, 0.8), (signal.SIGTERM, 1.3)):
+        folder = tmp_path / str(seconds)  # a fast machine has made the run's directory by then: a new run each time
+        folder.mkdir()
         process = subprocess.Popen(
-            [sys.executable, "-m", *words, "--quiet"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", *words, "--quiet"], cwd=folder, stderr=subprocess.PIPE, text=True
         )
         time.sleep(seconds)
         process.send_signal(number)
