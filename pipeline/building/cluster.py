@@ -106,8 +106,7 @@ class _Watch:
 def _connected(address: str) -> Iterator[Client]:
     from distributed import Client
 
-    for name in ("distributed", "tornado"):  # they log tracebacks of what becomes one of our errors
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    _silence("distributed", "tornado")
     try:
         asyncio.run(_greet(address))
         client = Client(address, timeout=CONNECT_S, set_as_default=False, name="realmix")
@@ -122,6 +121,16 @@ def _connected(address: str) -> Iterator[Client]:
     finally:
         with contextlib.suppress(TimeoutError):  # the scheduler is gone
             client.close(timeout=CONNECT_S)
+
+
+def _silence(*packages: str) -> None:
+    """Stop the packages' loggers from printing tracebacks of what becomes one of our errors.
+
+    A package's own logger is not enough: Dask gives levels to several below it, `tornado.application` among them.
+    """
+    for name in (*packages, *logging.root.manager.loggerDict):
+        if name.partition(".")[0] in packages:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 async def _greet(address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -210,6 +211,20 @@ def test_ctrl_c_cancels_and_the_next_run_continues(dask, source, expected, tmp_p
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     images = {k: v for k, v in bytes_of(tmp_path / "a").items() if k.startswith("copies/")}
     assert images == {k: v for k, v in expected.items() if k.startswith("copies/")}
+
+
+@pytest.mark.parametrize("logger", ["distributed", "distributed.client", "distributed.comm.tcp", "tornado.application"])
+def test_dask_prints_no_tracebacks_beside_our_errors(dask, source, tmp_path, logger, capfd):
+    """The connection's loggers speak when it is closed in the middle of a request, which not every Ctrl-C meets."""
+    seen = []
+
+    def speak() -> None:
+        logging.getLogger(logger).error("Exception in callback")
+        seen.append(logging.getLogger(logger).isEnabledFor(logging.ERROR))
+
+    make(tmp_path / "store", source, dask=dask.address, progress=At(speak))
+    assert seen == [False]
+    assert "Exception in callback" not in "".join(capfd.readouterr())
 
 
 def test_a_worker_that_does_not_see_the_store_is_named(dask, source, tmp_path, monkeypatch):
