@@ -17,8 +17,8 @@ from stores import open_store
 from stores.copies import are_valid, boxes_of, is_drawable
 from stores.errors import IntegrityError, UsageError
 from trainer.config import RunConfig
-from trainer.data import parametric, placement
-from trainer.data.parametric import Drawn, box_tables, drawn_bytes, fill_boxes, fill_rows, row_tables
+from trainer.data import placement
+from trainer.data.parametric import Drawn, box_tables, drawn_bytes, fill_boxes, fill_rows, fill_slices, row_tables
 from trainer.data.resident import Resident
 
 CPU = torch.device("cpu")
@@ -78,40 +78,40 @@ def test_a_batch_does_not_change_the_images(cut):
 
 
 @given(st.data())
-def test_boxes_are_those_of_a_loop_on_numpy_and_on_torch(data):
-    """The GPU's half, run on the CPU, on arrays and on tensors; and the computer's."""
+def test_boxes_are_those_of_a_loop(data):
+    """Both of the computer's ways, and the GPU's, run on the CPU."""
     height, width = data.draw(st.integers(1, 9)), data.draw(st.sampled_from([1, 3, 8, 16, 300]))
     count, seed = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 99))
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (count, height, width * 3), dtype=np.uint8)
     box = np.int32 if max(height, width) > 255 else np.uint8
-    boxes = np.concatenate([np.sort(rng.integers(0, n + 1, (count, 2)), axis=1) for n in (height, width)], 1).astype(
-        box
-    )
+    boxes = rng.integers(0, [height + 1] * 2 + [width + 1] * 2, (count, 4)).astype(box)  # some are empty
     values = rng.integers(0, 256, (count, 1), dtype=np.uint8)
     expected = images.copy()
-    for image, (top, bottom, left, right), value in zip(expected, boxes, values, strict=True):
-        image[top:bottom, left * 3 : right * 3] = value
+    for image, (top, bottom, left, right), value in zip(expected, boxes.tolist(), values, strict=True):
+        for row in range(top, bottom):
+            for column in range(left, right):
+                image[row, 3 * column : 3 * column + 3] = value
     word = np.int64 if width % 8 == 0 else np.uint8
-    boxwise, rowwise = box_tables(height, width, 3, word), row_tables(width, 3, word)
     for convert, fill, tables in (
-        (np.array, fill_boxes, boxwise),
-        (torch.tensor, fill_boxes, boxwise),
-        (np.array, fill_rows, rowwise),
+        (torch.tensor, fill_boxes, box_tables(height, width, 3, word)),
+        (np.array, fill_rows, row_tables(width, 3, word)),
+        (np.array, fill_slices, ()),
     ):
         arrays = [convert(a) for a in (images, boxes, values, *tables)]
         fill(*arrays)
         np.testing.assert_array_equal(np.asarray(arrays[0]), expected)
 
 
-def test_wide_images_are_filled_without_tables_that_grow_with_their_square(cut, monkeypatch):
-    narrow, rows = Drawn(cut, np.arange(40), 5, CPU), np.arange(200)
-    monkeypatch.setattr(parametric, "WIDEST", 11)
-    wide = Drawn(cut, np.arange(40), 5, CPU)
-    monkeypatch.setattr(parametric, "fill_rows", None)  # what needs the tables
-    np.testing.assert_array_equal(wide.take(rows), cut.copies.read(range(40)).reshape(-1, 12, 12, 3))
-    with pytest.raises(TypeError):
-        narrow.take(rows)
+@pytest.mark.parametrize("recipe", ["cutout", "erase"])
+@pytest.mark.parametrize("size", [(48, 48), (49, 20), (64, 64), (96, 96), (64, 300), (300, 64), (224, 224)])
+def test_copies_of_photographs_are_the_stored_ones(recipe, size, source, tmp_path):
+    images = RNG.integers(0, 256, (4, *size, 3), dtype=np.uint8)
+    part = dataclasses.replace(source.train, images=images, labels=source.train.labels[:4])
+    store = built(tmp_path, dataclasses.replace(source, train=part, test=part), recipe, 6)
+    pool, rows = Drawn(store, np.array([3, 0, 1]), 5, CPU), np.array([3, 0, 1])
+    drawn = pool.take(np.arange(15)).numpy().reshape(3, 5, *size, 3)
+    np.testing.assert_array_equal(drawn, store.copies.read(rows, copies=5))
 
 
 def test_what_can_be_drawn(cut, erased, simple):

@@ -7,6 +7,7 @@ sample costs a core 1.4 µs instead of 0.7, which is little beside a training st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from stores.copies import are_valid, boxes_of
 from stores.errors import IntegrityError
 from trainer.data.resident import Resident, gather
 
-WIDEST = 1024  # pixels of a row up to which `row_tables` are used: they grow with its square, here 6 MiB
+SMALL = 48  # pixels of the longer side up to which `fill_rows` is faster than `fill_slices`; its tables stay small too
 
 
 class Drawn:
@@ -48,14 +49,19 @@ class Drawn:
             )
         boxes, values = boxes_of(store.manifest["spec"]["recipe"], params)
         word = np.int64 if width * channels % 8 == 0 else np.uint8  # an image's row is filled in such words
+        self._fill: Callable[..., None]
+        if device.type != "cpu":
+            self._fill, made = fill_boxes, box_tables(height, width, channels, word)
+        elif max(height, width) <= SMALL:
+            self._fill, made = fill_rows, row_tables(width, channels, word)
+        else:
+            self._fill, made = fill_slices, ()
 
         def tensor(array: Any, dtype: Any) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array, dtype)).to(device)
 
         self._boxes = tensor(boxes, _narrow(height, width))
         self._values = tensor(np.reshape(values, (-1, 1)), np.uint8)  # one for all, or one a copy
-        self._by_rows = device.type == "cpu" and width <= WIDEST
-        made = row_tables(width, channels, word) if self._by_rows else box_tables(height, width, channels, word)
         self._tables = [tensor(table, table.dtype) for table in made]
 
     def __len__(self) -> int:
@@ -76,7 +82,7 @@ class Drawn:
         arrays: list[Any] = [images.view(len(samples), images.shape[1], -1), boxes, values, *self._tables]
         if self.device.type == "cpu":
             arrays = [array.numpy() for array in arrays]
-        (fill_rows if self._by_rows else fill_boxes)(*arrays)
+        self._fill(*arrays)
         return images
 
 
@@ -119,7 +125,7 @@ def fill_rows(
     left_of: np.ndarray,
     ones: np.ndarray,
 ) -> None:
-    """Fill one box of each image in place, on the CPU: only the rows that a box covers are touched.
+    """Fill one box of each small image in place, on the CPU: all rows that boxes cover, by a few operations.
 
     Args:
         images: uint8 [n, H, W·3].
@@ -149,11 +155,32 @@ def fill_rows(
     np.put(words.view(whole)[:, 0], at, rows.view(whole)[:, 0])
 
 
-def fill_boxes(images: Any, boxes: Any, values: Any, rows: Any, columns: Any, byte: Any, full: Any, ones: Any) -> None:
+def fill_slices(images: np.ndarray, boxes: np.ndarray, values: np.ndarray) -> None:
+    """Fill one box of each large image in place, on the CPU: a box is written once, at a fixed cost for each image.
+
+    Args:
+        images: uint8 [n, H, W·3].
+        boxes: [n, 4] as `stores.copies.BOX`.
+        values: uint8 [n, 1].
+    """
+    pixels = images.reshape(*images.shape[:2], -1, 3)
+    for image, (top, bottom, left, right), value in zip(pixels, boxes.tolist(), values[:, 0].tolist(), strict=True):
+        image[top:bottom, left:right] = value
+
+
+def fill_boxes(
+    images: Tensor,
+    boxes: Tensor,
+    values: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    byte: Tensor,
+    full: Tensor,
+    ones: Tensor,
+) -> None:
     """Fill one box of each image in place, on a GPU: shapes do not depend on the boxes, so the host never waits.
 
-    Rows are handled in words of eight bytes where their length allows it, which is several times faster. Written in
-    operators that torch tensors and NumPy arrays share.
+    Rows are handled in words of eight bytes where their length allows it, which is several times faster.
 
     Args:
         images: uint8 [n, H, W·3].
