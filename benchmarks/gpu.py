@@ -158,7 +158,7 @@ def measure_bare(parts: Parts, options: argparse.Namespace, wait: Callable[[], N
         forward = torch.compile(forward, fullgraph=True, dynamic=False)
 
     def once(_: Any = None) -> Any:
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
             loss = forward()
         loss.backward()

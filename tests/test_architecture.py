@@ -189,6 +189,20 @@ def test_help_answers_in_a_second(module):
     assert min(seconds) < 1
 
 
+def test_an_eager_run_never_imports_the_compiler(tiny, tmp_path):
+    """torch._dynamo takes longer to import than torch; optimizers of torch.optim import it."""
+    command = ["--store", str(tiny.with_name("tiny_20")), "--model", "wrn-10-1", "--steps", "2", "--batch", "4"]
+    command += ["--runs", str(tmp_path), "--name", "run", "--device", "cpu", "--engine", "eager", "--quiet"]
+    code = (
+        f"import sys, trainer.cli\nsys.argv = ['x', *{command!r}]\n"
+        f"try: trainer.cli.main()\nexcept SystemExit as e: assert not e.code\n"
+        f"print('LOADED', [m for m in ('torch._dynamo', 'torch._inductor', 'sympy', 'triton') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "LOADED []", done.stderr
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
 def test_the_wheel_holds_the_code_and_no_built_store(tmp_path):
     """Built in a copy of the tree that has a store in its default place."""
     listed = subprocess.run(

@@ -47,7 +47,7 @@ from trainer.loop.recorder import Recorder
 from trainer.methods import load_method
 from trainer.runs import checkpoint, run_dir, trackers, transfer
 from trainer.runs.checkpoint import State
-from trainer.runs.console import Console, header
+from trainer.runs.console import Console, advice, header
 from trainer.runs.record import Spec
 from trainer.runs.run_dir import Run, how_to_continue
 from trainer.runs.telemetry import Telemetry
@@ -288,7 +288,7 @@ def _train(parts: Parts, folder: Run, quiet: bool) -> None:
     """Make the steps that are left, and say what is trained."""
     spec, state, first = parts.spec, parts.state, distributed.rank() == 0
     with (
-        Console(spec.run.steps, state.step, parts.loader.images_per_step, quiet or not first) as console,
+        Console(spec.run.steps, state.step, parts.loader.images_per_step, quiet or not first, advice(spec)) as console,
         contextlib.ExitStack() as stack,
     ):
         curves = Curves(folder, state.step, spec.run) if first and (spec.run.tensorboard or spec.run.wandb) else None

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from stores import open_store
 from stores.errors import ResourceError
-from trainer import cli
+from trainer import api, cli
 from trainer.data import memory
 from trainer.runs import console
 
@@ -185,6 +186,25 @@ def test_version_and_help(command):
 )
 def test_durations(seconds, text):
     assert console.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("pace", "told"), [(0.1, False), (2.0, True)])
+def test_a_run_of_weeks_says_so_once(capfd, monkeypatch, pace, told):
+    now = iter(np.arange(0, 100, pace))
+    monkeypatch.setattr(console.time, "perf_counter", lambda: next(now))
+    shown = console.Console(steps=500_000, start=7, images_per_step=192, advice="Try less.")
+    for step in range(8, 17):
+        shown.tick(step, 0.0)
+    said = [line for line in capfd.readouterr().err.splitlines() if "Try less." in line]
+    assert said == ["11 d 13 h to go at the pace of the first steps. Try less."] * told
+
+
+def test_only_a_run_of_the_papers_length_on_a_cpu_is_advised(tiny):
+    flags = {"device": "cpu", "method": "mixmatch", "store": str(tiny.with_name("tiny_20")), "model": None}
+    for steps, words in ((None, "--method mixmatch --model wrn-10-1 --steps 5000"), (499_999, "")):
+        spec = api.configure(open_store(flags["store"]), [], {**flags, "steps": steps})
+        assert words in console.advice(spec)
+        assert bool(console.advice(spec)) == bool(words)
 
 
 def test_the_progress_line_says_rate_time_left_and_wait():

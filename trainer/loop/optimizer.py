@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from networks.network import BACKBONE, Network, kernels
 from trainer.config import RunConfig
+from trainer.loop import fused
+from trainer.runs.checkpoint import Optimizer
 
 
 @dataclass(frozen=True)
@@ -57,36 +59,28 @@ def groups_of(model: nn.Module, run: RunConfig) -> list[Group]:
     return groups
 
 
-def build_optimizer(model: nn.Module, run: RunConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, run: RunConfig) -> fused.Optimizer:
     """The papers' two: Adam without weight decay of its own, or SGD with Nesterov momentum and L2 on the kernels.
 
     Its learning rates are tensors on the device, so that a recorded step can follow a schedule; `update` sets them.
     """
     device = next(model.parameters()).device
-    groups = groups_of(model, run)
-    optimizer: torch.optim.Optimizer
-    if run.optimizer == "adam":
-        given = [{"params": group.params} for group in groups]
-        optimizer = torch.optim.Adam(
-            given, lr=run.lr, betas=(0.9, 0.999), eps=1e-8, fused=True, capturable=device.type == "cuda"
-        )
-    else:
-        regular = []
-        for group in groups:
+    entries: list[fused.Group] = []
+    for group in groups_of(model, run):
+        if run.optimizer == "adam":
+            entries.append({"params": group.params})
+        else:
             chosen = {id(weight) for weight in group.kernels}
             others = [parameter for parameter in group.params if id(parameter) not in chosen]
-            regular += [
-                {"params": group.kernels, "weight_decay": group.decay},
-                {"params": others, "weight_decay": 0.0},
-            ]
-        optimizer = torch.optim.SGD(regular, lr=run.lr, momentum=run.momentum, nesterov=run.momentum > 0, fused=True)
-    for entry in optimizer.param_groups:
+            entries.append({"params": group.kernels, "weight_decay": group.decay})
+            entries.append({"params": others, "weight_decay": 0.0})
+    for entry in entries:
         entry["lr"] = torch.tensor(run.lr, dtype=torch.float32, device=device)
-    return optimizer
+    return fused.Optimizer(entries, fused.adam() if run.optimizer == "adam" else fused.sgd(run.momentum))
 
 
 @torch.no_grad()
-def update(optimizer: torch.optim.Optimizer, groups: list[Group], lr: Tensor, backbone: Tensor, adam: bool) -> None:
+def update(optimizer: Optimizer, groups: list[Group], lr: Tensor, backbone: Tensor, adam: bool) -> None:
     """The optimizer's step and the decay of the kernels, from the gradients that are there.
 
     Args:

@@ -52,7 +52,7 @@ def build_step(state: State, method: Method, settings: Options, run: RunConfig, 
 
     def step(raw: Raw) -> Losses:
         losses = loss(raw)
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad()
         losses.total.backward()
         update(state, groups, raw.schedule, run)
         return losses

@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,20 @@ _COMMENT = re.compile(rb"sha256:([0-9a-f]{64})\Z")
 _COMMENT_BYTES = 71
 
 
+class Optimizer(Protocol):
+    """What a step and a checkpoint ask of an optimizer; torch.optim's classes have it too."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> None: ...
+
+    def zero_grad(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, content: Mapping[str, Any], /) -> None: ...
+
+
 @dataclass
 class State:
     """All that a step or an evaluation changes.
@@ -53,7 +67,7 @@ class State:
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     ema: Ema
     telemetry: Telemetry
     method: dict[str, Tensor] = field(default_factory=dict)

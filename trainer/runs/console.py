@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stores.system.text import say, visible
-from trainer.config import changed
+from trainer.config import RunConfig, changed
 from trainer.data import embedded
 from trainer.data.embedded import EmbeddedSplit
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 REDRAW_S = 0.2
 PLAIN_S = 10.0
+LONG_S = 86_400.0  # a run that takes longer than a day says so when it starts
+WARM, TIMED = 2, 3  # steps before its pace is measured, and steps that it is measured over
 
 
 class Console:
@@ -32,13 +34,15 @@ class Console:
         steps: length of the run; start: updates done before.
         images_per_step: for the images/s.
         quiet: show nothing but the last line.
+        advice: what to do instead of a run that will take longer than a day.
     """
 
-    def __init__(self, steps: int, start: int, images_per_step: int, quiet: bool = False) -> None:
+    def __init__(self, steps: int, start: int, images_per_step: int, quiet: bool = False, advice: str = "") -> None:
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._steps, self._start, self._images, self._quiet = steps, start, images_per_step, quiet
+        self._advice, self._warm = advice, 0.0
         self._console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
         self._losses, self._error = "", ""
         self._started = self._shown = time.perf_counter()
@@ -66,6 +70,8 @@ class Console:
     def tick(self, step: int, waited: float) -> None:
         """After every step: redraw, if it is time. `waited`: seconds spent waiting for data so far."""
         now = time.perf_counter()
+        if self._advice:
+            self._advise(step, now)
         if self._quiet or now - self._shown < (REDRAW_S if self._progress is not None else PLAIN_S):
             return
         self._shown = now
@@ -74,6 +80,16 @@ class Console:
             self._progress.update(self._task, completed=step, description=line, refresh=True)
         else:
             self.say(line)
+
+    def _advise(self, step: int, now: float) -> None:
+        """Say once how long the run will take, if that is long."""
+        done = step - self._start
+        if done == WARM:
+            self._warm = now
+        elif done == WARM + TIMED:
+            left = (self._steps - step) * (now - self._warm) / TIMED
+            if left > LONG_S:
+                self.say(f"{duration(left)} to go at the pace of the first steps. {self._advice}")
 
     def line(self, step: int, seconds: float, waited: float) -> str:
         """Step, images/s, time to go, data wait, losses, last error."""
@@ -117,6 +133,17 @@ def header(spec: Spec, loader: Loader) -> list[str]:
     if isinstance(store, EmbeddedSplit):
         lines.insert(1, f"embeds  {embedded.describe(store, views)}")
     return lines + [f"differs {text}" for text in spec.deviations] + init
+
+
+def advice(spec: Spec) -> str:
+    """What to do instead of a run of the papers' length on a CPU; empty for any other run."""
+    run = spec.run
+    if run.device != "cpu" or run.steps < RunConfig.steps:
+        return ""
+    return (
+        "Ctrl-C stops it. For a CPU: "
+        f"realmix-train --store {run.store} --method {run.method} --model wrn-10-1 --steps 5000 --name short"
+    )
 
 
 def last_line(path: Path, result: Mapping[str, Any]) -> str:
