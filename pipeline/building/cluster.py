@@ -1,4 +1,4 @@
-"""Making copies on a Dask cluster: `realmix-data build … --dask ADDRESS`, through `Client.get_executor()`.
+"""Work on a Dask cluster, through `Client.get_executor()`: `realmix-data build …` and `embed … --dask ADDRESS`.
 
 A task is the location of the store and a file number; the worker writes the file and returns its checksum, so no pixels
 pass through the scheduler. Every worker must see the store, in a shared folder or in object storage; this is checked
@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.building.executors import AHEAD, Pool
-from stores import __version__, open_store
+from stores import __version__
 from stores.errors import IntegrityError, RealMixError, StoreError, UsageError
-from stores.storage.location import Location
+from stores.format import manifest
+from stores.storage.location import Location, locate
 from stores.system import aside
 
 if TYPE_CHECKING:
@@ -174,9 +175,10 @@ def _check_workers(client: Client, address: str, store: Location) -> int:
 
 def _mark(store: str) -> tuple[str, str]:
     """On a worker: the version of realmix, and the name of an empty file made in the store, if that is a folder."""
-    opened = open_store(store, incomplete=True)
-    if not isinstance(opened.path, Path):
+    place = locate(store)
+    manifest.read(place, incomplete=True)
+    if not isinstance(place, Path):
         return __version__, ""
-    mark = aside.named(opened.path / "mark")
+    mark = aside.named(place / "mark")
     mark.touch()
     return __version__, mark.name

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.embedding.files import embed_files
-from pipeline.embedding.frozen import Frozen, load_frozen
+from pipeline.embedding.frozen import Frozen, load_again
 from pipeline.embedding.pictures import Pictures, pictures_of
 from stores import DatasetStore
 from stores.embeddings import EmbeddingStore, layouts, open_with_dataset
-from stores.errors import RealMixError, StoreError, UsageError
+from stores.errors import RealMixError
 from stores.format.layout import ArrayLayout
 
 if TYPE_CHECKING:
@@ -29,44 +29,6 @@ SAMPLE = 256  # pictures of each array that are embedded again
 LEAST_ROWS = 8
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
-
-
-def load_again(content: dict[str, Any], weights: str | None, device: str = "auto") -> Frozen:
-    """The network of a manifest of embeddings.
-
-    Args:
-        content: the manifest.
-        weights: the file, if the weights came from one.
-        device: "auto", "cpu" or "cuda".
-
-    Raises:
-        UsageError: the weights came from a file, and none is named.
-        StoreError: the weights are others, or are not there.
-    """
-    spec, how = content["spec"], content["arithmetic"]
-    if content["weights"] == "file" and weights is None:
-        raise UsageError("the weights of these embeddings came from a file", hint="--weights FILE names it")
-    frozen = load_frozen(
-        spec["backbone"],
-        weights or content["weights"],
-        spec["size"],
-        device=device,
-        precision=how["precision"],
-        batch=how["batch"],
-    )
-    made = frozen.network
-    for what, here, there in (
-        ("weights", made.weights_sha256, spec["weights_sha256"]),
-        ("preprocessing", made.preprocessing, spec["preprocessing"]),
-        ("number of features", made.num_features, content["num_features"]),
-    ):
-        if here != there:
-            raise StoreError(
-                f"this is not the network that the embeddings were made with: another {what}",
-                f"{str(here)[:60]} here, {str(there)[:60]} there",
-                "name its weights with --weights FILE, or install the versions in `realmix-data info`",
-            )
-    return frozen
 
 
 def check_sample(store: EmbeddingStore, dataset: DatasetStore, frozen: Frozen, progress: Progress) -> list[str]:

@@ -42,6 +42,9 @@ def embed(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Pictures of one forward pass.", show_default="64; 256 on a GPU")
     ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers embed, on their own --device.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace embeddings of another specification.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would take, measured on a few batches; write nothing.")
@@ -66,7 +69,7 @@ def embed(
         say(json.dumps(found.facts())) if as_json else show(found)
         return
     with Bars(quiet=quiet or as_json) as bars:
-        made, new = embed_store(dataset, request, force=force, progress=bars.update)
+        made, new = embed_store(dataset, request, dask=dask, force=force, progress=bars.update)
     seconds = bars.seconds()
     facts = {**embedding_facts(made), "embedded": new, "seconds": seconds}
     if as_json:

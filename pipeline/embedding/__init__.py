@@ -4,7 +4,7 @@ pictures  the pictures behind each array of embeddings
 ahead     preparing them ahead of the network
 frozen    the network, from uint8 pictures to float16 embeddings
 files     whole files of embeddings, one after another
+remote    one file, on a worker of a Dask cluster
 job       a store of embeddings, from its request to its manifest
 estimate  time and bytes, before a job begins
-check     a sample computed again; damaged files computed again
 """

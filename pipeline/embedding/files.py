@@ -53,6 +53,10 @@ def embed_files(
     Raises:
         RealMixError: an embedding is not finite in float16.
     """
+
+    def finish(index: int, embeddings: torch.Tensor) -> None:
+        write(index, encoded(array, index, embeddings))
+
     blocks = {index: list(row_blocks(array, pictures.copies, size, index, frozen.batch)) for index in indices}
     every = [rows for index in indices for rows in blocks[index]]
     behind, done = deque[Future[None]](), 0
@@ -65,7 +69,7 @@ def embed_files(
                 parts.append(frozen(next(prepared)))
                 done += len(rows) * pictures.copies
                 made(done)
-            behind.append(writer.submit(_finish, array, index, torch.cat(parts), write))
+            behind.append(writer.submit(finish, index, torch.cat(parts)))
             while len(behind) > BEHIND or (behind and behind[0].done()):
                 behind.popleft().result()
         while behind:
@@ -81,7 +85,17 @@ def row_blocks(array: ArrayLayout, copies: int, size: tuple[int, int], index: in
         yield range(first, min(first + rows, stop))
 
 
-def _finish(array: ArrayLayout, index: int, embeddings: torch.Tensor, write: Write) -> None:
+def encoded(array: ArrayLayout, index: int, embeddings: torch.Tensor) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        array: of embeddings.
+        index: number of the file.
+        embeddings: float16 [pictures, D], of all pictures of its rows, on any device.
+
+    Raises:
+        RealMixError: a number is not finite.
+    """
     start, stop = array.rows(index)
     numbers: np.ndarray = embeddings.cpu().numpy().reshape(stop - start, *array.shape[1:])
     if not finite(numbers):
@@ -90,4 +104,4 @@ def _finish(array: ArrayLayout, index: int, embeddings: torch.Tensor, write: Wri
             "the network gave a number that is no float16",
             "its weights may be damaged, or its features larger than 65,504",
         )
-    write(index, encode(array, index, numbers))
+    return encode(array, index, numbers)

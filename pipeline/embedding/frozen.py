@@ -19,7 +19,7 @@ from networks.hardware import multiplies_bf16, usable
 from networks.loading.files import sha256_of
 from networks.pretrained import Backbone, load_backbone
 from stores.embeddings import Network
-from stores.errors import RealMixError
+from stores.errors import RealMixError, StoreError, UsageError
 
 BATCH = {"cpu": 64, "cuda": 256}
 RANDOM = 0  # torch's seed for random weights
@@ -113,6 +113,44 @@ def load_frozen(
     precision = precision or ("bf16" if multiplies_bf16(kind) else "fp32")
     frozen = Frozen(net, network, kind, precision, batch or BATCH[kind])
     _try(frozen)
+    return frozen
+
+
+def load_again(content: dict[str, Any], weights: str | None, device: str = "auto") -> Frozen:
+    """The network of a manifest of embeddings.
+
+    Args:
+        content: the manifest.
+        weights: the file, if the weights came from one.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        UsageError: the weights came from a file, and none is named.
+        StoreError: the weights are others, or are not there.
+    """
+    spec, how = content["spec"], content["arithmetic"]
+    if content["weights"] == "file" and weights is None:
+        raise UsageError("the weights of these embeddings came from a file", hint="--weights FILE names it")
+    frozen = load_frozen(
+        spec["backbone"],
+        weights or content["weights"],
+        spec["size"],
+        device=device,
+        precision=how["precision"],
+        batch=how["batch"],
+    )
+    made = frozen.network
+    for what, here, there in (
+        ("weights", made.weights_sha256, spec["weights_sha256"]),
+        ("preprocessing", made.preprocessing, spec["preprocessing"]),
+        ("number of features", made.num_features, content["num_features"]),
+    ):
+        if here != there:
+            raise StoreError(
+                f"this is not the network that the embeddings were made with: another {what}",
+                f"{str(here)[:60]} here, {str(there)[:60]} there",
+                "name its weights with --weights FILE, or install the versions in `realmix-data info`",
+            )
     return frozen
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.building.cluster import cluster
+from pipeline.building.executors import Pool
 from pipeline.embedding.estimate import require_room
 from pipeline.embedding.files import embed_files
 from pipeline.embedding.frozen import Frozen, load_frozen, versions
 from pipeline.embedding.pictures import Pictures, pictures_of
+from pipeline.embedding.remote import EmbedFile
 from pipeline.recipes import load_recipe
 from stores import DatasetStore
 from stores.embeddings import (
@@ -25,11 +29,13 @@ from stores.embeddings import (
 from stores.errors import StoreError, UsageError
 from stores.format import manifest, names
 from stores.format.fields import MOST_STRONG
+from stores.format.journal import Record
 from stores.format.layout import ArrayLayout
 from stores.storage.location import Location
 from stores.writer import Target, open_target, write_file
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
+Report = Callable[[int, int], None]  # (done, of)
 COPIES = 8  # of each image, or as many as there are
 PARTS = {"train": "images", "test": "test images", "copies": "copies", "strong": "strong copies"}
 
@@ -64,13 +70,19 @@ class Request:
 
 
 def embed(
-    dataset: DatasetStore, request: Request, *, force: bool = False, progress: Progress = lambda *_: None
+    dataset: DatasetStore,
+    request: Request,
+    *,
+    dask: str | None = None,
+    force: bool = False,
+    progress: Progress = lambda *_: None,
 ) -> tuple[EmbeddingStore, bool]:
     """Make embeddings, continue a job that was interrupted, or find them there.
 
     Args:
         dataset: the dataset store, which is not changed.
         request: which embeddings.
+        dask: address of a Dask scheduler, whose workers embed instead of this machine.
         force: replace embeddings of another specification.
         progress: called with (what, pictures embedded, total).
 
@@ -83,16 +95,24 @@ def embed(
         IntegrityError: images or weights are damaged.
         ResourceError: they would not fit on the disk; nothing is changed.
     """
-    frozen, content = prepare(dataset, request)
+    here = replace(request, device="auto") if dask and request.device == "cuda" else request  # the workers have GPUs
+    frozen, content = prepare(dataset, here)
     name = name_of(request, frozen)
     path = location(dataset, name)
+    weights = str(Path(request.weights).absolute()) if content["weights"] == "file" else request.weights
     require_room(path, content)
     with open_target(path, content, force=force) as target:
         if target is None:
             return open_embeddings(dataset, name), False
-        for part, pictures in pictures_of(dataset, content["spec"]).items():
-            array = layouts(content)[part].create(target.path)
-            _fill(target, array, frozen, pictures, dataset.image_size, part, progress)
+        with cluster(dask, path.absolute()) if dask else nullcontext() as workers:
+            for part, pictures in pictures_of(dataset, content["spec"]).items():
+                array = layouts(content)[part].create(target.path)
+                tell = partial(progress, PARTS[part])
+                if workers is None:
+                    _fill(target, array, frozen, pictures, dataset.image_size, tell)
+                else:
+                    task = EmbedFile(str(path.absolute()), part, weights, request.device, content["versions"])
+                    _fill_remotely(target, array, workers, task, pictures.copies, tell)
         target.finish(fingerprint_of(content))
     return open_embeddings(dataset, name), True
 
@@ -163,28 +183,39 @@ def _begun(path: Location) -> dict[str, Any] | None:
 
 
 def _fill(
-    target: Target,
-    array: ArrayLayout,
-    frozen: Frozen,
-    pictures: Pictures,
-    size: tuple[int, int],
-    part: str,
-    progress: Progress,
+    target: Target, array: ArrayLayout, frozen: Frozen, pictures: Pictures, size: tuple[int, int], report: Report
 ) -> None:
     """Write the files of an array that are not there yet."""
-    rows = [stop - start for start, stop in map(array.rows, range(array.num_files))]
-    missing = [index for index in range(array.num_files) if array.key(index) not in target.done]
-    total = array.shape[0] * pictures.copies
-    before = total - pictures.copies * sum(rows[index] for index in missing)
-    progress(PARTS[part], before, total)
+    missing, before, total = _left(target, array, pictures.copies)
+    report(before, total)
 
     def write(index: int, data: bytes) -> None:
         target.record(write_file(target.path, array, index, data))
 
     if missing:
-        made = partial(_tell, progress, PARTS[part], before, total)
-        embed_files(frozen, array, pictures, size, missing, write, made)
+        embed_files(frozen, array, pictures, size, missing, write, lambda done: report(before + done, total))
 
 
-def _tell(progress: Progress, what: str, before: int, total: int, done: int) -> None:
-    progress(what, before + done, total)
+def _fill_remotely(
+    target: Target, array: ArrayLayout, workers: Pool, task: EmbedFile, copies: int, report: Report
+) -> None:
+    """Have the workers of a cluster write the files of an array that are not there yet."""
+    missing, done, total = _left(target, array, copies)
+    report(done, total)
+
+    def finished(index: int, record: Record) -> None:
+        nonlocal done
+        target.record(record)
+        start, stop = array.rows(index)
+        done += copies * (stop - start)
+        report(done, total)
+
+    workers.run(task, missing, finished)
+
+
+def _left(target: Target, array: ArrayLayout, copies: int) -> tuple[list[int], int, int]:
+    """Files of an array that are not there yet; pictures that are embedded, and of all."""
+    rows = [stop - start for start, stop in map(array.rows, range(array.num_files))]
+    missing = [index for index in range(array.num_files) if array.key(index) not in target.done]
+    total = copies * array.shape[0]
+    return missing, total - copies * sum(rows[index] for index in missing), total

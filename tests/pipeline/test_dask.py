@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dask_cluster import Cluster, bytes_of, dask_cluster, until
 
 from pipeline.building import cluster
 from pipeline.building.build import build
@@ -23,12 +22,6 @@ from pipeline.sources import Part, Source
 from stores.errors import RealMixError, StoreError, UsageError
 from stores.format import layout
 
-
-def bytes_of(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
-
-
-DASK = Path(sys.executable).with_name("dask")
 FILES, ROWS, COPIES = 16, 16, 60
 
 
@@ -72,57 +65,10 @@ def make(path: Path, source: Source, **options) -> None:
     build(path, source, load_recipe("cutout", source.weak, (96, 96)), copies=COPIES, workers=2, **options)
 
 
-class Cluster:
-    """A scheduler and workers that can be killed."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._processes = folder, list[subprocess.Popen[bytes]]()
-
-    def start(self) -> None:
-        told = self._folder / "scheduler.json"
-        self._start("scheduler", "--port", "0", "--scheduler-file", str(told))
-        until(lambda: told.exists() and told.read_text().rstrip().endswith("}"))
-        self.scheduler, self.workers = self._processes[0], list[subprocess.Popen[bytes]]()
-        self.address = json.loads(told.read_text())["address"]
-
-    def add_worker(self) -> None:
-        folder = self._folder / f"worker{len(self.workers)}"
-        folder.mkdir()
-        options = ("--no-nanny", "--nthreads", "1", "--memory-limit", "0", "--local-directory", str(folder))
-        self.workers.append(self._start("worker", self.address, *options, cwd=folder))
-
-    def _start(self, what: str, *options: str, cwd: Path | None = None) -> subprocess.Popen[bytes]:
-        command = [str(DASK), what, *options, "--host", "127.0.0.1", "--no-dashboard"]
-        log = (self._folder / "log").open("ab")
-        with log:
-            process = subprocess.Popen(command, cwd=cwd or self._folder, stdout=log, stderr=log)
-        self._processes.append(process)
-        return process
-
-    def stop(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait()
-
-
-def until(happens: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def dask(tmp_path) -> Iterator[Cluster]:
-    (tmp_path / "dask").mkdir()
-    running = Cluster(tmp_path / "dask")
-    try:
-        running.start()
-        running.add_worker()
-        running.add_worker()
+    with dask_cluster(tmp_path / "dask") as running:
         yield running
-    finally:
-        running.stop()
 
 
 def written(path: Path) -> int:
