@@ -76,24 +76,32 @@ def train(
         return Run(*api.train([], {**flags, "store": place}, Path(runs), name, quiet))
 
 
-def resume(run: str | PathLike[str] | HasPath, *, store: str | PathLike[str] | None = None, quiet: bool = False) -> Run:
-    """Continue a run that was interrupted, bit for bit on a CPU; a finished one is given as it is.
+def resume(
+    run: str | PathLike[str] | HasPath,
+    *,
+    steps: int | None = None,
+    store: str | PathLike[str] | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Continue a run that was interrupted, bit for bit on a CPU, or make one longer; a finished one is given as it is.
 
         >>> resume(run.path).error == run.error
         True
 
     Args:
         run: its directory.
+        steps: of the whole run; None: as many as it has. Schedules stay where the shorter run's ended.
         store: where its store is now, if it moved.
         quiet: show no progress.
 
     Raises:
         StoreError: it is no run, another process is training it, or its store is another one.
+        UsageError: it has more steps than `steps`.
         RealMixError, Interrupted: as `train`.
     """
     path = Path(run) if isinstance(run, str | PathLike) else run.path
     with _no_exit():
-        return Run(*api.resume(path, None if store is None else _text(store), quiet))
+        return Run(*api.resume(path, None if store is None else _text(store), quiet, steps))
 
 
 def predict(run: str | PathLike[str] | HasPath | Model, images: Images, device: str = "auto") -> Predictions:

@@ -45,7 +45,7 @@ from trainer.loop.finish import finish
 from trainer.loop.parts import Parts
 from trainer.loop.recorder import Recorder
 from trainer.methods import load_method
-from trainer.runs import checkpoint, run_dir, trackers, transfer
+from trainer.runs import checkpoint, longer, naming, run_dir, trackers, transfer
 from trainer.runs.checkpoint import State
 from trainer.runs.console import Console, advice, header
 from trainer.runs.record import Spec
@@ -63,7 +63,7 @@ def train(
         assignments: "key=value" strings, as `--set` takes them.
         flags: settings by name, "store" (a path, or one that is open) and "method" among them; None: not given.
         runs: folder for the run's directory.
-        name: of that directory, by default <store>_<method>_s<seed>.
+        name: of that directory, by default <store>_<method>_s<seed>, and what differs from the run that has this name.
         quiet: show no progress.
 
     Returns:
@@ -77,38 +77,51 @@ def train(
     distributed.join(kind(device))
     load_method(flags.get("method") or RunConfig.method)  # before a store that may be far away
     spec = configure(open_split(flags["store"]), assignments, flags)
-    default = f"{names.derive(spec.store.name)}_{spec.run.method}_s{spec.run.seed}"
-    path = runs / (default if name is None else names.require(name, "--name"))
+    if name is None:
+        path = naming.choose(runs, spec, config.names_of(assignments, flags))
+    else:
+        path = runs / names.require(name, "--name")
     distributed.by_first(lambda: run_dir.refuse_existing(path))
     return path, execute(spec, path, quiet=quiet)
 
 
-def resume(path: Path, store_path: str | Path | None = None, quiet: bool = False) -> tuple[Path, dict[str, Any]]:
-    """Continue a run from its checkpoint; a finished one gives its result again.
+def resume(
+    path: Path, store_path: str | Path | None = None, quiet: bool = False, steps: int | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Continue a run from its checkpoint; a finished one says so and gives its result again.
 
     Args:
         path: the run's directory.
         store_path: where its store is now, if it moved.
         quiet: show no progress.
+        steps: make the whole run this long, see `trainer.runs.longer`; None: as long as it is.
 
     Returns:
         as `train`.
 
     Raises:
         StoreError: it is no run, another process is training it, or the store is another one.
+        UsageError: `steps` is less than the run has, or its method makes none.
         RealMixError: as `execute`.
         Interrupted: as `train`.
     """
     folder = run_dir.open_run(path)
-    result = folder.result()
-    if result is not None:
+    run = _settings_of(folder)
+    if steps in (None, run.steps) and (result := folder.result()) is not None:
+        if not quiet:
+            for line in longer.finished(path, run):
+                say(line, error=True)
         return path, result
-    run = config.load(Resolved, folder.config["run"], str(path / "config.json"))
     distributed.join(run.device)
     distributed.by_first(folder.hold)  # before its checkpoint is read: another process may be going on with it
     try:
+        if steps not in (None, run.steps):
+            assert steps is not None
+            distributed.by_first(lambda: longer.extend(folder, run, steps))
+            folder.config = run_dir.open_run(path).config
+            run = _settings_of(folder)
         result = folder.result()
-        if result is not None:  # it has, and has finished
+        if result is not None:  # another process has gone on with it, and has finished
             return path, result
         return path, execute(_recorded(folder, run, store_path), path, folder, quiet)
     finally:
@@ -125,6 +138,9 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
     method = load_method(flags.get("method") or RunConfig.method)
     store = open_split(store, flags.get("embeddings"))
     given = {name: value for name, value in flags.items() if name != "store"}
+    backbone = None if given.get("init") is None else transfer.read(str(given["init"]), store.class_names)
+    if backbone is not None and "model" not in config.names_of(assignments, given):
+        given["model"] = backbone.model
     asked, own = config.build(method, family(store), assignments, given)
     if isinstance(store, EmbeddedSplit):
         if asked.init is not None:
@@ -134,10 +150,16 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
         fitting.require_embeddings(store, method)
         asked = dataclasses.replace(asked, steps=1, model=method.NETWORK)
     run, settings, deviations = config.resolve(asked, own, store)
+    if run.init is not None:
+        backbone = backbone or transfer.read(run.init, store.class_names)
+        if asked.head == "auto" and backbone.head:
+            run = dataclasses.replace(run, head="kept")
+        transfer.require(backbone, run)
+    elif run.head == "kept":
+        raise UsageError("'head=kept' keeps the classifier of --init", "it is not given")
     run = hardware.resolve(run)
     placement = place(store, method.views(settings), run, hardware.device(run))
     trackers.require(run)
-    backbone = None if run.init is None else transfer.read(run.init, run.model)
     init = None if backbone is None else str(backbone.path)
     if run.weights not in (None, "pretrained", "none"):
         run = dataclasses.replace(run, weights=str(Path(run.weights).resolve()))
@@ -186,6 +208,10 @@ def _build(spec: Spec, weights: str) -> Network:
     return model
 
 
+def _settings_of(folder: Run) -> Resolved:
+    return config.load(Resolved, folder.config["run"], str(folder.path / "config.json"))
+
+
 def _recorded(folder: Run, run: Resolved, store_path: str | Path | None) -> Spec:
     """What a run's record says that it is, on this machine."""
     method, record = load_method(run.method), folder.config
@@ -225,7 +251,7 @@ def assemble(spec: Spec, path: Path | None = None) -> Parts:
     model = _build(spec, run.weights if new and run.weights is not None else "none")
     fitted = 0.0 if method.fit is None else time.perf_counter() - started
     if spec.backbone is not None:
-        transfer.load_into(model, spec.backbone)
+        transfer.load_into(model, spec.backbone, head=run.head == "kept")
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     if new and not isinstance(store, EmbeddedSplit):
         prepare.prepare(model, store, declared, run, device)
@@ -235,13 +261,13 @@ def assemble(spec: Spec, path: Path | None = None) -> Parts:
     )
     state.seconds = fitted
     if path is not None and saved is not None:
-        checkpoint.restore(path, saved, state, device)
+        checkpoint.restore(path, saved, state, run.steps, device)
         del saved
     loader = Loader(store, method, spec.settings, run, device, state.step, spec.placement)
     evaluator = Evaluator(store, model, device, run.precision == "bf16")
     predictor = None
-    if method.hook_every(run.steps, spec.settings) and distributed.rank() == 0:
-        predictor = PoolPredictor(store, unlabeled_rows(store, declared), evaluator, run.steps)
+    if method.hook_every(run.scheduled, spec.settings) and distributed.rank() == 0:
+        predictor = PoolPredictor(store, unlabeled_rows(store, declared), evaluator, run.scheduled)
     return Parts(spec, device, state, loader, evaluator, predictor)
 
 

@@ -56,7 +56,9 @@ Weights = Annotated[
 ]
 Init = Annotated[
     str | None,
-    typer.Option(metavar="RUN", help="Train this run's network further, with new heads.", show_default=False),
+    typer.Option(
+        metavar="RUN", help="Start from this run's network, and its classes if they are the same.", show_default=False
+    ),
 ]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
 Name = Annotated[str | None, typer.Option(help="Folder of this run.", show_default="STORE_METHOD_sSEED")]
@@ -81,7 +83,10 @@ CheckpointEvery = Annotated[
     int | None, typer.Option(help="Steps between checkpoints.", show_default="as between evaluations")
 ]
 Resume = Annotated[
-    Path | None, typer.Option(metavar="RUN", help="Continue this run, with its own settings.", show_default=False)
+    Path | None,
+    typer.Option(
+        metavar="RUN", help="Continue this run, with its own settings; --steps makes it longer.", show_default=False
+    ),
 ]
 Wandb = Annotated[
     bool | None,
@@ -133,7 +138,7 @@ def train(
     flags = {key: context.params[key] for key in config.types_of(config.RunConfig) if key in context.params}
     if resume is not None:
         kept = config.without(flags, "on_resume")
-        given = [f"--{key.replace('_', '-')}" for key, value in kept.items() if value is not None]
+        given = [f"--{key.replace('_', '-')}" for key, value in kept.items() if value is not None and key != "steps"]
         given += ["--embeddings"] * (embeddings is not None)
         given += ["--set"] * bool(assignments) + ["--name"] * (name is not None)
         if given:
@@ -144,7 +149,7 @@ def train(
     from trainer.runs.console import last_line, show_result
 
     if resume is not None:
-        path, result = api.resume(resume, store, quiet)
+        path, result = api.resume(resume, store, quiet, steps)
     else:
         path, result = api.train(assignments or [], flags, runs, name, quiet)
     if not result:  # one of several processes, and not the one that writes

@@ -341,7 +341,8 @@ class Method:
         views: `(settings) -> Views`; default: labelled images alone, one weak view of each.
         draw: `(rng, sizes, settings) -> arrays`, the step's random numbers besides the views, on the host; their shapes
             and dtypes never change.
-        schedule: `(step, steps, num_classes, settings) -> numbers`, such as ramps; the first step has number 0.
+        schedule: `(step, steps, num_classes, settings) -> numbers`, such as ramps; the first step has number 0. In
+            a run that was made longer `step` may be above `steps`: ramps stay where they ended.
         init_state: `(sizes, settings) -> tensors`, the method's own state before the first step, on the host.
         check: `(sizes, settings)`, raises UsageError if the method cannot train with these sizes.
         hook_every: `(steps, settings) -> int | None`, steps between two calls of `hook`; None: never. It is called

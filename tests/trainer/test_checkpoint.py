@@ -44,7 +44,7 @@ def advance(state: State, steps: int) -> None:
 
 
 def load(folder: Path, state: State, identity: dict) -> None:
-    checkpoint.restore(folder, checkpoint.read_own(folder, identity), state, CPU)
+    checkpoint.restore(folder, checkpoint.read_own(folder, identity), state, IDENTITY["run"]["steps"], CPU)
 
 
 def tensors(state: State) -> list[torch.Tensor]:

@@ -195,7 +195,7 @@ def test_short_runs_forget_faster_and_say_so(store, steps, pace):
 def test_values_that_were_chosen_are_kept_and_are_no_deviation(store):
     asked = RunConfig(steps=100, bn_momentum=0.001, ema_decay=0.5, eval_every=7, checkpoint_every=3, flip=True, shift=0)
     run, settings, deviations = config.resolve(asked, Settings(gamma=0.5), store)
-    assert dataclasses.asdict(run) == dataclasses.asdict(asked) | {"model": "wrn-28-2"}
+    assert dataclasses.asdict(run) == dataclasses.asdict(asked) | {"model": "wrn-28-2", "head": "random"}
     assert (settings, deviations) == (Settings(gamma=0.5), [])
 
 
@@ -262,7 +262,8 @@ def test_a_shift_as_large_as_the_image_is_refused(store):
 def test_nothing_stays_automatic_but_what_the_hardware_decides(store):
     run, _, _ = config.resolve(RunConfig(), Settings(), store)
     left = [name for name, value in dataclasses.asdict(run).items() if value is None]
-    assert left == ["embeddings", "weights", "input_size", "init", "largest_decay", "copies", "scratch", "threads"]
+    homes = ["embeddings", "weights", "input_size"]
+    assert left == [*homes, "schedule_steps", "init", "largest_decay", "copies", "scratch", "threads"]
 
 
 def test_settings_come_back_from_a_run_directory_or_are_refused(store):

@@ -1,4 +1,4 @@
-"""Transfer: everything but the heads is taken over, from a run or a file, and a mistake is named."""
+"""Transfer: what is taken over from a run or a file, with the classifier of the same classes; mistakes are named."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from networks.build import build_model
 from networks.network import Network
+from stores import open_store
 from stores.errors import IntegrityError, Interrupted, StoreError, UsageError
 from trainer import api
 from trainer.config import RunConfig
@@ -46,7 +47,7 @@ def network(classes: int = 5, rotation: bool = False, seed: int = 3, name: str =
 def test_all_but_the_heads_are_taken_over(trained: Path) -> None:
     model = network(classes=9, rotation=True)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    transfer.load_into(model, transfer.read(str(trained), "wrn-10-1"))
+    transfer.load_into(model, transfer.read(str(trained)))
     stored = safetensors.torch.load_file(trained / weights.FILE)
     heads = {"head.weight", "head.bias", "rotation.weight", "rotation.bias"}
     assert heads < before.keys()
@@ -78,7 +79,7 @@ def test_a_run_starts_from_the_loaded_weights_with_a_fresh_head(
     method: str, trained: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = after_no_step(monkeypatch, split, tmp_path, method=method)
-    first = after_no_step(monkeypatch, split, tmp_path, method=method, init=str(trained))
+    first = after_no_step(monkeypatch, split, tmp_path, method=method, init=str(trained), head="random")
     stored = safetensors.torch.load_file(trained / weights.FILE)
     assert first["step"] == 0
     assert first["adam"] == {}, "no moments of the old run"
@@ -87,6 +88,29 @@ def test_a_run_starts_from_the_loaded_weights_with_a_fresh_head(
         assert torch.equal(tensor, plain["model"][name] if fresh else stored[name]), name
     for name, tensor in first["ema"].items():
         assert torch.equal(tensor, first["model"][name]), f"the average of {name} starts from the loaded weights"
+
+
+def test_the_classifier_of_the_same_classes_is_kept(
+    trained: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = after_no_step(monkeypatch, split, tmp_path, method="remixmatch", init=str(trained), model=None)
+    stored = safetensors.torch.load_file(trained / weights.FILE)
+    plain = after_no_step(monkeypatch, split, tmp_path, method="remixmatch")
+    assert first["model"].keys() == plain["model"].keys(), "the model is that of --init"
+    for name, tensor in first["model"].items():
+        fresh = name.startswith("rotation.")
+        assert torch.equal(tensor, plain["model"][name] if fresh else stored[name]), name
+
+
+def test_the_classifier_of_other_classes_is_not(trained: Path, split: Path, tmp_path: Path) -> None:
+    assert transfer.read(str(trained), open_store(split).class_names).head.keys() == {"head.weight", "head.bias"}
+    for others in (open_store(split).class_names[::-1], ["one"], []):
+        assert not transfer.read(str(trained), others).head
+    file = foreign(tmp_path / "w.safetensors", network(classes=3).state_dict(), {"model": "wrn-10-1"})
+    with pytest.raises(UsageError, match="cannot be kept"):
+        start(split, tmp_path / "runs", "new", init=file, head="kept")
+    with pytest.raises(UsageError, match=r"keeps the classifier of --init"):
+        start(split, tmp_path / "runs", "new", head="kept")
 
 
 def test_the_record_names_the_file_and_its_bytes(trained: Path, split: Path, tmp_path: Path) -> None:
@@ -143,38 +167,38 @@ def foreign(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | N
 def test_a_file_without_a_name_is_taken_by_its_tensors(tmp_path: Path) -> None:
     theirs, ours = network(seed=1), network(seed=2)
     file = foreign(tmp_path / "w.safetensors", theirs.state_dict())
-    transfer.load_into(ours, transfer.read(file, "wrn-10-1"))
+    transfer.load_into(ours, transfer.read(file))
     assert torch.equal(ours.stem.weight, theirs.stem.weight)
     with pytest.raises(UsageError, match=r"another network.*\n.*'blocks\.") as caught:
-        transfer.load_into(network(name="wrn-10-2"), transfer.read(file, "wrn-10-2"))
+        transfer.load_into(network(name="wrn-10-2"), transfer.read(file))
     assert "here" in str(caught.value)
     missing = {name: tensor for name, tensor in theirs.state_dict().items() if name != "stem.weight"}
     with pytest.raises(UsageError, match=r"'stem.weight' is nothing there and \(16, 3, 3, 3\) here"):
-        transfer.load_into(ours, transfer.read(foreign(tmp_path / "m.safetensors", missing), "wrn-10-1"))
+        transfer.load_into(ours, transfer.read(foreign(tmp_path / "m.safetensors", missing)))
 
 
 def test_a_network_of_other_pixels_is_refused(tmp_path: Path) -> None:
     file = foreign(tmp_path / "w.safetensors", network().state_dict(), {"model": "wrn-10-1", "input": "0 to 1"})
     with pytest.raises(StoreError, match="other pixels"):
-        transfer.read(file, "wrn-10-1")
+        transfer.read(file)
 
 
 def test_what_cannot_be_read_is_named(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nowhere' does not exist"):
-        transfer.read(str(tmp_path / "nowhere"), "wrn-10-1")
+        transfer.read(str(tmp_path / "nowhere"))
     with pytest.raises(StoreError, match="is no run"):
-        transfer.read(str(tmp_path), "wrn-10-1")
+        transfer.read(str(tmp_path))
     with pytest.raises(IntegrityError, match="no safetensors file") as caught:
-        transfer.read(str(trained / checkpoint.FILE), "wrn-10-1")
+        transfer.read(str(trained / checkpoint.FILE))
     assert "model.safetensors" in str(caught.value)
     cut = tmp_path / weights.FILE
     cut.write_bytes((trained / weights.FILE).read_bytes()[:5000])
     with pytest.raises(IntegrityError, match="damaged"):
-        transfer.read(str(tmp_path), "wrn-10-1")
+        transfer.read(str(tmp_path))
     cut.unlink()
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(StoreError, match="has not finished") as caught:
-        transfer.read(str(tmp_path), "wrn-10-1")
+        transfer.read(str(tmp_path))
     assert f"--resume {tmp_path}" in str(caught.value)
 
 

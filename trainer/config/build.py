@@ -116,6 +116,13 @@ def _name(method: Method, key: str) -> str:
     raise UsageError(f"unknown setting '{key}'", suggest(name, [k for k in known if k not in FROM_FLAGS]), hint)
 
 
+def names_of(assignments: Sequence[str], flags: Mapping[str, Any]) -> set[str]:
+    """Names of the settings that a user gave; as `build` takes them."""
+    keys = [assignment.partition("=")[0].strip() for assignment in assignments]
+    keys += [key for key, value in flags.items() if value is not None]
+    return {key.rpartition(".")[2] for key in keys}
+
+
 def without_component(assignment: str) -> str:
     """An assignment by the setting's own name: "optim.lr=0.1" as "lr=0.1"."""
     key, equals, text = assignment.partition("=")
@@ -151,6 +158,9 @@ def resolve(run: RunConfig, settings: S, store: SplitStore) -> tuple[Resolved, S
         chosen["weights"] = "pretrained" if run.init is None else "none"
         chosen |= fine_tuning.averages(run.steps)
         chosen["input_size"] = fine_tuning.input_size(store.dataset.image_size)
+    if run.head == "auto":
+        pretrained = loaded and (run.weights != "none" or run.init is not None)
+        run = dataclasses.replace(run, head="imprinted" if pretrained else "random")
     given = dataclasses.asdict(run)
     open_ = {name for name in chosen if given[name] is None}
     resolved = Resolved(**{**given, **{name: chosen[name] for name in open_}})

@@ -11,7 +11,6 @@ LOADED: dict[str, Any] = {
     "lr_schedule": "cosine",
     "bn": "frozen",
     "backbone_lr": 0.1,
-    "head": "imprinted",
     "largest_decay": 5e-6,  # 90 % of a loaded kernel is left after 20,000 steps; MixMatch's own decay leaves 45 %
 }
 RATES = {"adam": 1e-3, "sgd": 3e-3}  # FixMatch's own .03 diverges: pooled features are long vectors

@@ -49,11 +49,12 @@ class Experiment:
         max=4096,
     )
     steps: int = option(500_000, "length of the run in updates", min=1)
+    schedule_steps: int | None = option(
+        None, "length that schedules are made for; they stay where they end; None: that of the run", min=1
+    )
     seed: int = option(1, "of the initial weights, the order and every draw", min=0)
     batch: int = option(64, "labelled images a step", min=2)
-    init: str | None = option(
-        None, "run or .safetensors file whose network is trained further, with new heads", place=True
-    )
+    init: str | None = option(None, "run or .safetensors file whose network is trained further; see head", place=True)
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ class Optim:
     )
     warmup: int = option(0, "first steps, in which the learning rate grows to lr", min=0)
     head_first: int = option(0, "first steps, in which the heads alone are trained", min=0)
-    head: Literal["random", "imprinted"] = option(
-        "random", "the classifier's first weights; imprinted: from the mean features of each class's labelled images"
+    head: Literal["auto", "random", "imprinted", "kept"] = option(
+        "auto",
+        "the classifier's first weights; imprinted: from the mean features of each class's labelled images; kept: "
+        "those of init; auto: kept if the classes are the same, else imprinted in a pretrained network, else random",
     )
     momentum: float = option(0.9, "of SGD", min=0, below=1)
     weight_decay: float = option(
@@ -169,6 +172,11 @@ COMPONENTS: dict[str, type] = {"optim": Optim, "data": Data, "hardware": Hardwar
 @dataclass(frozen=True)
 class RunConfig(Log, Evaluation, Hardware, Data, Optim, Experiment):
     """All components together. None and "auto" leave a choice open."""
+
+    @property
+    def scheduled(self) -> int:
+        """Steps that schedules are made for: a run that was made longer keeps those it began with."""
+        return self.schedule_steps or self.steps
 
 
 class Resolved(RunConfig):

@@ -79,7 +79,7 @@ class Loader:
             distributed.require_divisible(count, what)
         learnt = [kind for kind in views.labeled if kind != "probe"]
         self.images_per_step = len(learnt) * run.batch + (len(views.unlabeled) + len(views.second)) * unlabeled
-        self.schedule_names = tuple(method.schedule(0, run.steps, store.num_classes, settings))
+        self.schedule_names = tuple(method.schedule(0, run.scheduled, store.num_classes, settings))
         self.placement = placement or place(store, views, run, device)
         if self.placement.kind in ("device", "host"):
             hint = "--feed stream reads them as they are needed, --copies takes fewer of each image"
@@ -225,8 +225,8 @@ class Loader:
             rng = generator(run.seed, f"views {purpose}", step)
             views += [self._draw_view(rng, kind, count) for kind in kinds if sizes.num_features is None]
         draws = self._method.draw(generator(run.seed, "method", step), sizes, self._settings)
-        schedule = self._method.schedule(step, run.steps, sizes.num_classes, self._settings)
-        lr = schedules.learning_rate(run.lr_schedule, run.lr, step, run.steps, run.warmup)
+        schedule = self._method.schedule(step, run.scheduled, sizes.num_classes, self._settings)
+        lr = schedules.learning_rate(run.lr_schedule, run.lr, step, run.scheduled, run.warmup)
         backbone = float(step >= run.head_first)
         (labeled, x_pixels), (unlabeled, u_pixels), (chosen, second_pixels) = x, u, second
         u_id = unlabeled // (self.copies or 1)

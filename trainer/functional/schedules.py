@@ -35,7 +35,7 @@ def tsa_threshold(kind: TSA, step: int, steps: int, num_classes: int) -> float:
 def learning_rate(kind: LearningRate, base: float, step: int, steps: int, warmup: int = 0) -> float:
     """Learning rate of a step: "constant", or "cosine", lr·cos(7πk/16K), which ends at a fifth (FixMatch §2.4).
 
-    In the first `warmup` steps it grows in equal steps, and is never 0.
+    After `steps` it stays where it ended. In the first `warmup` steps it grows in equal steps, and is never 0.
     """
-    rate = base if kind == "constant" else base * math.cos(7 * math.pi * step / (16 * steps))
+    rate = base if kind == "constant" else base * math.cos(7 * math.pi * min(step, steps) / (16 * steps))
     return rate * linear_ramp(step + 1, warmup)

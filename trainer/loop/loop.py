@@ -30,7 +30,7 @@ def train(parts: Parts, recorder: Recorder) -> None:
     spec, state, loader = parts.spec, parts.state, parts.loader
     step = build_step(state, spec.method, spec.settings, spec.run, loader.schedule_names)
     _choose_second(parts)
-    hook_every = spec.method.hook_every(spec.run.steps, spec.settings)
+    hook_every = spec.method.hook_every(spec.run.scheduled, spec.settings)
     alone, shown = distributed.world() == 1, (state.step, spec.run.steps - 1)
     with (
         loader,

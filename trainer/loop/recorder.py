@@ -56,7 +56,7 @@ class Recorder:
         """A line with the means of the steps since the last one."""
         run, state = self._run, self._state
         steps = state.telemetry.pending
-        lr = schedules.learning_rate(run.lr_schedule, run.lr, state.step - 1, run.steps, run.warmup)
+        lr = schedules.learning_rate(run.lr_schedule, run.lr, state.step - 1, run.scheduled, run.warmup)
         means = state.telemetry.flush()
         seconds, wait = self._clock.lap(waited)
         record = {

@@ -78,12 +78,14 @@ class State:
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a run this one and no other, from the content of its config.json; its checkpoints hold it too."""
-    return {
-        "store": record["store"]["fingerprint"],
-        "run": config.without(record["run"], "on_resume"),
-        "settings": record["settings"],
-    }
+    """What makes a run this one and no other, from the content of its config.json; its checkpoints hold it too.
+
+    A run that is made longer stays the same one: what counts is the length that its schedules are made for.
+    """
+    run = config.without(record["run"], "on_resume")
+    run["schedule_steps"] = run.get("schedule_steps") or run["steps"]
+    del run["steps"]
+    return {"store": record["store"]["fingerprint"], "run": run, "settings": record["settings"]}
 
 
 def save(folder: Path, state: State, identity: dict[str, Any]) -> None:
@@ -191,12 +193,15 @@ def read_own(folder: Path, identity: Mapping[str, Any], device: torch.device = C
 def _with_later_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity with the settings that a run of before them did not have: it was trained as their defaults say."""
     run = identity.get("run")
-    defaults = config.without(dataclasses.asdict(config.RunConfig()), "on_resume")
-    return {**identity, **({"run": defaults | run} if isinstance(run, dict) else {})}
+    if not isinstance(run, dict):
+        return dict(identity)
+    run = config.without(dataclasses.asdict(config.RunConfig()), "on_resume") | run
+    length = run.pop("steps")
+    return {**identity, "run": run | {"schedule_steps": run["schedule_steps"] or length}}
 
 
-def restore(folder: Path, content: dict[str, Any], state: State, device: torch.device) -> None:
-    """Put what `read_own` gave of `folder` into `state`.
+def restore(folder: Path, content: dict[str, Any], state: State, steps: int, device: torch.device) -> None:
+    """Put what `read_own` gave of `folder` into `state`; `steps`: length of the run.
 
     Raises:
         StoreError: it is of an earlier form of the method.
@@ -220,7 +225,6 @@ def restore(folder: Path, content: dict[str, Any], state: State, device: torch.d
         raise damaged(path, f"it does not fit the run: {error}") from None
     for name, tensor in state.method.items():
         tensor.copy_(content["method"][name])
-    steps = content["identity"].get("run", {}).get("steps", content["step"])
     evaluated = content["history"] and content["confusion"] is not None
     if content["step"] > steps or (content["step"] == steps and not evaluated):
         raise damaged(path, f"it is of step {content['step']:,} of {steps:,}, without its evaluation")

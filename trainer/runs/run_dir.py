@@ -150,7 +150,11 @@ def refuse_existing(path: Path) -> None:
     if not os.path.lexists(path):
         return
     if (path / "result.json").is_file():
-        raise UsageError(f"'{path}' exists", "it holds a finished run", "choose another --name")
+        raise UsageError(
+            f"'{path}' exists",
+            "it holds a finished run",
+            f"choose another --seed or --name, or make it longer with `realmix-train --resume {path} --steps N`",
+        )
     raise UsageError(
         f"'{path}' exists",
         "it is not overwritten",
