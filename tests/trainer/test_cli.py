@@ -207,8 +207,60 @@ def test_only_a_run_of_the_papers_length_on_a_cpu_is_advised(tiny):
         assert bool(console.advice(spec)) == bool(words)
 
 
-def test_the_progress_line_says_rate_time_left_and_wait():
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that the console sees: a list of one."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "perf_counter", lambda: now[0])
+    return now
+
+
+LINE = "step 300/1,000 · error 12.50 % · 1:10 to go · loss 1.5 · loss_u 0.01 · 1,920 img/s · data wait 10 %"
+
+
+def test_the_progress_line_leaves_out_the_least_important(clock):
     shown = console.Console(steps=1000, start=200, images_per_step=192, quiet=True)
     shown.logged({"kind": "train", "step": 300, "loss": 1.5, "loss_u": 0.01, "lr": 0.002})
-    line = shown.line(step=300, seconds=10.0, waited=1.0)
-    assert line == "step 300/1,000 · 1,920 img/s · 1:10 to go · data wait 10 % · loss 1.5 loss_u 0.01"
+    shown.evaluated({"step": 300, "test_error": 12.5})
+    clock[0] = 10.0
+    shown.tick(300, 1.0)
+    assert shown.line() == LINE
+    parts = LINE.split(" · ")
+    for kept in range(1, len(parts) + 1):
+        line = " · ".join(parts[:kept])
+        assert shown.line(len(line)) == line
+        assert shown.line(len(line) - 1) == " · ".join(parts[: max(1, kept - 1)])
+
+
+def follow(clock) -> None:
+    """Ninety steps of a second, an evaluation after every thirty."""
+    with console.Console(steps=90, start=0, images_per_step=3) as shown:
+        for step in range(1, 91):
+            clock[0] += 1.0
+            shown.tick(step, 0.0)
+            if step % 30 == 0:
+                shown.logged({"step": step, "loss": 123.4567, "loss_x": 100.1234, "loss_u": 0.0123, "loss_s": 23.45})
+                shown.evaluated({"step": step, "test_error": 50.0, "valid_error": 49.5})
+
+
+def test_in_a_file_there_is_a_line_after_ten_seconds_and_one_an_evaluation(clock, capfd):
+    follow(clock)
+    rest = "loss 123 · loss_x 100 · loss_u 0.0123 · loss_s 23.4 · 3 img/s · data wait 0 %"
+    assert capfd.readouterr().err.splitlines() == [
+        "step 10/90 · 1:20 to go · 3 img/s · data wait 0 %",
+        f"step 30/90 · error 50.00 %, valid 49.50 % · 1:00 to go · {rest}",
+        f"step 60/90 · error 50.00 %, valid 49.50 % · 0:30 to go · {rest}",
+        f"step 90/90 · error 50.00 %, valid 49.50 % · {rest}",
+    ]
+
+
+def test_on_a_terminal_of_80_columns_the_bar_and_the_error_stay(clock, capfd, monkeypatch):
+    for name, value in {"FORCE_COLOR": "1", "COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    follow(clock)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capfd.readouterr().err).replace("\r", "\n").splitlines()
+    assert max(map(len, shown)) <= 80
+    bars = [line for line in shown if "━" in line]
+    assert len(bars) >= 88, "redrawn with every step"
+    assert all("error 50.00 %" in line and "to go" in line for line in bars[40:85])
+    assert sum(line.startswith("step ") for line in shown) == 3, "the evaluations"

@@ -1,7 +1,8 @@
 """What a person sees of a run: header, progress line, evaluations, last line.
 
-A terminal gets a rich progress line, anything else a plain line about every ten seconds. All of it goes to stderr
-except the last line, which names the run and its error. Nothing here reads a tensor, so it never makes the loop wait.
+A terminal gets a progress line that fits it, and a line for each evaluation; anything else the latter alone, and one
+after ten seconds. All of it goes to stderr except the last line, which names the run and its error. Nothing here reads
+a tensor, so it never makes the loop wait.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from trainer.runs.record import Spec
 
 REDRAW_S = 0.2
-PLAIN_S = 10.0
+FIRST_S = 10.0  # where there is no terminal: the pace, once
+BAR = 20  # columns
 LONG_S = 86_400.0  # a run that takes longer than a day says so when it starts
 WARM, TIMED = 2, 3  # steps before its pace is measured, and steps that it is measured over
 
@@ -44,11 +46,12 @@ class Console:
         self._steps, self._start, self._images, self._quiet = steps, start, images_per_step, quiet
         self._advice, self._warm = advice, 0.0
         self._console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
-        self._losses, self._error = "", ""
+        self._losses: list[str] = []
+        self._error, self._at = "", (start, 0.0, 0.0)
         self._started = self._shown = time.perf_counter()
         self._progress: Progress | None = None
         if self._console.is_terminal and not quiet:
-            columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
+            columns = (BarColumn(bar_width=BAR), TextColumn("{task.description}", markup=False))
             self._progress = Progress(*columns, console=self._console, transient=True, auto_refresh=False)
             self._task = self._progress.add_task("", total=steps, completed=start)
 
@@ -72,14 +75,16 @@ class Console:
         now = time.perf_counter()
         if self._advice:
             self._advise(step, now)
-        if self._quiet or now - self._shown < (REDRAW_S if self._progress is not None else PLAIN_S):
+        self._at = step, now - self._started, waited
+        if self._quiet or now - self._shown < (REDRAW_S if self._progress is not None else FIRST_S):
             return
         self._shown = now
-        line = self.line(step, now - self._started, waited)
         if self._progress is not None:
+            line = self.line(self._console.width - BAR - 1)
             self._progress.update(self._task, completed=step, description=line, refresh=True)
         else:
-            self.say(line)
+            self._shown = math.inf
+            self.say(self.line())
 
     def _advise(self, step: int, now: float) -> None:
         """Say once how long the run will take, if that is long."""
@@ -91,23 +96,31 @@ class Console:
             if left > LONG_S:
                 self.say(f"{duration(left)} to go at the pace of the first steps. {self._advice}")
 
-    def line(self, step: int, seconds: float, waited: float) -> str:
-        """Step, images/s, time to go, data wait, losses, last error."""
+    def line(self, width: int | None = None) -> str:
+        """Step, last error, time to go, losses, images/s, data wait: as many of them as `width` columns take."""
+        step, seconds, waited = self._at
         rate = (step - self._start) / seconds if seconds else 0.0
-        left = duration((self._steps - step) / rate) if rate else "?"
-        parts = [f"step {step:,}/{self._steps:,}", f"{rate * self._images:,.0f} img/s", f"{left} to go"]
-        parts.append(f"data wait {100 * waited / seconds if seconds else 0:.0f} %")
-        return " · ".join(part for part in (*parts, self._losses, self._error) if part)
+        parts = [f"step {step:,}/{self._steps:,}", self._error]
+        if rate and step < self._steps:
+            parts.append(f"{duration((self._steps - step) / rate)} to go")
+        parts += self._losses
+        if rate:
+            parts += [f"{rate * self._images:,.0f} img/s", f"data wait {100 * waited / seconds:.0f} %"]
+        parts = [part for part in parts if part]
+        while width is not None and len(parts) > 1 and len(" · ".join(parts)) > width:
+            del parts[-1]
+        return " · ".join(parts)
 
     def logged(self, record: Mapping[str, Any]) -> None:
         """Take the losses of a line of metrics.jsonl."""
-        self._losses = " ".join(f"{name} {value:.3g}" for name, value in record.items() if name.startswith("loss"))
+        self._losses = [f"{name} {value:.3g}" for name, value in record.items() if name.startswith("loss")]
 
     def evaluated(self, record: Mapping[str, Any]) -> None:
         """Show an evaluation."""
-        self._error = f"error {record['test_error']:.2f} %"
         valid = f", valid {record['valid_error']:.2f} %" if "valid_error" in record else ""
-        self.say(f"step {record['step']:,}: error {record['test_error']:.2f} %{valid}  {self._losses}")
+        self._error = f"error {record['test_error']:.2f} %{valid}"
+        self._at = record["step"], *self._at[1:]
+        self.say(self.line(None if self._progress is None else self._console.width))
 
 
 def header(spec: Spec, loader: Loader) -> list[str]:
