@@ -230,6 +230,19 @@ class Losses:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What the heads of an open-set method say of n images.
+
+    Attributes:
+        score: float [n]; high means foreign.
+        label: int64 [n] in [0, K]; K for images that are rejected as foreign.
+    """
+
+    score: Tensor
+    label: Tensor
+
+
+@dataclass(frozen=True)
 class Examples:
     """What a method that is fitted at once gets: a run's plain samples as embeddings, standardised, on the host.
 
@@ -349,6 +362,9 @@ class Method:
             after the last step as well.
         hook: `(predictor, state, settings)`, looks at many images with the averaged network and changes `state` in
             place. Process 0 runs it, the others receive its state.
+        judge: `(outputs) -> Judged`, which images are foreign, of a method whose heads can tell; `outputs` are those
+            that HEADS names, [n, …] each.
+        HEADS: outputs that `judge` reads, as in `Network`.
     """
 
     NAME: str
@@ -365,6 +381,8 @@ class Method:
     check: Callable[[Sizes, Options], None] = _check
     hook_every: Callable[[int, Options], int | None] = _hook_every
     hook: Callable[[Predictor, dict[str, Tensor], Options], None] = _hook
+    judge: Callable[[Mapping[str, Tensor]], Judged] | None = None
+    HEADS: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, source: object) -> Method:

@@ -36,6 +36,15 @@ ACTIVE: dict[str, dict[str, Any]] = {
     "remixmatch": {"rampup_steps": 0, "strong_views": 2},
     "uda": {"threshold": 0.4},
     "fixmatch": {"threshold": 0.4},
+    "uasd": {"gate_share": 0.0, "rampup_share": 0.0, "threshold": 0.5},
+    "openmatch": {"warmup_share": 0.0, "threshold": 0.4},
+    "iomatch": {"open_share": 0.0, "threshold": 0.3, "threshold_open": 0.3},
+}
+
+# What some steps would have left: without it nothing would count.
+TRAINED: dict[str, Callable[[Learner], Any]] = {
+    "uasd": lambda learner: learner.state["sums"].copy_(5 * torch.randn(learner.state["sums"].shape).softmax(1)),
+    "iomatch": lambda learner: [parameter.mul_(-5) for parameter in named_parameters(learner, "detector")],
 }
 
 LABELED = {"remixmatch": 8}  # rows, where they are not six: rotations turn quarters of a batch
@@ -75,21 +84,28 @@ def make_batch(
     def images(rows: int) -> Tensor:
         return torch.from_numpy(rng.uniform(-1, 1, (rows, 3, *sizes.image_size))).to(dtype)
 
-    labeled = {kind: images(sizes.labeled) for kind in declared.labeled}
+    def ids() -> Tensor | None:
+        return torch.from_numpy(rng.integers(0, sizes.num_unlabeled, unlabeled)) if unlabeled else None
+
+    labeled = [(kind, images(sizes.labeled)) for kind in declared.labeled]
+    learnt = [rows for kind, rows in labeled if kind != "probe"]
     u = tuple(images(unlabeled) for _ in declared.unlabeled)
     y = torch.from_numpy(rng.integers(0, sizes.num_classes, sizes.labeled))
     drawn = method.draw(rng, sizes, settings)
-    if "probe" in labeled:
+    if "probe" in declared.labeled:
         drawn |= ctaugment.draw_probe(rng, sizes.labeled, sizes.image_size)
     ramps = method.schedule(step, steps, sizes.num_classes, settings)
     return Batch(
-        x=labeled[declared.labeled[0]],
+        x=learnt[0],
         y=y,
         u=u,
-        probe=labeled.get("probe"),
+        probe=dict(labeled).get("probe"),
         draws={name: torch.from_numpy(array) for name, array in drawn.items()},
         schedule={name: torch.tensor(value, dtype=torch.float32) for name, value in ramps.items()},
-        u_id=torch.from_numpy(rng.integers(0, sizes.num_unlabeled, unlabeled)) if unlabeled else None,
+        u_id=ids(),
+        second=tuple(images(unlabeled) for _ in declared.second),
+        second_id=ids() if declared.second else None,
+        more_x=tuple(learnt[1:]),
     )
 
 
@@ -111,7 +127,15 @@ def make_learner(
         for shadow in average.shadow:
             shadow.add_(0.1 * torch.randn_like(shadow))
     teacher = average.teacher() if declared.teacher else None
-    return Learner(model, teacher, method.init_state(SIZES, settings))
+    learner = Learner(model, teacher, method.init_state(SIZES, settings))
+    with torch.no_grad():
+        TRAINED.get(method.NAME, lambda learner: None)(learner)
+    return learner
+
+
+def named_parameters(learner: Learner, head: str) -> list[Tensor]:
+    """The parameters of a head; none of a network without it."""
+    return [tensor for name, tensor in learner.model.named_parameters() if name.startswith(head)]
 
 
 class Linear(nn.Module):
@@ -128,8 +152,11 @@ class Linear(nn.Module):
 
 
 def named(logits: Tensor, heads: Any = None, running: bool = False) -> Any:
-    """What a network whose heads are all the same returns."""
-    return logits if heads is None else dict.fromkeys(heads, logits)
+    """What a network returns whose heads are multiples of its classes' logits [n, K], as many as each is wide."""
+    classes = logits.shape[1]
+    widths = {"detector": 2 * classes, "open": classes + 1}
+    multiples = torch.cat([logits, -0.5 * logits], 1)
+    return logits if heads is None else {name: multiples[:, : widths.get(name, classes)] for name in heads}
 
 
 SMALL = dataclasses.replace(SIZES, image_size=(2, 2))  # of Linear's images
@@ -182,7 +209,7 @@ def interleaved_last_batch(batch: Batch) -> Tensor:
 
 def all_rows(batch: Batch) -> Tensor:
     """Labelled and unlabelled rows of every view."""
-    return torch.cat([batch.x, *batch.u])
+    return torch.cat([batch.x, *batch.more_x, *batch.u])
 
 
 # Which rows move the running statistics.
@@ -191,6 +218,8 @@ UPDATES: dict[str, Callable[[Batch], Tensor]] = {
     "mixmatch": interleaved_first_batch,
     "realmix": interleaved_first_batch,
     "remixmatch": interleaved_last_batch,
+    "uasd": all_rows,
+    "openmatch": all_rows,
 }
 
 

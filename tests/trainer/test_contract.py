@@ -275,18 +275,14 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Method:
     return register_method(Toy)
 
 
-def toy_batch(learner: Learner) -> tuple[Batch, Any]:
+def toy_batch() -> tuple[Batch, Any]:
     settings = Toy.Settings()
-    batch = make_batch(Toy, settings)
-    rng = torch.Generator().manual_seed(0)
-    batch.more_x, batch.second = (batch.x.flip(3),), (batch.u[0].flip(3),)
-    batch.second_id = torch.randint(SIZES.num_unlabeled, batch.u_id.shape, generator=rng)
-    return batch, settings
+    return make_batch(Toy, settings), settings
 
 
 def test_every_head_is_trained_in_one_pass_and_the_state_follows_the_ids(toy: Method) -> None:
     learner = make_learner(toy, Toy.Settings())
-    batch, settings = toy_batch(learner)
+    batch, settings = toy_batch()
     model = learner.model
     watched = learner.model = Watched(model)
     toy.loss(learner, batch, settings).total.backward()
@@ -298,7 +294,7 @@ def test_every_head_is_trained_in_one_pass_and_the_state_follows_the_ids(toy: Me
 
 def test_it_is_one_graph(toy: Method) -> None:
     learner, other = (make_learner(toy, Toy.Settings()) for _ in range(2))
-    batch, settings = toy_batch(learner)
+    batch, settings = toy_batch()
     compiled = torch.compile(toy.loss, backend="eager", fullgraph=True)
     for _ in range(2):
         ours, theirs = compiled(other, batch, settings), toy.loss(learner, batch, settings)

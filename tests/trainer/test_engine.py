@@ -128,6 +128,9 @@ def on(raw: Raw, device: torch.device) -> Raw:
         {name: there(values) for name, values in raw.draws.items()},
         there(raw.schedule),
         there(raw.ood),
+        there(raw.u_id),
+        there(raw.second),
+        there(raw.second_id),
     )
 
 

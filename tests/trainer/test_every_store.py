@@ -19,7 +19,7 @@ from trainer.methods import METHODS
 from trainer.runs import checkpoint
 
 SETTINGS = ["checkpoint_every=2", "eval_every=4", "batch=4", "precision=fp32", "tensorboard=false", "log_every=2"]
-LESS = {"remixmatch": ["strong_views=1"], "fixmatch": ["ratio=2"], "uda": ["ratio=2"]}
+LESS = {"remixmatch": ["strong_views=1"], "fixmatch": ["ratio=2"], "uda": ["ratio=2"], "openmatch": ["fewest=1"]}
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,8 @@ def test_the_unlabelled_loss_reaches_every_parameter_of_the_student(name: str) -
     """By the difference that its weight makes: a student overwritten by its teacher would make none."""
     method, settings = active(name)
     batch, learner = make_batch(method, settings), make_learner(method, settings)
-    named = {key: value for key, value in learner.model.named_parameters() if not key.startswith("rotation")}
+    heads = {head.name for head in method.views(settings).heads}
+    named = {key: value for key, value in learner.model.named_parameters() if key.split(".")[0] not in heads}
 
     def slopes(weight: float) -> list[Tensor]:
         batch.schedule = {**batch.schedule, "weight_u": torch.tensor(weight)}

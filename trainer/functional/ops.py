@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TINY = 1e-6  # added to frequencies that are divided
+
 
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The type to compute in: float32 for anything narrower, float64 for float64."""
@@ -51,6 +53,12 @@ def guess(logits: Sequence[Tensor], temperature: float) -> Tensor:
     """
     probs = torch.stack([softmax(z) for z in logits]).mean(0)
     return sharpen(probs, temperature).detach()
+
+
+def align(probs: Tensor, wanted: Tensor | float, found: Tensor) -> Tensor:
+    """Distribution alignment (ReMixMatch §3.1): p · wanted / found, normalised: [n, K] by frequencies [K] to [n, K]."""
+    moved = probs * (TINY + wanted) / (TINY + found)
+    return moved / moved.sum(1, keepdim=True)
 
 
 def concatenate(chunks: Iterable[tuple[np.ndarray, Mapping[str, Tensor]]]) -> dict[str, Tensor]:

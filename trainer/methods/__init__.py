@@ -30,6 +30,9 @@ METHODS: dict[str, str] = {
     "uda": "trainer.methods.uda",
     "fixmatch": "trainer.methods.fixmatch",
     "freematch": "trainer.methods.freematch",
+    "uasd": "trainer.methods.open_set.uasd",
+    "openmatch": "trainer.methods.open_set.openmatch",
+    "iomatch": "trainer.methods.open_set.iomatch",
 }
 FITTED: dict[str, str] = {  # at once, to embeddings
     "probe": "trainer.methods.fitted.probe",

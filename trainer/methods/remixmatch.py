@@ -39,7 +39,6 @@ NAME = "remixmatch"
 SUMMARY = "MixMatch with distribution alignment, strong views anchored to a weak one, and rotations"
 HISTORY = 128  # batches whose predictions say how often the network predicts each class
 DATA_DECAY = 0.999  # of the average that says how often the labels have it
-TINY = 1e-6
 
 
 @dataclass(frozen=True)
@@ -171,16 +170,10 @@ def aligned(p: Tensor, y: Tensor, state: dict[str, Tensor]) -> Tensor:
 
     Both frequencies are those before this step; then its labels and predictions count too.
     """
-    q = align(p, state["p_data"], state["p_model"].mean(0))
+    q = ops.align(p, state["p_data"], state["p_model"].mean(0))
     state["p_data"].mul_(DATA_DECAY).add_((1 - DATA_DECAY) * y.mean(0))
     state["p_model"].copy_(torch.cat([state["p_model"][1:], p.mean(0, keepdim=True)]))
     return q
-
-
-def align(p: Tensor, p_data: Tensor, p_model: Tensor) -> Tensor:
-    """p · p_data / p_model, normalised: [n, K] by [K] to [n, K]."""
-    q = p * (TINY + p_data) / (TINY + p_model)
-    return q / q.sum(1, keepdim=True)
 
 
 def rotate(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from trainer.augment import ctaugment
 from trainer.contract import Batch, Sizes
 from trainer.functional import ops
 from trainer.methods import remixmatch
-from trainer.methods.remixmatch import Settings, align, rotate
+from trainer.methods.remixmatch import Settings, rotate
 
 Array = np.ndarray
 
@@ -126,14 +126,14 @@ def double(*rows: float) -> Tensor:
 
 
 def test_alignment_then_sharpening() -> None:
-    q = align(double(0.6, 0.3, 0.1).view(1, 3), double(0.5, 0.25, 0.25), double(0.7, 0.2, 0.1))
+    q = ops.align(double(0.6, 0.3, 0.1).view(1, 3), double(0.5, 0.25, 0.25), double(0.7, 0.2, 0.1))
     assert q[0].tolist() == pytest.approx([0.406781, 0.355932, 0.237287], abs=1e-6)
     assert ops.sharpen(q, 0.5)[0].tolist() == pytest.approx([0.474857, 0.363561, 0.161581], abs=1e-6)
 
 
 def test_nothing_to_align_changes_nothing() -> None:
     p, same = torch.rand(5, 4).double().softmax(1), double(0.4, 0.3, 0.2, 0.1)
-    torch.testing.assert_close(align(p, same, same), p)
+    torch.testing.assert_close(ops.align(p, same, same), p)
 
 
 def step_of_alignment(state: dict[str, Tensor], p: Tensor, labels: list[int]) -> Tensor:

@@ -24,6 +24,9 @@ LEARNING = {
     "fixmatch": ["policy=ctaugment", "ratio=2", "threshold=0.2"],
     "uda": ["ratio=2", "threshold=0.2", "tsa=linear"],
     "realmix": ["gamma=auto", "rampup_steps=4"],
+    "openmatch": ["fewest=1"],
+    "iomatch": ["ratio=2", "align=true", "history=4"],
+    "uasd": ["gate_share=0", "rampup_share=0", "threshold=0.2"],
 }
 
 
