@@ -81,6 +81,7 @@ def build(
     max_pixels: int | None = None,
     flip: bool | None = None,
     drop_conflicts: bool = False,
+    skip_broken: bool = False,
     labels_from: str | Path | None = None,
     cache: str | Path = CACHE,
     format_: str = "zarr",
@@ -108,7 +109,8 @@ def build(
         seed: of the copies and of the images' order.
         workers: parallel workers; None: one a processor.
         dask: address of a Dask scheduler whose workers make the copies.
-        labels: numbers of labelled images, one split each, or "all"; None: the usual ones.
+        labels: numbers of labelled images, one split each, in total or a class ("4/class"), or "all"; None: the usual
+            ones.
         mismatch: per cent of the unlabelled classes that are foreign, one split each (CIFAR-10).
         labeled_classes: names of the classes that are trained on; None: all.
         unlabeled_classes: names of the classes of the unlabelled images; None: all.
@@ -123,6 +125,7 @@ def build(
         max_pixels: folder: the largest picture that is decoded.
         flip: whether mirroring keeps the class; None: as the source says.
         drop_conflicts: folder: leave out pictures of two classes, or both trained and tested on.
+        skip_broken: folder: leave out files that are no whole images.
         labels_from: folder: CSV file with the columns file and label, instead of class folders.
         cache: where downloads are kept.
         format_: how copies are kept: "zarr" or "ffcv".
@@ -146,6 +149,7 @@ def build(
 
         require_ffcv()  # before a download
     from pipeline.building.build import build as build_store
+    from pipeline.building.facts import told
     from pipeline.recipes import load_recipe
     from pipeline.sources import load
     from pipeline.splits.split_stores import write_all, write_standard
@@ -164,11 +168,12 @@ def build(
         max_pixels=max_pixels,
         flip=flip,
         drop_conflicts=drop_conflicts,
+        skip_broken=skip_broken,
         labels_from=_path(labels_from),
         progress=progress,
     )
     if notes is not None:
-        notes(data.notes)
+        notes(told(data))
     height, width = data.train.images.shape[1:3]
     store, new = build_store(
         where,
@@ -207,7 +212,7 @@ def split(
 
     Args:
         store: the dataset store, or a split store of it.
-        labels: numbers of labelled images, one split each, or "all".
+        labels: numbers of labelled images, one split each, in total or a class ("4/class"), or "all".
         mismatch: per cent of the unlabelled classes that are foreign, one split each (CIFAR-10).
         labeled_classes: names of the classes that are trained on; None: all.
         unlabeled_classes: names of the classes of the unlabelled images; None: all.

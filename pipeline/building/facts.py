@@ -8,11 +8,31 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.sources import Source
 from stores import DatasetStore, SplitStore
 from stores.embeddings import EmbeddingStore
 from stores.errors import UsageError
 from stores.format import file_names
 from stores.system.text import csv_line, print_table, spelled
+
+NAMED = 20  # classes that are named with their counts
+
+
+def told(source: Source) -> tuple[str, ...]:
+    """The notes about a source; of one's own images also what they were taken for: classes, counts, size."""
+    if source.name not in ("folder", "arrays"):
+        return source.notes
+    labels, (count, height, width, _) = source.train.labels, source.train.images.shape
+    each = np.bincount(labels[labels >= 0], minlength=len(source.class_names)).tolist()
+    named = [f"{name} {n:,}" for name, n in zip(spelled(source.class_names[:NAMED]), each, strict=False)]
+    more = f", … (from {min(each):,} to {max(each):,} a class)" if len(each) > NAMED else ""
+    held = ", held out of the labelled ones" if "held_out" in source.origin else ""
+    unlabeled = f"{count - sum(each):,}" if count > sum(each) else "no"
+    return (
+        f"{sum(each):,} labelled images of {len(each)} classes: {', '.join(named)}{more}",
+        f"{unlabeled} unlabelled images; {len(source.test.labels):,} test images{held}; {width}×{height} pixels each",
+        *source.notes,
+    )
 
 
 def dataset_facts(store: DatasetStore) -> dict[str, Any]:
@@ -33,6 +53,7 @@ def dataset_facts(store: DatasetStore) -> dict[str, Any]:
         "seed": store.manifest["spec"]["seed"],
         "classes": store.class_names,
         "file_names": f"{file_names.TRAIN}/zarr.json" in files,
+        "left_out_broken": store.manifest["spec"]["source"].get("broken", []),
         "weak": store.weak,
         "bytes": sum(f["bytes"] for f in files.values()),
         "bytes_per_copy": round(copies / max(1, store.num_images * store.num_copies), 1),

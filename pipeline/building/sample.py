@@ -13,6 +13,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from pipeline.building.facts import told
 from pipeline.sources import Options, Progress, Source, cache_folder, check, load
 from stores import DatasetStore, open_store
 from stores.draws import generator, order
@@ -46,7 +47,7 @@ class Subject:
         images: the sample, uint8 [n, H, W, 3], n ≤ train.
         what: description of the sample.
         read_s: seconds to open the source, and to read an image in one thread.
-        notes: as `Source.notes`.
+        notes: as `facts.told`.
     """
 
     train: int
@@ -68,7 +69,7 @@ def of_source(source: Source, seed: int, opened_s: float = 0.0) -> Subject:
     each = (time.monotonic() - began) / count
     what = f"{count:,} of its images, as they are"
     return Subject(
-        train, len(source.test.labels), (height, width), source.weak, images, what, (opened_s, each), source.notes
+        train, len(source.test.labels), (height, width), source.weak, images, what, (opened_s, each), told(source)
     )
 
 

@@ -60,7 +60,9 @@ def build(
         f"{built.store.path}: {'built' if built.new else 'already built'} in {seconds:.1f} s "
         f"({rate}{size(facts['bytes'])}, {facts['bytes_per_copy']:.0f} bytes a copy)"
     )
-    say(f"splits: {', '.join(split.path.name for split in built.splits) or 'none'}")
+    named = ", ".join(split.path.name for split in built.splits) or "none"
+    counts = ", ".join(f"{len(split.labeled):,}" for split in built.splits)
+    say(f"splits: {named}" + (f"; labels in total: {counts}" if counts else ""))
     for why in built.left_out:
         say(f"left out: {why}")
     if built.splits:

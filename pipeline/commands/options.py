@@ -89,6 +89,9 @@ class SourceOptions:
         bool,
         typer.Option("--drop-conflicts", help="Leave out images of two classes, or trained and tested on (folder)."),
     ] = False
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out files that are no whole images (folder).")
+    ] = False
     cache: Annotated[Path, typer.Option(help="Where downloads are kept.")] = CACHE
 
     def for_source(self) -> Options:
@@ -102,6 +105,7 @@ class SourceOptions:
             "range_": self.range_,
             "max_pixels": self.max_pixels,
             "drop_conflicts": self.drop_conflicts,
+            "skip_broken": self.skip_broken,
             "labels_from": self.labels_from,
         }
 
@@ -141,7 +145,7 @@ class SplitOptions:
 
     labels: Annotated[
         str | None,
-        typer.Option(help="Numbers of labelled images: `250,4000`, or `all`.", show_default="the usual ones"),
+        typer.Option(help="Labelled images: `250,4000` in total, `4/class`, or `all`.", show_default="the usual ones"),
     ] = None
     mismatch: Annotated[
         str | None,

@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
         max_pixels: folder: pixels of the largest image that is decoded; applies to the whole process.
         drop_conflicts: folder: leave out images of two classes, and training images that are test images too.
         labels_from: folder: CSV file with the columns file and label, instead of class folders.
+        skip_broken: folder: leave out files that are no whole images, and name them in the store's manifest.
     """
 
     from_: Path | None
@@ -49,6 +50,7 @@ class Options(TypedDict, total=False):
     max_pixels: int | None
     drop_conflicts: bool
     labels_from: Path | None
+    skip_broken: bool
 
 
 def load(
@@ -122,7 +124,7 @@ def check(name: str, path: Path | None, **options: Unpack[Options]) -> None:
     _refuse(name, path is not None, "a PATH", _LOCAL, "give a local archive with --from" if name in _DOWNLOADED else "")
     _refuse(name, from_ is not None, "--from", _DOWNLOADED, f"give it as PATH: {name} PATH" if name in _LOCAL else "")
     _refuse(name, options.get("extra", False), "--extra", ("svhn",))
-    for option in ("drop_conflicts", "size", "unlabeled", "test", "range_", "max_pixels", "labels_from"):
+    for option in ("drop_conflicts", "skip_broken", "size", "unlabeled", "test", "range_", "max_pixels", "labels_from"):
         given = options.get(option) not in (None, False)
         _refuse(name, given, f"--{option.rstrip('_').replace('_', '-')}", ("folder",))
     if size is not None and size < SMALLEST_SIDE:
@@ -160,6 +162,7 @@ def _open(name: str, path: Path, cache: Path, progress: Progress | None, options
                 options.get("range_"),
                 options.get("drop_conflicts", False),
                 options.get("labels_from"),
+                options.get("skip_broken", False),
             )
         case "arrays":
             from pipeline.sources import arrays

@@ -1,33 +1,16 @@
-"""The classes of a folder with one sub-folder per class.
-
-A folder of parts (train/, test/, …, each with class folders) looks similar and is refused with a command that works.
-The decision depends on all sub-folders, so that a class may be called `train` if the others are, say, vehicles.
-"""
+"""The classes of a folder with one sub-folder per class."""
 
 from __future__ import annotations
 
 import os
-import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.sources import layout
 from stores.errors import UsageError
 from stores.images import walk
-
-_PARTS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "valid",
-    "valid": "valid",
-    "validation": "valid",
-    "dev": "valid",
-    "unlabeled": "unlabeled",
-    "unlabelled": "unlabeled",
-}
 
 
 @dataclass
@@ -54,29 +37,36 @@ def read(root: Path, test: Path | None, unlabeled: Path | None, report: Callable
 
     Args:
         root: the folder.
-        test: folder of test images, if the user gave one.
-        unlabeled: folder of unlabelled images, if the user gave one.
+        test: folder of test images, if the user gave one; it may lie in `root`.
+        unlabeled: folder of unlabelled images, likewise.
         report: called with the number of files found so far.
 
     Raises:
         UsageError: no class folder, only one, an empty one, a file that belongs to no class, or a folder of parts.
     """
-    _require_no_parts(root, test, unlabeled)
-    found = read_test(root, report)
+    layout.require_classes(root, test, unlabeled)
+    found = read_test(root, report, {folder.resolve() for folder in (test, unlabeled) if folder is not None})
     if len(found.files) == 1:
         (name,) = found.files
-        deeper = _inside(f"{root}/{name}")[0]
-        hint = f"the classes may lie deeper: {_command(root / name, test, unlabeled)}" if len(deeper) > 1 else ""
+        deeper = layout.inside(root / name)[0]
+        hint = f"the classes may lie deeper: {layout.command(root / name, test, unlabeled)}" if len(deeper) > 1 else ""
         raise UsageError(f"'{root}' has the one class '{name}'", "a classifier needs two or more", hint)
     return found
 
 
-def read_test(root: Path, report: Callable[[int], None]) -> Classes:
-    """The classes of a folder of test images; like `read`, but a single class is allowed."""
+def read_test(root: Path, report: Callable[[int], None], but: Collection[Path] = ()) -> Classes:
+    """The classes of a folder of test images; like `read`, but a single class is allowed.
+
+    Args:
+        root: the folder.
+        report: called with the number of files found so far.
+        but: folders that are no classes.
+    """
     if not root.is_dir():
         raise UsageError(f"'{root}' is not a folder", hint="give a folder with a sub-folder for each class")
     found = Classes()
     folders, files = walk.entries(str(root), walk.above(root), found.passed)
+    folders = [(name, path) for name, path in folders if not but or Path(path).resolve() not in but]
     if walk.is_ours({name for name, _ in files}, str(root)):
         raise UsageError(f"'{root}' is a store or a run of realmix", "pictures are read from a folder of their own")
     loose = [path for name, path in files if not walk.is_note(name, found.passed)]
@@ -109,49 +99,3 @@ def read_test(root: Path, report: Callable[[int], None]) -> Classes:
     if not found.files:
         raise UsageError(f"'{root}' has no class folders", "it holds stores or runs of realmix and nothing else")
     return found
-
-
-def _require_no_parts(root: Path, test: Path | None, unlabeled: Path | None) -> None:
-    """Refuse folders train/, test/, …: if there are no others, or if they share their class folders."""
-    if not root.is_dir():
-        return
-    folders = _inside(str(root))[0]
-    parts: dict[str, str] = {}
-    for name in folders:
-        parts.setdefault(_PARTS.get(name.lower(), ""), name)
-    alone = "" not in parts
-    if "train" not in parts or len(parts) - (not alone) < 2:
-        return
-    inside = {part: _inside(f"{root}/{name}") for part, name in parts.items() if part}
-    classes, pictures = inside["train"]
-    layered = len(classes) > 0 and not pictures
-    shared = any(part == "unlabeled" or set(inside[part][0]) & set(classes) for part in inside if part != "train")
-    if not alone and not (layered and shared):
-        return
-    what = f"'{root}' holds the parts of a data set, not its classes: {', '.join(n for p, n in parts.items() if p)}"
-    if not layered:
-        hint = (
-            f"sort the pictures of '{parts['train']}' into a folder for each class; if these are classes, rename them"
-        )
-        raise UsageError(what, "the sub-folders of what is given are the classes", hint)
-    held = next((parts[part] for part in ("test", "valid") if part in parts), None)
-    test = test or (root / held if held is not None else None)
-    unlabeled = unlabeled or (root / parts["unlabeled"] if "unlabeled" in parts else None)
-    why = "the sub-folders of what is given are the classes"
-    if "valid" in parts and held != parts["valid"]:
-        why += f"; '{parts['valid']}' stays unused: --valid holds images of the training part out"
-    raise UsageError(what, why, _command(root / parts["train"], test, unlabeled))
-
-
-def _inside(folder: str) -> tuple[list[str], list[str]]:
-    """Names of the folders directly in a folder, and of its files that must be images."""
-    passed: Counter[str] = Counter()
-    folders, files = walk.entries(folder, set(), passed)
-    return [name for name, _ in folders], [name for name, _ in files if not walk.is_note(name, passed)]
-
-
-def _command(path: Path, test: Path | None, unlabeled: Path | None) -> str:
-    words = ["realmix-data", "build", "folder", str(path)]
-    for option, folder in (("--test", test), ("--unlabeled", unlabeled)):
-        words += [option, str(folder)] if folder is not None else []
-    return shlex.join(words)

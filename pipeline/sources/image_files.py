@@ -13,7 +13,7 @@ from stores.images import picture
 from stores.system.threads import thread_pool
 
 _EVERY, _EVERY_LARGE = 256, 16  # images that a thread decodes between reports of progress
-_TOGETHER = 2048  # images decoded in one call after one was broken
+_TOGETHER = 2048  # images decoded in one call to find the broken ones
 
 
 class ImageFiles:
@@ -78,6 +78,22 @@ class ImageFiles:
             self.seen[row] = True
 
 
+def broken_among(images: ImageFiles, report: Callable[[str, int, int], None]) -> dict[str, IntegrityError]:
+    """Decode all files and keep none of them: the errors of broken ones, by file."""
+    block = _block(images)
+    for start in range(0, len(images.files), block):
+        report("look for broken files", start, len(images.files))
+        with contextlib.suppress(IntegrityError):  # kept in `broken`
+            images[np.arange(start, min(start + block, len(images.files)))]
+    report("look for broken files", len(images.files), len(images.files))
+    return {images.files[row]: error for row, error in images.broken.items()}
+
+
+def _block(images: ImageFiles) -> int:
+    """Images whose pixels are kept in memory together, though nobody needs them."""
+    return max(1, min(_TOGETHER, (64 << 20) // int(np.prod(images.shape[1:]))))
+
+
 def examine(parts: Sequence[ImageFiles], report: Callable[[str, int, int], None]) -> None:
     """If an image is broken, decode all others too, so that one error names every broken one.
 
@@ -87,7 +103,7 @@ def examine(parts: Sequence[ImageFiles], report: Callable[[str, int, int], None]
     if not any(images.broken for images in parts):
         return
     left = [(images, row) for images in parts for row in np.flatnonzero(~images.seen).tolist()]
-    block = max(1, min(_TOGETHER, (64 << 20) // int(np.prod(parts[0].shape[1:]))))
+    block = _block(parts[0])
     for start in range(0, len(left), block):
         report("look for others", start, len(left))
         for images in parts:

@@ -8,7 +8,7 @@ duplicates in the training part are left out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,10 @@ class Pictures:
         """The images of int64 rows, or of a boolean mask."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         return Pictures([self.files[row] for row in rows.tolist()], self.labels[rows], self.digests[rows])
+
+    def without(self, files: Collection[str]) -> Pictures:
+        """The images of all other files."""
+        return self[np.array([file not in files for file in self.files], bool)]
 
 
 @dataclass

@@ -82,17 +82,38 @@ def label_split(store: Labelled, count: int, *, seed: int = 1, valid: int = 0, p
     Raises:
         UsageError: fewer labels than classes, more than there are, or no image left to be unlabelled.
     """
-    lists = class_lists(store, seed)
-    taken = in_proportion(np.array([len(rows) for rows in lists]), count)
-    rest = [rows[n:] for rows, n in zip(lists, taken, strict=True)]
-    labeled = np.sort(np.concatenate([rows[:n] for rows, n in zip(lists, taken, strict=True)]))
-    held = take_valid(rest, valid)
-    split = _whole(
-        store, f"{count}{suffix(seed, valid)}", "labels", seed, labeled, held, {"labels": count, "valid": valid}
-    )
+    taken = in_proportion(_sizes(store), count)
+    split = _taking(store, taken, f"{count}", seed, valid, {"labels": count, "valid": valid})
     if pool:
         require_pool(split.unlabeled)
     return split
+
+
+def even_split(store: Labelled, per_class: int, *, seed: int = 1, valid: int = 0) -> Split:
+    """Label `per_class` images of each class; otherwise as `label_split`.
+
+    Raises:
+        UsageError: fewer than one, a class with fewer images, or no image left to be unlabelled.
+    """
+    sizes = _sizes(store)
+    taken = the_same_of_each(store, list(range(len(sizes))), sizes, per_class)
+    asked = {"labels": int(taken.sum()), "per_class": per_class, "valid": valid}
+    split = _taking(store, taken, f"{per_class}perclass", seed, valid, asked)
+    require_pool(split.unlabeled)
+    return split
+
+
+def _sizes(store: Labelled) -> np.ndarray:
+    return np.bincount(store.train_labels[store.train_labels >= 0], minlength=len(store.class_names))
+
+
+def _taking(store: Labelled, taken: np.ndarray, name: str, seed: int, valid: int, asked: dict) -> Split:
+    """A split of all classes with `taken[k]` labels of class k."""
+    lists = class_lists(store, seed)
+    rest = [rows[n:] for rows, n in zip(lists, taken, strict=True)]
+    labeled = np.sort(np.concatenate([rows[:n] for rows, n in zip(lists, taken, strict=True)]))
+    held = take_valid(rest, valid)
+    return _whole(store, f"{name}{suffix(seed, valid)}", "labels", seed, labeled, held, asked)
 
 
 def fold_split(store: Labelled, fold: int = 1, *, valid: int = 0) -> Split:
@@ -151,6 +172,21 @@ def in_proportion(sizes: np.ndarray, count: int) -> np.ndarray:
     if count > sizes.sum():
         raise UsageError(f"{count:,} labels asked for, but only {sizes.sum():,} images of these classes have one")
     return allocate(sizes, sizes, count)
+
+
+def the_same_of_each(store: Labelled, classes: list[int], sizes: np.ndarray, per_class: int) -> np.ndarray:
+    """The same number of labels for each of some classes, of these sizes: int64 [K].
+
+    Raises:
+        UsageError: fewer than one, or a class with fewer images.
+    """
+    if per_class < 1:
+        raise UsageError(f"{per_class} labels a class are too few", hint="ask for at least 1")
+    if sizes.min() < per_class:
+        poorest = store.class_names[classes[int(sizes.argmin())]]
+        what = f"'{poorest}' has only {sizes.min():,} labelled images, too few for {per_class:,} labels of each class"
+        raise UsageError(what, hint=f"--labels {max(1, sizes.min() // 2)}/class, or another number")
+    return np.full(len(classes), per_class)
 
 
 def allocate(weights: np.ndarray, available: np.ndarray, count: int) -> np.ndarray:

@@ -13,7 +13,16 @@ from hashlib import blake2b
 
 import numpy as np
 
-from pipeline.splits.draw import Labelled, Split, class_lists, in_proportion, require_pool, suffix, take_valid
+from pipeline.splits.draw import (
+    Labelled,
+    Split,
+    class_lists,
+    in_proportion,
+    require_pool,
+    suffix,
+    take_valid,
+    the_same_of_each,
+)
 from stores.errors import UsageError, suggest
 from stores.system.text import spelled
 
@@ -54,7 +63,7 @@ def mismatch_split(
     others, gamma = LEVELS[percent]
     name = f"mismatch{percent}" + (f"_{per_class * len(ANIMALS)}" if per_class != LABELS_PER_CLASS else "")
     trained, pool = _classes(store, ANIMALS), _classes(store, others)
-    taken = _each(store, trained, _sizes(store, trained), per_class)
+    taken = the_same_of_each(store, trained, _sizes(store, trained), per_class)
     return _split(store, trained, pool, taken, seed, valid, name, gamma, {"mismatch": percent})
 
 
@@ -87,7 +96,7 @@ def class_split(
         raise UsageError("training needs at least two classes", hint="--labeled-classes cat,dog")
     pool = None if unlabeled_classes is None else _classes(store, unlabeled_classes)
     sizes = _sizes(store, trained)
-    taken = _each(store, trained, sizes, per_class) if labels is None else in_proportion(sizes, labels)
+    taken = the_same_of_each(store, trained, sizes, per_class) if labels is None else in_proportion(sizes, labels)
     known = store.train_labels[store.train_labels >= 0]
     in_pool = known if pool is None else known[np.isin(known, pool)]
     percent = 100 * float(np.mean(~np.isin(in_pool, trained))) if len(in_pool) else 0.0
@@ -146,17 +155,6 @@ def _split(
             "valid": valid,
         },
     )
-
-
-def _each(store: Labelled, trained: list[int], sizes: np.ndarray, per_class: int) -> np.ndarray:
-    """The same number of labels for each trained class: int64 [K]."""
-    if per_class < 1:
-        raise UsageError(f"{per_class} labels a class are too few", hint="ask for at least 1")
-    if sizes.min() < per_class:
-        poorest = store.class_names[trained[int(sizes.argmin())]]
-        what = f"{per_class} labels a class asked for, but '{poorest}' has only {sizes.min()} images"
-        raise UsageError(what, hint="ask for fewer with --labels")
-    return np.full(len(trained), per_class)
 
 
 def _sizes(store: Labelled, classes: list[int]) -> np.ndarray:

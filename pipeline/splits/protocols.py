@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.splits.draw import Labelled, Split, fold_split, label_split, suffix
+from pipeline.splits.draw import Labelled, Split, even_split, fold_split, label_split, suffix
 from pipeline.splits.mismatch import LABELS_PER_CLASS, LEVELS, class_split, mismatch_split
 from stores.errors import UsageError
 
@@ -36,6 +36,7 @@ class Request:
         labels: number of labelled images, with `mismatch` or `labeled_classes` of the trained classes together; "all":
             every labelled image that is not for validation, so that the pool is the images that came without labels,
             and empty if all have one.
+        per_class: number of labelled images of each class, instead of `labels`.
         mismatch: a standard level of CIFAR-10's class mismatch in %.
         labeled_classes: class mismatch by name: the classes to train.
         unlabeled_classes: class mismatch by name: the classes of the pool; None: all.
@@ -44,6 +45,7 @@ class Request:
     """
 
     labels: int | Literal["all"] | None = None
+    per_class: int | None = None
     mismatch: int | None = None
     labeled_classes: tuple[str, ...] | None = None
     unlabeled_classes: tuple[str, ...] | None = None
@@ -65,17 +67,21 @@ def draw_split(store: Labelled, request: Request) -> Split:
             raise UsageError("--labels all is for a dataset's own labels, without a mismatch", hint="name a number")
         count = int(np.count_nonzero(store.train_labels >= 0)) - valid
         return replace(label_split(store, count, seed=seed, valid=valid, pool=False), name=f"all{suffix(seed, valid)}")
+    each = request.per_class
     if request.mismatch is not None:
         if labels is None:
-            return mismatch_split(store, request.mismatch, seed=seed, valid=valid)
+            return mismatch_split(store, request.mismatch, per_class=each or LABELS_PER_CLASS, seed=seed, valid=valid)
         if labels % 6:
             raise UsageError(f"{labels} labels cannot be shared equally by six classes", hint="ask for a multiple of 6")
         return mismatch_split(store, request.mismatch, per_class=labels // 6, seed=seed, valid=valid)
     if request.labeled_classes is not None:
         wanted, pool = request.labeled_classes, request.unlabeled_classes
-        return class_split(store, wanted, pool, labels=labels, per_class=LABELS_PER_CLASS, seed=seed, valid=valid)
+        each = LABELS_PER_CLASS if each is None else each
+        return class_split(store, wanted, pool, labels=labels, per_class=each, seed=seed, valid=valid)
     if request.unlabeled_classes is not None:
         raise UsageError("--unlabeled-classes needs --labeled-classes", hint="--labeled-classes cat,dog")
+    if each is not None:
+        return even_split(store, each, seed=seed, valid=valid)
     if labels is None:
         raise UsageError("a split needs a number of labels, a mismatch level or class names", hint="--labels 250")
     if store.folds is not None and labels == store.folds.shape[1]:
@@ -86,13 +92,15 @@ def draw_split(store: Labelled, request: Request) -> Split:
 def draw_again(store: Labelled, content: dict[str, Any]) -> Iterator[Split]:
     """The splits that the manifest of a split store may describe.
 
-    A manifest holds what was drawn, not how it was requested: a split of named classes may come from a number of labels
-    a class or from the same number in total. The fingerprint tells which of them it is.
+    A manifest need not hold how a split was requested: one of named classes may come from a number of labels a class or
+    from the same number in total. The fingerprint tells which of them it is.
     """
     spec = content["spec"]
     seed = spec.get("fold", content["seed"])
     labels: Any = spec["labels"] if content["counts"]["unlabeled"] else "all"
     asked = Request(mismatch=spec.get("mismatch"), labels=labels, seed=seed, valid=spec["valid"])
+    if "per_class" in spec:
+        asked = replace(asked, labels=None, per_class=spec["per_class"])
     if content["protocol"] != "mismatch" or asked.mismatch is not None:
         yield draw_split(store, asked)
     else:
@@ -100,7 +108,8 @@ def draw_again(store: Labelled, content: dict[str, Any]) -> Iterator[Split]:
         named = replace(
             asked, labeled_classes=tuple(spec["labeled_classes"]), unlabeled_classes=tuple(pool) if pool else None
         )
-        yield from (draw_split(store, request) for request in (named, replace(named, labels=None)))
+        each = replace(named, labels=None, per_class=spec["labels"] // len(spec["labeled_classes"]))
+        yield from (draw_split(store, request) for request in (named, each))
 
 
 def standard_requests(store: Labelled, protocol: str | None, *, seed: int = 1, valid: int = 0) -> list[Request]:
@@ -108,9 +117,8 @@ def standard_requests(store: Labelled, protocol: str | None, *, seed: int = 1, v
 
     Args:
         store: the dataset store.
-        protocol: "cifar10", "cifar100", "svhn", "stl10" or "digits". None: 4, 25, 100 and 400 labels per class, if that
-            leaves half of the labelled images unlabelled, or else one per class; preceded by all labels if there are
-            images without label.
+        protocol: "cifar10", "cifar100", "svhn", "stl10" or "digits". None: all labels, and 4, 25, 100 and 400 labels
+            of each class, if that leaves half of the labelled images unlabelled, or else one of each.
         seed: of each request.
         valid: number of validation images of each request.
     """
@@ -123,9 +131,7 @@ def standard_requests(store: Labelled, protocol: str | None, *, seed: int = 1, v
     classes = len(store.class_names)
     counts = [each * classes for each in PER_CLASS if each * classes <= known // 2] or [classes]
     requests = [Request(labels=count, seed=seed, valid=valid) for count in counts]
-    if known < len(store.train_labels):  # with unlabelled images of their own, users want all labels used
-        requests.insert(0, Request(labels="all", seed=seed, valid=valid))
-    return requests
+    return [Request(labels="all", seed=seed, valid=valid), *requests]  # who brings labels wants them used
 
 
 def draw_standard(

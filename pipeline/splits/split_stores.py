@@ -14,6 +14,7 @@ from stores.format import names
 from stores.storage.location import Location
 from stores.writer import write_split
 
+_EACH = ("class", "each")
 ARRAYS = ("labeled", "unlabeled", "valid", "test")
 
 
@@ -28,7 +29,7 @@ def requests_for(
     """The requests of these options; empty if they name no split.
 
     Args:
-        labels: `--labels`: numbers separated by commas, each for a split, or "all".
+        labels: `--labels`: numbers separated by commas, each for a split, in total or a class ("4/class"), or "all".
         mismatch: `--mismatch`: levels separated by commas; every level is combined with every number of labels.
         labeled_classes: `--labeled-classes`.
         unlabeled_classes: `--unlabeled-classes`.
@@ -38,7 +39,6 @@ def requests_for(
     Raises:
         UsageError: a list is not of whole numbers, or not of class names.
     """
-    counts: list[Any] = ["all"] if labels == "all" else _numbers("--labels", labels)
     levels = _numbers("--mismatch", mismatch)
     asked = Request(
         labeled_classes=_names("--labeled-classes", labeled_classes),
@@ -46,7 +46,7 @@ def requests_for(
         seed=seed,
         valid=valid,
     )
-    requests = [replace(asked, labels=count) for count in counts] or [asked]
+    requests = [_labelled(asked, word.strip()) for word in labels.split(",")] if labels else [asked]
     requests = [replace(request, mismatch=level) for level in levels for request in requests] or requests
     return [] if requests == [asked] and not (asked.labeled_classes or asked.unlabeled_classes) else requests
 
@@ -91,6 +91,20 @@ def write_split_store(dataset: DatasetStore, split: Split, name: str | None = No
     }
     write_split(path, content, {array: getattr(split, array) for array in ARRAYS})
     return path
+
+
+def _labelled(asked: Request, word: str) -> Request:
+    """The request with the number of labels of `--labels`."""
+    number, slash, each = word.partition("/")
+    if word == "all":
+        return replace(asked, labels="all")
+    if slash and each.strip() in _EACH and number.strip().isdecimal():
+        return replace(asked, per_class=int(number))
+    try:
+        return replace(asked, labels=int(word))
+    except ValueError:
+        what = f"--labels {word}: not a number of labels"
+        raise UsageError(what, hint="--labels 250,4000, --labels 4/class, or --labels all") from None
 
 
 def _numbers(option: str, text: str | None) -> list[int]:

@@ -150,7 +150,8 @@ def opened(data: bytes, at_least: int | None = None) -> Iterator[Opened]:
     except (BrokenImage, MemoryError, RealMixError):
         raise
     except UnidentifiedImageError as error:
-        raise BrokenImage(f"it is none of {', '.join(_FORMATS)}") from error
+        known = f"it is none of {', '.join(_FORMATS)}"
+        raise BrokenImage(known if data else "it is empty") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeImage(f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
     except Exception as error:  # decoders raise anything on hostile bytes

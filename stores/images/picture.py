@@ -59,7 +59,7 @@ def contents(file: str) -> bytes:
         with io.FileIO(file) as opened:
             return opened.readall()
     except OSError as error:
-        raise IntegrityError(f"cannot read '{file}'", error.strerror or "") from error
+        raise IntegrityError(f"cannot read '{file}'", error.strerror or "", "fix or remove it") from error
 
 
 def broken(file: str, error: BrokenImage) -> IntegrityError:

@@ -156,6 +156,8 @@ def test_what_happened_to_the_pictures_is_said_quiet_or_not(tmp_path):
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["images"] == 14
     assert done.stderr.splitlines() == [
+        "note: 14 labelled images of 2 classes: cat 7, dog 7",
+        "note: no unlabelled images; 3 test images, held out of the labelled ones; 8×8 pixels each",
         "note: 17 of 18 images have 8×8 pixels: 1 image of another size is brought to it; --size says otherwise",
         "note: left out 1 file: a further copy of a picture of the training part",
     ]

@@ -32,6 +32,7 @@ OPTIONS = {
     "test": None,
     "progress": None,
     "drop_conflicts": False,
+    "skip_broken": False,
 }
 
 

@@ -155,6 +155,19 @@ def test_sizes_kept_when_equal_else_32_else_as_told(pets):
     np.testing.assert_array_equal(source.train.images[np.array([0])][0], noise(0, 8, 12))
 
 
+def test_photographs_are_brought_to_a_size_of_their_own(tmp_path):
+    for i in range(4):
+        save(tmp_path / "set" / ("cat", "dog")[i % 2] / f"{i}.png", noise(i, 240, 320))
+    source = load("folder", tmp_path / "set")
+    assert source.train.images.shape[1:] == (128, 128, 3)
+    assert "the photographs have 320×240 pixels: all are brought to 128×128" in source.notes[0]
+    save(tmp_path / "set" / "cat" / "4.png", noise(4, 320, 240))
+    source = load("folder", tmp_path / "set")
+    assert source.train.images.shape[1:] == (128, 128, 3)
+    assert "the photographs have 2 sizes: all are brought to 128×128" in source.notes[0]
+    assert load("folder", tmp_path / "set", size=32).notes == ()
+
+
 def test_a_size_that_no_store_can_have_is_refused(pets):
     for i, file in enumerate(sorted(pets.glob("*/*.png"))):
         save(file, noise(i, 2, 3))
@@ -281,6 +294,9 @@ def test_stores_and_runs_in_the_folder_of_pictures_are_left_out(pets, tiny):
         (["train/cat", "train/dog", "test/cat", "extra/x"], "build folder {}/train --test {}/test"),
         (["train", "test"], "a folder for each class"),
         (["photos/cat", "photos/dog"], "build folder {}/photos"),
+        (["labelled/cat", "labelled/dog", "rest", "test/cat"], "{}/labelled --test {}/test --unlabeled {}/rest"),
+        (["cat", "dog", "unlabelled"], "build folder {} --unlabeled {}/unlabelled"),
+        (["cat", "dog", "No Labels/a", "test/cat"], "build folder {} --test {}/test --unlabeled {}/No Labels"),
     ],
 )
 def test_a_folder_of_parts_is_no_folder_of_classes(folders, command, tmp_path):
@@ -288,7 +304,7 @@ def test_a_folder_of_parts_is_no_folder_of_classes(folders, command, tmp_path):
         save(tmp_path / "my set" / name / "0.png", noise(i))
     with pytest.raises(UsageError) as caught:
         load("folder", tmp_path / "my set")
-    said = caught.value.hint.replace(f"'{tmp_path}/my set/", "{}/").replace("'", "")
+    said = caught.value.hint.replace(f"{tmp_path}/my set", "{}").replace("'", "")
     assert command in said
 
 
@@ -296,6 +312,37 @@ def test_a_class_may_be_called_train(tmp_path):
     for i, name in enumerate(["train/steam", "train/diesel", "bus/old", "test/track"] * 2):
         save(tmp_path / name / f"{i}.png", noise(i))
     assert load("folder", tmp_path).class_names == ["bus", "test", "train"]
+
+
+def test_parts_may_lie_beside_the_classes_if_they_are_named(pets, tmp_path):
+    shutil.copytree(pets, tmp_path / "all")
+    save(tmp_path / "unlabelled" / "deep" / "0.png", noise(50))
+    save(tmp_path / "test" / "cat" / "0.png", noise(60))
+    apart = load("folder", tmp_path / "all", test=tmp_path / "test", unlabeled=tmp_path / "unlabelled")
+    for part in ("unlabelled", "test"):
+        (tmp_path / part).rename(pets / part)
+    beside = load("folder", pets, test=pets / "test", unlabeled=pets / "unlabelled")
+    assert (beside.class_names, beside.origin) == (apart.class_names, apart.origin)
+    assert beside.train.files == apart.train.files
+    (tmp_path / "labels.csv").write_text("file,label\ncat/0.png,a\ncat/1.png,b\n")
+    with pytest.raises(UsageError, match="lies in"):
+        load("folder", pets, test=pets / "test", labels_from=tmp_path / "labels.csv")
+
+
+def test_a_class_with_the_name_of_a_heap_is_pointed_out(pets):
+    assert load("folder", pets).notes == ()
+    for i in range(2):
+        save(pets / "Unknown" / f"{i}.png", noise(30 + i))
+        save(pets / "rest" / f"{i}.png", noise(40 + i))
+    (note,) = load("folder", pets).notes
+    assert note.startswith("'Unknown', 'rest' are classes like any other")
+
+
+def test_folders_of_the_same_folders_are_pointed_out(tmp_path):
+    for i, name in enumerate(["2019/cat", "2019/dog", "2020/cat", "2020/dog"] * 2):
+        save(tmp_path / name / f"{i}.png", noise(i))
+    (note,) = load("folder", tmp_path).notes
+    assert note.startswith("every class has the same sub-folders: 'cat', 'dog'")
 
 
 def test_any_class_name_stays_as_it_is(tmp_path):
@@ -582,14 +629,59 @@ def test_all_broken_images_are_named_at_once(lazy, pets, tmp_path, monkeypatch):
 
 
 def test_all_files_that_are_no_images_are_named_by_the_scan(pets):
-    for i in range(30):
+    for i in range(LISTED + 3):
         (pets / "cat" / f"text{i:02}.png").write_text(f"not a picture {i}")
     (pets / "dog" / "gone.png").symlink_to(pets / "nowhere.png")
-    with pytest.raises(IntegrityError, match="31 broken images") as caught:
+    with pytest.raises(IntegrityError, match=f"{LISTED + 4} broken images") as caught:
         load("folder", pets)
     assert "text00.png" in caught.value.why
-    assert f"and {31 - LISTED} more" in caught.value.why
+    assert "and 4 more" in caught.value.why
     assert len(caught.value.why.splitlines()) == LISTED + 1
+
+
+def break_some(pets: Path) -> list[str]:
+    """Break files of a folder in every way: no image, empty, cut short, a link to nowhere. Their names."""
+    (pets / "cat" / "text.png").write_text("not a picture")
+    (pets / "cat" / "empty.png").write_bytes(b"")
+    data = encode(Image.fromarray(noise(1, 64, 64)), "JPEG")
+    (pets / "dog" / "half.jpg").write_bytes(data[: len(data) // 2])
+    (pets / "dog" / "gone.png").symlink_to(pets / "nowhere.png")
+    return ["cat/empty.png", "cat/text.png", "dog/gone.png", "dog/half.jpg"]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_broken_files_of_every_kind_are_named_at_once(lazy, pets, monkeypatch):
+    monkeypatch.setattr(folder, "IN_MEMORY", 0 if lazy else 1 << 20)
+    names = break_some(pets)
+    with pytest.raises(IntegrityError, match="4 broken images") as caught:
+        load("folder", pets)
+    assert [name for name in names if name not in caught.value.why] == []
+    assert "it is empty" in caught.value.why
+    assert "--skip-broken" in caught.value.hint
+
+
+def test_broken_files_are_left_out_if_asked_and_the_others_are_what_they_were(pets, tmp_path):
+    plain = load("folder", pets, size=8)
+    assert "broken" not in load("folder", pets, size=8, skip_broken=True).origin
+    assert load("folder", pets, size=8, skip_broken=True).origin == plain.origin
+    names = break_some(pets)
+    source = load("folder", pets, size=8, skip_broken=True)
+    assert source.origin["broken"] == names
+    assert len([note for note in source.notes if "left out" in note]) == 4
+    assert all_images(source) == all_images(plain)
+    assert source.train.files == plain.train.files
+
+
+def test_a_folder_of_nothing_but_broken_files_is_refused_even_then(pets):
+    for file in pets.glob("*/*"):
+        file.write_bytes(b"broken")
+    with pytest.raises(IntegrityError, match="12 broken images"):
+        load("folder", pets, skip_broken=True)
+    save(pets / "dog" / "a.png", noise(1))
+    save(pets / "dog" / "b.png", noise(2))
+    with pytest.raises(UsageError, match="no image of the class 'cat'") as caught:
+        load("folder", pets, skip_broken=True)
+    assert "broken" in caught.value.why
 
 
 def test_a_film_among_the_pictures_is_not_read(pets, monkeypatch):

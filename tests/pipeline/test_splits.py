@@ -245,6 +245,44 @@ def test_folds_are_the_labelled_images() -> None:
         fold_split(cifar10(10))
 
 
+def test_labels_of_each_class() -> None:
+    store = store_of(np.repeat([0, 1, 2, -1], [50, 20, 9, 6]))
+    split = draw_split(store, Request(per_class=4, seed=2, valid=3))
+    assert split.name == "4perclass_seed2_valid3"
+    assert np.bincount(store.train_labels[split.labeled]).tolist() == [4, 4, 4]
+    assert len(split.labeled) + len(split.valid) + len(split.unlabeled) == 85
+    for each, why in ((10, "'class 2' has only 9 labelled images"), (0, "too few")):
+        with pytest.raises(UsageError, match=why):
+            draw_split(store, Request(per_class=each))
+    named = draw_split(store, Request(per_class=5, labeled_classes=("class 0", "class 1")))
+    assert np.bincount(store.train_labels[named.labeled]).tolist() == [5, 5]
+    with pytest.raises(UsageError, match="too few for 400 labels of each class") as caught:
+        draw_split(store, Request(labeled_classes=("class 0", "class 2")))
+    assert "asked" not in caught.value.what
+    assert caught.value.hint.startswith("--labels 4/class")
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("250,4000", [(250, None), (4000, None)]),
+        ("4/class", [(None, 4)]),
+        ("all, 4 / class,25 per class", None),
+        ("all, 4 / class,30", [("all", None), (None, 4), (30, None)]),
+        ("4/cat", None),
+        ("many", None),
+    ],
+)
+def test_numbers_of_labels_as_they_are_written(text, labels) -> None:
+    if labels is None:
+        with pytest.raises(UsageError, match="not a number of labels") as caught:
+            requests_for(text, None, None, None, 1, 0)
+        assert "4/class" in caught.value.hint
+    else:
+        requests = requests_for(text, None, None, None, 1, 0)
+        assert [(request.labels, request.per_class) for request in requests] == labels
+
+
 def test_standard_splits() -> None:
     splits, left_out = draw_standard(cifar10(), "cifar10")
     levels = [f"mismatch{percent}" for percent in (0, 25, 50, 75, 100)]
@@ -253,8 +291,8 @@ def test_standard_splits() -> None:
     digits = store_of(np.tile(np.arange(10), 150))
     assert [split.name for split in draw_standard(digits, "digits", seed=3)[0]] == ["20_seed3", "50_seed3", "100_seed3"]
     other = store_of(np.tile(np.arange(3), 60))
-    assert [request.labels for request in standard_requests(other, None)] == [12, 75]
-    assert [request.labels for request in standard_requests(store_of(np.tile(np.arange(3), 3)), None)] == [3]
+    assert [request.labels for request in standard_requests(other, None)] == ["all", 12, 75]
+    assert [request.labels for request in standard_requests(store_of(np.tile(np.arange(3), 3)), None)] == ["all", 3]
 
 
 def test_standard_splits_that_do_not_fit_are_left_out_and_named() -> None:
