@@ -184,6 +184,11 @@ class SplitStore:
         self.train_labels = to_training[self.dataset.train_labels]
         self.test_labels = to_training[self.dataset.test_labels]
 
+    @property
+    def unknown_pool(self) -> bool:
+        """Whether any unlabelled image came without a label: nobody knows then whether it is of a training class."""
+        return bool((self.dataset.train_labels[self.unlabeled] < 0).any())
+
     def _open_dataset(self) -> DatasetStore:
         asked = self.manifest["dataset"]
         path = self.path.resolve().parent / asked["name"]

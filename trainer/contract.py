@@ -268,7 +268,7 @@ class Predictor(Protocol):
         step: updates done so far.
         steps: length of the run in updates.
         num_classes: K.
-        frozen: whether the run trains nothing below the features: they are the same in every call.
+        frozen: whether the run is on embeddings: the features are these, not standardised, the same in every call.
         labels: int64 [n] in [0, K), classes of the labelled images, by position.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,10 +20,14 @@ class FromImages(nn.Module):
         super().__init__()
         self.backbone, self.network = backbone, network
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *, heads: Sequence[str] | None = None) -> Tensor | dict[str, Tensor]:
+        """Class logits or, with `heads`, several outputs by name, see `Network`; "features" are the embeddings."""
         embeddings = self.backbone(images)
-        logits: Tensor = self.network((embeddings - self.network.mean) / self.network.std)
-        return logits
+        found: Tensor | dict[str, Tensor]
+        found = self.network((embeddings - self.network.mean) / self.network.std, heads=heads)
+        if isinstance(found, dict) and "features" in found:
+            found["features"] = embeddings
+        return found
 
 
 def below(network: OnEmbeddings, embedding: Mapping[str, Any], weights: str) -> FromImages:

@@ -99,6 +99,7 @@ class FakeSplit:
         self.train_labels = to_training[self.dataset.train_labels]
         self.test_labels = to_training[self.dataset.test_labels]
         self.labeled = self.labeled[self.train_labels[self.labeled] >= 0]
+        self.unknown_pool = False
 
 
 @pytest.fixture

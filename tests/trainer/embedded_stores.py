@@ -35,11 +35,12 @@ def numbered(tiny: Path) -> None:
     write_embeddings(tiny, "plain", train, test)
 
 
-def clusters(tiny: Path, features: int = 16, apart: float = 1.5) -> None:
-    """Write embeddings `clusters`: a normal distribution around a centre for each class."""
+def clusters(tiny: Path, features: int = 16, apart: float = 1.5, labels: np.ndarray | None = None) -> None:
+    """Write embeddings `clusters`: a normal distribution around a centre for each class; `labels`: of the images."""
     store, rng = open_store(tiny), np.random.default_rng(4)
+    truth = store.train_labels if labels is None else labels
     centres = apart * rng.normal(size=(len(store.class_names), features))
-    train, test = (centres[y] + rng.normal(size=(len(y), features)) for y in (store.train_labels, store.test_labels))
+    train, test = (centres[y] + rng.normal(size=(len(y), features)) for y in (truth, store.test_labels))
     copies = train[:, None] + 0.3 * rng.normal(size=(len(train), 4, features))
     write_embeddings(tiny, "clusters", train, test, copies)
 

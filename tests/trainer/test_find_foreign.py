@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from embedded_stores import clusters
+from tiny_stores import build_stores
 
+from pipeline.sources import Part
 from stores import SplitStore, open_store
 from trainer import api
 from trainer.evaluation.scores import auroc
@@ -175,6 +179,32 @@ def test_on_embeddings_the_foreign_images_are_found_and_the_mask_is_told_how_man
     assert summary["interval"][0] <= summary["share"] <= summary["interval"][1]
     masked = checkpoint.read(run, torch.device("cpu"))["method"]["gamma"]
     assert abs(masked - summary["share"]) < 1e-6, "training masks what the command reports"
+
+
+def test_a_pool_that_may_hold_anything_is_masked_and_its_share_is_told(source, tmp_path, command):
+    """Images that came without labels: γ is estimated unless it is given, and the last line and the page say it."""
+    labels = np.where(
+        (source.train.labels < 3) & (np.arange(len(source.train.labels)) % 3 == 0), source.train.labels, -1
+    )
+    build_stores(tmp_path, replace(source, train=Part(source.train.images, labels)))
+    clusters(tmp_path / "tiny", labels=source.train.labels)
+    flags = ["--store", tmp_path / "tiny_20", "--embeddings", "clusters", "--runs", tmp_path / "runs", "--quiet"]
+    words = ["--steps", 4, "--threads", 1, "--set", "batch=4", "--set", "tensorboard=false"]
+    code, out, err = command(*flags, *words, "--method", "realmix", "--name", "masked")
+    assert code == 0, err
+    told = re.search(
+        r"; about (\d+)% of your unlabelled images look foreign \(between \d+% and \d+%\): "
+        rf"`realmix-train foreign {tmp_path}/runs/masked`$",
+        out,
+    )
+    assert told, out
+    foreign = (source.train.labels[open_store(tmp_path / "tiny_20").unlabeled] > 2).mean()
+    assert 0.1 < int(told[1]) / 100 < foreign + 0.05
+    config = json.loads((tmp_path / "runs" / "masked" / "config.json").read_text())
+    assert config["settings"]["gamma"] == "auto"
+    code, out, err = command("report", tmp_path / "runs" / "masked", "-o", tmp_path / "page.html")
+    assert (code, err) == (0, "")
+    assert f"about {told[1]}% of the unlabelled images look foreign" in (tmp_path / "page.html").read_text()
 
 
 def test_what_a_page_shows() -> None:

@@ -80,8 +80,8 @@ def test_other_images_score_as_those_walked_from() -> None:
     x, y, u, foreign = blobs(np.random.default_rng(0), 5, 5)
     half = np.arange(len(u)) % 2 == 0
     walks = Walks(x, y, u[half])
-    assert (auroc(walks.score(u[~half]), foreign[~half]) or 0) > 0.97
-    assert (auroc(walks.score(u[half]), foreign[half]) or 0) > 0.97
+    assert (auroc(walks.places.score(u[~half]), foreign[~half]) or 0) > 0.97
+    assert (auroc(walks.places.score(u[half]), foreign[half]) or 0) > 0.97
 
 
 @given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 20))

@@ -25,7 +25,9 @@ from stores import open_store
 from stores.errors import IntegrityError, RealMixError
 from trainer.augment.flip_shift import scale
 from trainer.contract import Head
+from trainer.evaluation import scorer
 from trainer.inference import onnx_graph
+from trainer.inference.model import load_model
 from trainer.runs import weights
 from trainer.runs.run_dir import open_run
 from trainer.runs.weights import Trained
@@ -81,7 +83,7 @@ def test_eval_says_what_training_said(command, trained):
     assert re.search(r"ant +\d+\.\d\d %", out)
 
 
-def test_the_auroc_is_of_foreign_against_known_unlabelled_images(trained):
+def test_the_auroc_is_of_foreign_against_known_unlabelled_images(command, trained, tmp_path):
     run, split = trained / "runs" / "first", open_store(trained / "stores" / "strange")
     rows = split.unlabeled
     foreign = split.train_labels[rows] < 0
@@ -89,10 +91,27 @@ def test_the_auroc_is_of_foreign_against_known_unlabelled_images(trained):
     logits = logits_of(run, split.dataset.train_images.read(rows))
     probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     detection = read(run / "result.json")["detection"]
-    assert detection["auroc"] == pytest.approx(roc_auc_score(foreign, 1 - probs.max(1)), abs=1e-6)
+    assert detection["confidence"]["auroc"] == pytest.approx(roc_auc_score(foreign, 1 - probs.max(1)), abs=1e-6)
     assert (detection["known"], detection["foreign"]) == ((~foreign).sum(), foreign.sum())
+    code, _, _ = command("foreign", run, "-o", tmp_path / "list.jsonl", "--format", "jsonl")
+    listed = [json.loads(line) for line in (tmp_path / "list.jsonl").read_text().splitlines()]
+    score = {one["row"]: one["score"] for one in listed}
+    score = np.array([score[row] for row in rows])
+    assert code == 0
+    assert detection["auroc"] == pytest.approx(roc_auc_score(foreign, score), abs=1e-2)  # of rounded scores
     for name, group in (("known", ~foreign), ("foreign", foreign)):
-        np.testing.assert_array_equal(detection[f"{name}_bins"], np.histogram(probs[group].max(1), 20, (0, 1))[0])
+        assert sum(detection[f"{name}_bins"]) == group.sum()
+
+
+def test_eval_compares_the_scores_of_foreign_images(command, trained):
+    run = trained / "runs" / "first"
+    found = json.loads(command("eval", run, "--json")[1])["averaged"]
+    assert found["scores"]["default"] == {key: found["detection"][key] for key in ("auroc", "fpr95")}
+    assert found["scores"]["1 - confidence"] == found["detection"]["confidence"]
+    assert all(0 <= value <= 1 for one in found["scores"].values() for value in one.values())
+    out = command("eval", run)[1]
+    for name in found["scores"]:
+        assert re.search(rf"{name} +│? *\d\.\d\d\d", out), name
 
 
 def test_a_run_is_evaluated_before_it_is_finished_and_after_its_checkpoint_is_gone(command, first):
@@ -160,8 +179,70 @@ def test_predict_reads_any_picture(command, trained, odd_images, tmp_path, kind)
     limit = bound(torch.float32, FORWARD) * np.abs(logits).max() + 1e-6  # and the digits that are written
     np.testing.assert_allclose(probs, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), rtol=0, atol=limit)
     np.testing.assert_allclose([float(row["confidence"]) for row in rows], probs.max(1), atol=1e-6)
-    np.testing.assert_allclose([float(row["ood_score"]) for row in rows], 1 - probs.max(1), atol=2e-6)
+    np.testing.assert_allclose([float(row["ood_score"]) for row in rows], foreign_scores(run, images), atol=1e-4)
     assert [row["class"] for row in rows] == [["ant", "bee", "cow"][i] for i in probs.argmax(1)]
+
+
+def foreign_scores(run: Path, images: np.ndarray) -> np.ndarray:
+    """What the run's scorer says of the features of its averaged weights."""
+    model, found = weights.of_run(open_run(run)).model, scorer.find(run)
+    assert found is not None
+    with torch.no_grad():
+        return found.score(model(scale(torch.from_numpy(images)), heads=["features"])["features"].numpy())
+
+
+def test_the_scores_of_the_pool_are_those_that_foreign_lists(command, trained, tmp_path):
+    """To a few hundredths: the images walked from score as they are there, others one step away."""
+    run, split = trained / "runs" / "first", open_store(trained / "stores" / "strange")
+    command("foreign", run, "-o", tmp_path / "list.jsonl", "--format", "jsonl")
+    listed = [json.loads(line) for line in (tmp_path / "list.jsonl").read_text().splitlines()]
+    rows = np.array([one["row"] for one in listed])
+    found = foreign_scores(run, split.dataset.train_images.read(rows))
+    assert np.corrcoef(found, [one["score"] for one in listed])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("where", ["run", "export", "file"])
+def test_images_are_scored_wherever_the_weights_are(command, trained, odd_images, tmp_path, where):
+    run = trained / "runs" / "first"
+    assert command("export", run, "-o", tmp_path / "model")[0] == 0
+    place = {"run": run, "export": tmp_path / "model", "file": tmp_path / "model" / weights.FILE}[where]
+    assert command("predict", place, odd_images)[1] == command("predict", run, odd_images)[1] != ""
+    assert "ood_scores" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_without_a_scorer_confidence_goes_by_its_own_name(command, first, odd_images, tmp_path):
+    """As runs of early versions are."""
+    (first / scorer.FILE).unlink()
+    code, out, err = command("predict", first, odd_images)
+    assert (code, out.splitlines()[0]) == (0, "path,class,confidence,one_minus_confidence,p_ant,p_bee,p_cow")
+    assert "note: no 'foreign.safetensors' beside the weights" in err
+    for row in csv.DictReader(out.splitlines()):
+        assert float(row["one_minus_confidence"]) == pytest.approx(1 - float(row["confidence"]), abs=2e-6)
+    assert load_model(first).predict(odd_images / "grey.png").ood_scores is None
+    assert command("export", first, "-o", tmp_path / "model")[0] == 0
+    assert not (tmp_path / "model" / scorer.FILE).exists()
+    assert "ood_scores say" not in (tmp_path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("fault", ["cut", "other", "shape", "missing", "nan"])
+def test_a_damaged_scorer_is_named(command, trained, first, odd_images, tmp_path, fault):
+    file = first / scorer.FILE
+    if fault == "cut":
+        file.write_bytes(file.read_bytes()[:-9])
+    elif fault == "other":
+        file.write_bytes((trained / "runs" / "second" / scorer.FILE).read_bytes())
+    else:
+        (first / "config.json").unlink()  # what is left is an export
+        tensors = weights.read(file).tensors
+        if fault == "shape":
+            tensors["axes"] = tensors["axes"][:, :-1].contiguous()
+        elif fault == "missing":
+            del tensors["reach"]
+        else:
+            tensors["centre"][0] = torch.nan
+        weights.write(file, tensors, weights.read(file).metadata)
+    code, out, err = command("predict", first, odd_images)
+    assert (code, out, f"'{file}' is damaged" in err, "Traceback" in err) == (4, "", True, False)
 
 
 def test_predict_without_a_file_prints(command, trained, odd_images):
@@ -248,7 +329,7 @@ def test_the_card_says_all_and_its_code_runs(trained, exported, monkeypatch, cap
         "0. ant\n1. bee\n2. cow",
         "`gamma=",
         "torch " + torch.__version__,
-        "out-of-distribution score",
+        "which images belong to no class",
     ):
         assert text in card
     blocks = re.findall(r"```python\n(.*?)```", card, re.S)
@@ -263,7 +344,7 @@ def test_export_again_predicts_from_the_folder_and_without_onnx(command, trained
     outcome = command("export", trained / "runs" / "first", "-o", exported.parent / "second")
     assert outcome[0] == 0
     folder = exported.parent / "second"
-    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "README.md"}
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "foreign.safetensors", "README.md"}
     assert "onnx" not in (folder / "README.md").read_text()
     assert command("export", trained / "runs" / "first", "-o", folder)[0] == 0
     said = [command("predict", where, odd_images)[1] for where in (trained / "runs" / "first", folder)]

@@ -61,8 +61,24 @@ def test_auroc_is_scikit_learns(pairs):
         assert scores.auroc(-values, positive) == pytest.approx(1 - roc_auc_score(positive, values))
 
 
-def test_the_score_of_foreign_images_is_one_minus_the_largest_probability():
-    np.testing.assert_allclose(scores.ood_score(np.array([[0.2, 0.8], [0.5, 0.5]])), [0.2, 0.5])
+def test_auroc_and_fpr_by_hand():
+    known, foreign = np.arange(1, 21) / 100, np.array([0.05, 0.19, 0.195, 0.5])
+    both, which = np.concatenate([known, foreign]), np.arange(24) >= 20
+    assert scores.auroc(both, which) == pytest.approx(0.775)
+    assert scores.fpr95(both, which) == 0.5  # t = 0.19, which 0.05 and 0.19 do not exceed
+    assert scores.fpr95(-both, ~which) == 0.8  # foreign as the positives: t = 0.05
+    assert scores.fpr95(np.zeros(6), np.arange(6) < 2) == 1, "what is tied passes together"
+    assert scores.fpr95(known, np.zeros(20, bool)) is scores.fpr95(known, np.ones(20, bool)) is None
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=2, max_size=60))
+def test_fpr_is_the_least_at_which_95_per_cent_of_the_known_pass(pairs):
+    values, foreign = np.array([v for v, _ in pairs], float), np.array([f for _, f in pairs])
+    if foreign.all() or not foreign.any():
+        return
+    passing = [t for t in values if 100 * (values[~foreign] <= t).sum() >= 95 * (~foreign).sum()]
+    assert scores.fpr95(values, foreign) == min((values[foreign] <= t).mean() for t in passing)
 
 
 def test_histogram_ends():

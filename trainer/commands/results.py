@@ -57,6 +57,12 @@ def eval(
     text.say(f"{found['run']}, step {found['step']:,}, on {found['store']}{elsewhere}")
     for name in ("averaged", "raw"):
         text.say(f"{name:9} {_line(found[name])}")
+    if "scores" in found["averaged"]:
+        rows = [
+            (name, *("–" if one[key] is None else f"{one[key]:.3f}" for key in ("auroc", "fpr95")))
+            for name, one in found["averaged"]["scores"].items()
+        ]
+        text.print_table(rows, ("score", "AUROC", "FPR@95"), "foreign images told from known ones")
     text.say()
     errors = found["averaged"]["per_class_error"]
     names = text.spelled(errors)
@@ -74,7 +80,7 @@ def _line(one: dict[str, Any] | None) -> str:
     parts.append(f"ECE {100 * one['calibration']['ece']:.2f} %")
     detection = one["detection"]
     if detection is not None and detection["auroc"] is not None:
-        parts.append(f"AUROC of foreign images {detection['auroc']:.3f}")
+        parts.append(f"AUROC of foreign images {detection['auroc']:.3f}, FPR@95 {detection['fpr95']:.3f}")
     return ", ".join(parts)
 
 
@@ -89,21 +95,24 @@ def predict(
     threads: Threads = None,
     debug: Debug = False,
 ) -> None:
-    """Classify images of any size: class, probabilities, and for images of no class an OOD score, 1 − the largest."""
+    """Classify images of any size: class, probabilities, and a score that is high for images of no class."""
     use_threads(threads)
     from networks import hardware
     from stores.system import aside
+    from trainer.evaluation import scorer
     from trainer.inference import predict
     from trainer.inference.embedding import from_images
     from trainer.runs.weights import find
 
     write = predict.writer(format)
-    trained = from_images(find(run), weights)
+    trained, found = from_images(find(run), weights), scorer.find(run)
     count, images, passed = predict.pictures(paths)
     if passed:
         text.say(f"note: {passed}", error=True)
-    said = predict.predict(trained, images, hardware.usable(device or "auto"), max_pixels)
-    lines = write(said, trained.class_names)
+    if found is None:
+        text.say(f"note: no '{scorer.FILE}' beside the weights: 1 − confidence stands for a score", error=True)
+    said = predict.predict(trained, images, hardware.usable(device or "auto"), max_pixels, found)
+    lines = write(said, trained.class_names, found is not None)
     if output is None:
         for line in takewhile(lambda _: not is_lost(sys.stdout), lines):
             text.write(line)

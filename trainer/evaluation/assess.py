@@ -13,23 +13,27 @@ from torch import Tensor
 
 from stores import SplitStore
 from stores.errors import IntegrityError
-from trainer.data.embedded import samples_of
-from trainer.evaluation import scores
+from trainer.evaluation import foreign, scores
 from trainer.evaluation.evaluator import Evaluator, confusion_matrix, error, per_class_error
+from trainer.evaluation.foreign import Judged
+from trainer.functional import ood_scores
 
-FOREIGN_SAMPLE = 10_000  # unlabelled images that the out-of-distribution score is measured on, at most
 
-
-def assess(evaluator: Evaluator, store: SplitStore) -> dict[str, Any]:
+def assess(evaluator: Evaluator, store: SplitStore, judged: Judged | None) -> dict[str, Any]:
     """Assess the network `evaluator.model`.
+
+    Args:
+        judged: unlabelled images of the store, all or some, by the same network.
 
     Returns:
         test_error: per cent; test_images: their number; valid_error: per cent, None without a validation set
         per_class_error, confusion: int [K][K], of the test images
         calibration: see `scores.calibration`
-        detection: how the score 1 − max p tells foreign from known unlabelled images, on mismatch stores (None
-            elsewhere): auroc, None if either is missing; known, foreign, their numbers; known_bins, foreign_bins,
-            histograms of max p.
+        foreign: what is estimated of the judged images: share, None where the labels cannot tell; interval; images,
+            their number; features, "frozen" or "trained".
+        detection: how the default score tells foreign from known judged images, on mismatch stores (None elsewhere):
+            auroc and fpr95, None if either is missing; confidence, the same of 1 − confidence; known, foreign, their
+            numbers; known_bins, foreign_bins, histograms of the score.
     """
     logits, labels = evaluator.held_out("test")
     confusion = confusion_matrix(logits.argmax(1), labels, store.num_classes)
@@ -40,7 +44,35 @@ def assess(evaluator: Evaluator, store: SplitStore) -> dict[str, Any]:
         "per_class_error": per_class_error(confusion, store.class_names),
         "confusion": confusion.tolist(),
         "calibration": scores.calibration(probabilities(logits), labels.numpy()),
-        "detection": _foreign(evaluator, store) if store.protocol == "mismatch" and len(store.unlabeled) else None,
+        "foreign": None if judged is None else _estimated(judged),
+        "detection": None if judged is None or store.protocol != "mismatch" else _detected(judged, store),
+    }
+
+
+def _estimated(judged: Judged) -> dict[str, Any]:
+    return {
+        "share": judged.share,
+        "interval": None if judged.interval is None else list(judged.interval),
+        "images": len(judged.score),
+        "features": judged.features,
+    }
+
+
+def is_foreign(judged: Judged, store: SplitStore) -> np.ndarray:
+    """Which of the judged images are of no training class, bool [m]; on mismatch stores, which know."""
+    found: np.ndarray = store.train_labels[store.unlabeled[judged.seen.positions]] < 0
+    return found
+
+
+def _detected(judged: Judged, store: SplitStore) -> dict[str, Any]:
+    foreign_ones, score = is_foreign(judged, store), judged.score
+    return {
+        **foreign.quality(score, foreign_ones),
+        "confidence": foreign.quality(ood_scores.one_minus_confidence(judged.seen.logits), foreign_ones),
+        "known": int((~foreign_ones).sum()),
+        "foreign": int(foreign_ones.sum()),
+        "known_bins": scores.histogram(score[~foreign_ones]),
+        "foreign_bins": scores.histogram(score[foreign_ones]),
     }
 
 
@@ -58,19 +90,3 @@ def probabilities(logits: Tensor) -> np.ndarray:
     if not np.isfinite(probs).all():
         raise IntegrityError("the network's answers are no numbers", "its weights are too large", "train it again")
     return probs
-
-
-def _foreign(evaluator: Evaluator, store: SplitStore) -> dict[str, Any]:
-    """Known and foreign unlabelled images, an evenly spread sample if there are many."""
-    rows = np.sort(store.unlabeled)
-    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), FOREIGN_SAMPLE)).astype(np.int64)]
-    foreign = store.train_labels[rows] < 0
-    logits = evaluator.logits(torch.from_numpy(samples_of(store).train.read(rows)))
-    score = scores.ood_score(probabilities(logits))
-    return {
-        "auroc": scores.auroc(score, foreign),
-        "known": int((~foreign).sum()),
-        "foreign": int(foreign.sum()),
-        "known_bins": scores.histogram(1 - score[~foreign]),
-        "foreign_bins": scores.histogram(1 - score[foreign]),
-    }

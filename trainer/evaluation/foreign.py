@@ -8,84 +8,160 @@ share (`trainer.functional.mismatch_share`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
+from stores.errors import IntegrityError
+from trainer.evaluation import scores
 from trainer.evaluation.predictor import PoolPredictor
-from trainer.functional import mismatch_share
+from trainer.evaluation.scorer import LEVELS, Scorer
+from trainer.functional import mismatch_share, ood_scores
 from trainer.functional.foreign import Walks
 from trainer.functional.ops import concatenate
 
 LABELED, UNLABELED = 1000, 3000  # images that are walked among, at most; all others are one step away from them
+SAMPLE = 4000  # images of either kind that a finished run is asked about
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Images of one kind: labelled, or unlabelled without those that are labelled as well.
+
+    Attributes:
+        positions: int64 [n], ascending, in the run's index array.
+        features: float64 [n, D].
+        logits: float64 [n, K].
+    """
+
+    positions: np.ndarray
+    features: np.ndarray
+    logits: np.ndarray
+
+    @property
+    def guesses(self) -> np.ndarray:
+        """int64 [n], predicted classes."""
+        classes: np.ndarray = self.logits.argmax(1)
+        return classes
+
+
+def labeled(predictor: PoolPredictor, most: int | None = None) -> Seen:
+    """The labelled images, or at most so many, evenly spread."""
+    return _seen(concatenate(predictor.labeled("features", "classes", most=most)))
+
+
+def unlabeled(predictor: PoolPredictor, most: int | None = None) -> Seen:
+    """The unlabelled images, or at most so many, evenly spread."""
+    return _seen(concatenate(predictor.unlabeled("features", "classes", most=most, without_labeled=True)))
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The unlabelled images of a run, without those that are labelled as well.
+    """Unlabelled images, and what scores any other.
 
     Attributes:
-        positions: int64 [m], ascending, in the run's unlabelled index array.
-        classes: int64 [m], predicted classes.
-        confidence: float64 [m], their probabilities.
+        labeled: the labelled images that they were compared with; labels: int64 [n], their classes.
+        seen: the unlabelled images.
         score: float64 [m] in [0, 1]; high means foreign.
         foreign: bool [m], the decision: as many as the share says, those with the highest scores.
-        share: estimated share of foreign images.
+        share: estimated share of foreign images, in [0, 1]; None where the labels cannot tell.
         interval: of the share; None where it is not known.
-        features: "frozen" or "trained".
+        scorer: scores other images.
     """
 
-    positions: np.ndarray
-    classes: np.ndarray
-    confidence: np.ndarray
+    labeled: Seen
+    labels: np.ndarray
+    seen: Seen
     score: np.ndarray
     foreign: np.ndarray
-    share: float
+    share: float | None
     interval: tuple[float, float] | None
-    features: str
+    scorer: Scorer
+
+    @property
+    def features(self) -> str:
+        """Of what kind they are: "frozen" or "trained"."""
+        return "frozen" if self.scorer.away is None else "trained"
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """float64 [m], probabilities of the predicted classes."""
+        return 1 - ood_scores.one_minus_confidence(self.seen.logits)
 
 
-def judge(predictor: PoolPredictor) -> Judged | None:
-    """Judge all unlabelled images; None if there are none, or no labelled ones to compare them with.
+def judge(predictor: PoolPredictor, most: int | None = None) -> Judged | None:
+    """Judge the unlabelled images by the features of `predictor`'s network.
 
-    The features are those of `predictor`'s network.
+    Args:
+        predictor: of the run.
+        most: images of either kind, evenly spread; None: all.
+
+    Returns:
+        None if there are no unlabelled images, or no labelled ones to compare them with.
+
+    Raises:
+        IntegrityError: features or logits are not finite.
     """
-    x = concatenate(predictor.labeled("features", "classes"))
-    u = concatenate(predictor.unlabeled("features", "classes", without_labeled=True))
-    positions, logits = u["position"].numpy(), u["classes"].double().numpy()
-    if not len(positions) or not len(x["features"]):
+    x, u = labeled(predictor, most), unlabeled(predictor, most)
+    if not len(x.positions) or not len(u.positions):
         return None
-    x_features, u_features = (images["features"].double().numpy() for images in (x, u))
-    guesses, num_classes = logits.argmax(1), predictor.num_classes
-    some_x, some_u = (_spread(len(rows), most) for rows, most in ((x_features, LABELED), (u_features, UNLABELED)))
-    walks = Walks(x_features[some_x], predictor.labels[x["position"].numpy()][some_x], u_features[some_u])
-    score = walks.score(u_features)
+    labels, num_classes = predictor.labels[x.positions], predictor.num_classes
+    some_x, some_u = _spread(len(x.positions), LABELED), _spread(len(u.positions), UNLABELED)
+    walks = Walks(x.features[some_x], labels[some_x], u.features[some_u])
+    score = walks.places.score(u.features)
     score[some_u] = walks.scores
-    share, interval = 0.0, None
+    away, levels, interval = None, None, None
     if predictor.frozen:
         found = walks.share(score)
-        if found is not None:
-            share, interval = found.value, (found.low, found.high)
+        share = None if found is None else found.value
+        interval = None if found is None else (found.low, found.high)
     else:
-        classes_x = x["classes"].argmax(1).numpy()
-        away = u_features @ mismatch_share.direction(x_features, classes_x, u_features, guesses, num_classes)
-        share = mismatch_share.estimate(x_features, classes_x, u_features, guesses, num_classes)
-        score = (_rank(score) + _rank(away)) / 2
+        about = (x.features, x.guesses, u.features, u.guesses, num_classes)
+        share, away = mismatch_share.estimate(*about), mismatch_share.direction(*about)
+        levels = np.stack([np.quantile(values, np.linspace(0, 1, LEVELS)) for values in (score, u.features @ away)])
+    scorer = Scorer(walks.places, away, levels)
+    score = scorer.score(u.features, walked=score)
     foreign = np.zeros(len(score), bool)
-    foreign[np.argsort(-score, kind="stable")[: round(share * len(score))]] = True
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    confidence = (shifted / shifted.sum(1, keepdims=True)).max(1)
-    kind = "frozen" if predictor.frozen else "trained"
-    return Judged(positions, guesses, confidence, score, foreign, share, interval, kind)
+    foreign[np.argsort(-score, kind="stable")[: round((share or 0) * len(score))]] = True
+    return Judged(x, labels, u, score, foreign, share, interval, scorer)
+
+
+def by_score(judged: Judged, foreign: np.ndarray) -> dict[str, dict[str, float | None]]:
+    """How well each score tells foreign from known images: {"auroc", "fpr95"} by its name, "default" the first.
+
+    Args:
+        foreign: bool [m], which of the unlabelled images are.
+    """
+    x, y, u = judged.labeled.features, judged.labels, judged.seen
+    about = (x, judged.labeled.guesses, u.features, u.guesses, u.logits.shape[1])
+    found = {
+        "default": judged.score,
+        "walks": judged.scorer.places.score(u.features),
+        "1 - confidence": ood_scores.one_minus_confidence(u.logits),
+        "max logit": ood_scores.max_logit(u.logits),
+        "energy": ood_scores.energy(u.logits),
+        "class centre": ood_scores.centre(u.features, x, y),
+        "Mahalanobis": ood_scores.mahalanobis(u.features, x, y),
+        "nearest label": ood_scores.nearest(u.features, x),
+        "discriminant": u.features @ mismatch_share.direction(*about),
+    }
+    return {name: quality(score, foreign) for name, score in found.items()}
+
+
+def quality(score: np.ndarray, foreign: np.ndarray) -> dict[str, float | None]:
+    """AUROC and FPR@95, see `trainer.evaluation.scores`."""
+    return {"auroc": scores.auroc(score, foreign), "fpr95": scores.fpr95(score, foreign)}
+
+
+def _seen(images: Mapping[str, Tensor]) -> Seen:
+    features, logits = (images[name].double().numpy() for name in ("features", "classes"))
+    if not (np.isfinite(features).all() and np.isfinite(logits).all()):
+        raise IntegrityError("the network's answers are no numbers", "its weights are too large", "train it again")
+    return Seen(images["position"].numpy(), features, logits)
 
 
 def _spread(count: int, most: int) -> np.ndarray:
     """At most so many of `count` rows, evenly spread."""
     return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
-
-
-def _rank(values: np.ndarray) -> np.ndarray:
-    """Ranks in [0, 1]; equal values share theirs."""
-    _, group, count = np.unique(values, return_inverse=True, return_counts=True)
-    rank: np.ndarray = ((np.cumsum(count) - (count + 1) / 2) / max(len(values) - 1, 1))[group]
-    return rank

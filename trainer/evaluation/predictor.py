@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from networks.embedded.linear import OnEmbeddings
 from stores import SplitStore
 from trainer.data.embedded import samples_of
 from trainer.evaluation.evaluator import BATCH, Evaluator
@@ -39,7 +40,7 @@ class PoolPredictor:
         self._fitting = MEMORY // samples.nbytes
         self._kept: dict[tuple[str, int], tuple[np.ndarray, Tensor]] = {}
         self.step, self.steps, self.num_classes = 0, steps, store.num_classes
-        self.frozen = not evaluator.model.trains_features
+        self.frozen = isinstance(evaluator.model, OnEmbeddings)
 
     @property
     def labels(self) -> np.ndarray:
@@ -68,11 +69,18 @@ class PoolPredictor:
         """Yields one chunk at least, an empty one if there are no images."""
         if most is not None:
             chosen, images = self._sample(kind, positions, rows, min(most, self._fitting))
-            yield chosen, self.evaluator.outputs(images, heads)
+            yield chosen, self._of(images, heads)
             return
         for start in range(0, max(len(positions), 1), BATCH):
             chunk = positions[start : start + BATCH]
-            yield chunk, self.evaluator.outputs(torch.from_numpy(self._images.read(rows[chunk])), heads)
+            yield chunk, self._of(torch.from_numpy(self._images.read(rows[chunk])), heads)
+
+    def _of(self, images: Tensor, heads: tuple[str, ...]) -> dict[str, Tensor]:
+        """Outputs for images, or for standardised embeddings: then the features are the embeddings themselves."""
+        outputs, network = self.evaluator.outputs(images, heads), self.evaluator.model
+        if "features" in heads and isinstance(network, OnEmbeddings):
+            outputs["features"] = images * network.std.cpu() + network.mean.cpu()
+        return outputs
 
     def _sample(self, kind: str, positions: np.ndarray, rows: np.ndarray, most: int) -> tuple[np.ndarray, Tensor]:
         """Evenly spread positions and their images, uint8 [n, H, W, 3]; read once."""

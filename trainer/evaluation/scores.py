@@ -1,18 +1,14 @@
-"""Metrics of probabilities and scores: calibration (Guo et al. 2017) and AUROC, in float64 NumPy."""
+"""Metrics of probabilities and scores: calibration (Guo et al. 2017), AUROC and FPR@95, in float64 NumPy."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 ECE_BINS = 15  # Guo et al.
 HISTOGRAM_BINS = 20
-
-
-def ood_score(probs: np.ndarray) -> np.ndarray:
-    """Out-of-distribution score: 1 − the largest probability. [n, K] to [n] in [0, 1 − 1/K]; high means foreign."""
-    return 1 - probs.max(1)
 
 
 def calibration(probs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -63,6 +59,24 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     rank = (np.cumsum(count) - (count - 1) / 2)[group]  # the mean rank of equal scores, from 1
     above = rank[positive].sum() - positives * (positives + 1) / 2
     return float(above / (positives * negatives))
+
+
+def fpr95(scores: np.ndarray, foreign: np.ndarray) -> float | None:
+    """FPR@95TPR: the share of the foreign images that pass for known where 95 % of the known ones pass.
+
+    Known images are the positives, as in Hendrycks & Gimpel 2017 and its followers. With ties they pass together: the
+    threshold is the ⌈0.95 n⌉-th smallest score of the n known ones, and what scores no higher passes.
+
+    Args:
+        scores: [n], high means foreign; foreign: bool [n].
+
+    Returns:
+        In [0, 1], the less the better; None where one of the groups is empty.
+    """
+    known = np.sort(scores[~foreign])
+    if not len(known) or not foreign.any():
+        return None
+    return float((scores[foreign] <= known[math.ceil(0.95 * len(known)) - 1]).mean())
 
 
 def histogram(values: np.ndarray) -> list[int]:

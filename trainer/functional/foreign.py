@@ -22,6 +22,7 @@ features `trainer.functional.mismatch_share` estimates γ; scores are good for b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,38 @@ class Share:
     separation: float
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where walks have started, and what came of it: all that is needed to score other images.
+
+    Attributes:
+        centre: float [D], mean of the features, each scaled to length 1.
+        axes: float [D, d], their principal components.
+        at: float [n, d], of length 1: images, projected to the components.
+        reach: float [n], cosine of each to the farthest of its nearest neighbours.
+        scores: float [n] in [0, 1] of each; 0 of a labelled one.
+    """
+
+    centre: np.ndarray
+    axes: np.ndarray
+    at: np.ndarray
+    reach: np.ndarray
+    scores: np.ndarray
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """Scores of images one step away from these places: float [k, D] to float64 [k] in [0, 1]."""
+        at = self.project(features.astype(np.float64))
+        nearest, likeness = _nearest(at, self.at, min(NEIGHBOURS, len(self.at)))
+        weight = np.where(likeness >= self.reach[nearest], MUTUAL, ONE_SIDED)
+        met = (weight * (1 - self.scores[nearest])).sum(1) / weight.sum(1)
+        scores: np.ndarray = np.clip(1 - SURVIVAL * met, 0, 1)
+        return scores
+
+    def project(self, features: np.ndarray) -> np.ndarray:
+        """Features [k, D] to where they are among the places, [k, d]."""
+        return _unit((_unit(features) - self.centre) @ self.axes)
+
+
 class Walks:
     """Walks among labelled and unlabelled images.
 
@@ -66,6 +99,7 @@ class Walks:
 
     Attributes:
         scores: float64 [m] in [0, 1] of the unlabelled images; high means foreign.
+        places: that score other images.
 
     Raises:
         ValueError: features that are not finite.
@@ -76,13 +110,11 @@ class Walks:
         if not np.isfinite(features).all():
             raise ValueError("features must be finite")
         unit = _unit(features)
-        self._centre = unit.mean(0)
-        _, axes = np.linalg.eigh((unit - self._centre).T @ (unit - self._centre))
-        self._axes = axes[:, ::-1][:, :DIMENSIONS]
-        self._places = self._project(features)
+        centre = unit.mean(0)
+        axes = _components(unit - centre)
+        at = _unit((unit - centre) @ axes)
         self._classes = y
-        count = min(NEIGHBOURS, len(features) - 1)
-        nearest, self._reach = _nearest(self._places, self._places, count, itself=True)
+        nearest, reach = _nearest(at, at, min(NEIGHBOURS, len(features) - 1), itself=True)
         ties = np.zeros((len(features),) * 2)
         ties[np.arange(len(features))[:, None], nearest] = 1
         ties = (MUTUAL - 2 * ONE_SIDED) * ties * ties.T + ONE_SIDED * (ties + ties.T)
@@ -91,16 +123,7 @@ class Walks:
         met = -np.linalg.solve(stay[n:, n:], stay[n:, :n])  # [m, n]: which label a walk meets first
         self._between = stay[:n, :n] + stay[:n, n:] @ met
         self.scores = np.clip(1 - met.sum(1), 0, 1)
-        self._all_scores = np.concatenate([np.zeros(n), self.scores])
-
-    def score(self, features: np.ndarray) -> np.ndarray:
-        """Scores of other images, one step away from the walks: float [k, D] to float64 [k] in [0, 1]."""
-        places = self._project(features.astype(np.float64))
-        nearest, likeness = _nearest(places, self._places, min(NEIGHBOURS, len(self._places)))
-        weight = np.where(likeness >= self._reach[nearest], MUTUAL, ONE_SIDED)
-        met = (weight * (1 - self._all_scores[nearest])).sum(1) / weight.sum(1)
-        scores: np.ndarray = np.clip(1 - SURVIVAL * met, 0, 1)
-        return scores
+        self.places = Places(centre, axes, at, reach, np.concatenate([np.zeros(n), self.scores]))
 
     def left_out(self) -> tuple[np.ndarray, np.ndarray]:
         """What the labelled images would score, float64 [n] each: without their own label, without their class's."""
@@ -136,9 +159,6 @@ class Walks:
         low, high = np.quantile(lows, COVERED[0]), np.quantile(highs, COVERED[1])
         return Share(value, min(float(low), value), max(float(high), value), threshold, separation)
 
-    def _project(self, features: np.ndarray) -> np.ndarray:
-        return _unit((_unit(features) - self._centre) @ self._axes)
-
 
 def estimate(x: np.ndarray, y: np.ndarray, u: np.ndarray) -> float:
     """γ in [0, 1] of walks among these images; 0 where nothing can be said."""
@@ -146,6 +166,20 @@ def estimate(x: np.ndarray, y: np.ndarray, u: np.ndarray) -> float:
         return 0.0
     found = Walks(x, y, u).share()
     return 0.0 if found is None else found.value
+
+
+def share_told(share: float | None, interval: Sequence[float] | None, whose: str) -> str:
+    """The estimated share of foreign images, in words.
+
+    Args:
+        share: in [0, 1]; None: the labels cannot tell.
+        interval: [low, high]; None: it is not known.
+        whose: what stands before "unlabelled images".
+    """
+    if share is None:
+        return f"how many of {whose} unlabelled images are foreign cannot be told from so few labels"
+    between = "" if interval is None else f" (between {interval[0]:.0%} and {interval[1]:.0%})"
+    return f"about {share:.0%} of {whose} unlabelled images look foreign{between}"
 
 
 def _count(
@@ -197,6 +231,16 @@ def _nearest(places: np.ndarray, among: np.ndarray, count: int, itself: bool = F
         found[rows] = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
         cosines[rows] = np.take_along_axis(cosine, found[rows], 1)
     return found, cosines.min(1) if itself else cosines
+
+
+def _components(rows: np.ndarray) -> np.ndarray:
+    """The first principal components of centred rows [n, D]: float64 [D, DIMENSIONS], or as many as there are."""
+    if rows.shape[1] <= len(rows):
+        return np.linalg.eigh(rows.T @ rows)[1][:, ::-1][:, :DIMENSIONS]
+    values, left = (part[..., ::-1][..., :DIMENSIONS] for part in np.linalg.eigh(rows @ rows.T))
+    there = values > 1e-12 * max(values[0], np.finfo(np.float64).tiny)
+    axes: np.ndarray = rows.T @ left[:, there] / np.sqrt(values[there])
+    return axes
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

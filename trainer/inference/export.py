@@ -1,8 +1,9 @@
 """A finished run as something to hand on: weights, on request an ONNX graph, and a model card that says what they are.
 
-model.safetensors   averaged weights; names, classes and image size are in its metadata
-model.onnx          pixels to probabilities, for any ONNX runtime
-README.md           the card: what it is, how to use it, how good it is, how it was made
+model.safetensors    averaged weights; names, classes and image size are in its metadata
+foreign.safetensors  what scores images of no class, if the run has it
+model.onnx           pixels to probabilities, for any ONNX runtime
+README.md            the card: what it is, how to use it, how good it is, how it was made
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from stores.format import manifest
 from stores.system import aside, durable
 from stores.system.text import code, markdown
 from trainer.config import without
+from trainer.evaluation import scorer
 from trainer.inference import onnx_graph
 from trainer.inference.embedding import from_images
 from trainer.runs import weights
@@ -54,7 +56,7 @@ def export(run: Run, folder: Path, onnx: bool, backbone: str | None = None) -> l
     aside.clear(folder / CARD)  # an export that was killed is not "something else"
     if folder.is_dir() and any(folder.iterdir()) and not (folder / weights.FILE).is_file():
         raise UsageError(f"'{folder}' holds something else", "an export would mix with it", "choose another -o")
-    trained = from_images(weights.of_run(run), backbone)
+    trained, found = from_images(weights.of_run(run), backbone), scorer.find(run.path)
     written = [folder / weights.FILE]
     graph, apart = b"", None
     if onnx:
@@ -63,19 +65,24 @@ def export(run: Run, folder: Path, onnx: bool, backbone: str | None = None) -> l
     durable.make_folder(folder)
     with aside.turn(folder):  # two exports at once must not leave one's weights beside the other's card
         said = (trained.class_names, trained.image_size, trained.range, trained.made_with)
+        (folder / scorer.FILE).unlink(missing_ok=True)  # an earlier export's would be of other weights
         weights.export(folder, trained.model, trained.name, *said)
+        if found is not None:
+            scorer.save(folder, found)
+            written.append(folder / scorer.FILE)
         if onnx:
             manifest.write_atomically(folder / ONNX, graph)
             written.append(folder / ONNX)
-        manifest.write_atomically(folder / CARD, card(trained, run, result, apart).encode())
+        manifest.write_atomically(folder / CARD, card(trained, run, result, apart, found is not None).encode())
     return [*written, folder / CARD]
 
 
-def card(trained: Trained, run: Run, result: Mapping[str, Any], apart: float | None) -> str:
+def card(trained: Trained, run: Run, result: Mapping[str, Any], apart: float | None, scored: bool) -> str:
     """The model card, Markdown.
 
     Args:
         apart: largest difference of an ONNX logit; None without an ONNX file.
+        scored: `foreign.safetensors` is beside it.
     """
     config, store = run.config, run.config["store"]
     height, width = trained.image_size
@@ -89,8 +96,7 @@ def card(trained: Trained, run: Run, result: Mapping[str, Any], apart: float | N
         f"from a store with {counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images.",
         "## Use",
         f"Input: RGB images of {width}×{height} pixels, cropped to that aspect and resized with antialiasing. "
-        "Output: one logit per class; softmax gives probabilities. "
-        "1 − the largest probability is an out-of-distribution score: high for images of no class.",
+        "Output: one logit per class; softmax gives probabilities. " + (_SCORED if scored else _UNSCORED),
         _SAFETENSORS,
     ]
     if apart is not None:
@@ -100,6 +106,15 @@ def card(trained: Trained, run: Run, result: Mapping[str, Any], apart: float | N
     sections += ["## How it was made", _made(config, result)]
     return "\n\n".join(sections) + "\n"
 
+
+_SCORED = (
+    "With `foreign.safetensors` beside the weights, `ood_scores` say which images belong to no class: in [0, 1], high "
+    "for those that lie, among the features of the training images, where no label is near."
+)
+_UNSCORED = (
+    "Nothing here says which images belong to no class: 1 − the largest probability says how sure the network is, "
+    "and can be no better than chance at that."
+)
 
 _SAFETENSORS = """With realmix, from files: `realmix-train predict FOLDER images/ --format csv`. From Python:
 
@@ -123,7 +138,9 @@ session = onnxruntime.InferenceSession("model.onnx")
 height, width = session.get_inputs()[0].shape[1:3]
 images = np.zeros((1, height, width, 3), np.uint8)  # RGB, 0–255
 logits, probabilities = session.run(None, {"images": images})
-```"""
+```
+
+The graph has no score of images of no class; that takes `foreign.safetensors` and realmix."""
 
 
 def _numbers(result: Mapping[str, Any]) -> str:
@@ -143,7 +160,8 @@ def _numbers(result: Mapping[str, Any]) -> str:
     if calibration:
         rows.append(("expected calibration error (15 bins)", f"{100 * calibration['ece']:.2f} %"))
     if detection and detection["auroc"] is not None:
-        rows.append(("AUROC of the out-of-distribution score, on unlabelled images", f"{detection['auroc']:.3f}"))
+        what = "the score of foreign images" if "fpr95" in detection else "1 − confidence"
+        rows.append((f"AUROC of {what}, on unlabelled images", f"{detection['auroc']:.3f}"))
     return "\n".join(["| measure | value |", "|---|---:|", *(f"| {what} | {value} |" for what, value in rows)])
 
 

@@ -23,6 +23,7 @@ from stores.writer import write_split
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.foreign import Judged, judge
 from trainer.evaluation.predictor import PoolPredictor
+from trainer.functional.foreign import share_told
 from trainer.inference.reevaluate import opened, require_fitting
 from trainer.report import foreign_sheet
 from trainer.runs import weights
@@ -57,13 +58,14 @@ class Found:
     def table(self) -> list[dict[str, Any]]:
         """A line for each image; keys as in COLUMNS."""
         one, classes = self.judged, self.store.class_names
+        guesses, confidence = one.seen.guesses, one.confidence
         return [
             {
                 "rank": rank + 1,
                 "row": int(row),
                 "file": file,
-                "class": classes[one.classes[i]],
-                "confidence": round(float(one.confidence[i]), 4),
+                "class": classes[guesses[i]],
+                "confidence": round(float(confidence[i]), 4),
                 "score": round(float(one.score[i]), 4),
                 "foreign": bool(one.foreign[i]),
             }
@@ -71,7 +73,10 @@ class Found:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """Numbers of images, the share that is foreign and its interval, in [0, 1], and what the scores are from."""
+        """Numbers of images, the share that is foreign and its interval, in [0, 1], and what the scores are from.
+
+        The share is None where the labels cannot tell.
+        """
         one = self.judged
         return {
             "run": str(self.run),
@@ -85,11 +90,7 @@ class Found:
 
     def sentence(self) -> str:
         """What was found, in one sentence."""
-        one = self.judged
-        said = f"about {one.share:.0%} of the {len(self.rows):,} unlabelled images look foreign"
-        if one.interval is not None:
-            said += f" (between {one.interval[0]:.0%} and {one.interval[1]:.0%})"
-        return said
+        return share_told(self.judged.share, self.judged.interval, f"the {len(self.rows):,}")
 
 
 def find(path: Path, store_path: str | None, device: str) -> Found:
@@ -115,7 +116,7 @@ def find(path: Path, store_path: str | None, device: str) -> Found:
     if judged is None:
         raise StoreError(f"'{store.path}' has no unlabelled images, or no labelled ones to compare them with")
     order = np.argsort(-judged.score, kind="stable")
-    return Found(path, store, store.unlabeled[judged.positions[order]], judged, order)
+    return Found(path, store, store.unlabeled[judged.seen.positions[order]], judged, order)
 
 
 def as_text(found: Found, form: str) -> str:

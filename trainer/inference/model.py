@@ -12,6 +12,8 @@ import numpy as np
 
 from networks import hardware
 from stores.errors import UsageError
+from trainer.evaluation import scorer
+from trainer.evaluation.scorer import Scorer
 from trainer.inference.embedding import from_images
 from trainer.inference.predict import Picture, pictures, predict
 from trainer.runs.weights import Trained, find
@@ -39,7 +41,8 @@ class Predictions:
         labels: int64 [n], their positions in `class_names`.
         probabilities: float64 [n, K].
         confidences: float64 [n], the largest probability.
-        ood_scores: float64 [n], 1 − confidence: the higher, the less an image looks like one of any class.
+        ood_scores: float64 [n] in [0, 1]: the higher, the less an image looks like one of any class; None of a network
+            without "foreign.safetensors", as early versions wrote them: 1 − confidence can be no better than chance.
         paths: n files; "" of an image that is no file.
     """
 
@@ -47,6 +50,7 @@ class Predictions:
     classes: list[str]
     labels: np.ndarray
     probabilities: np.ndarray
+    ood_scores: np.ndarray | None
     paths: list[str]
 
     @property
@@ -54,11 +58,6 @@ class Predictions:
         """float64 [n], the largest probability."""
         largest: np.ndarray = self.probabilities.max(1, initial=0)
         return largest
-
-    @property
-    def ood_scores(self) -> np.ndarray:
-        """float64 [n], 1 − confidence."""
-        return 1 - self.confidences
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -73,8 +72,8 @@ class Model:
         network: torch module, in evaluation mode: float32 [n, 3, H, W] in [−1, 1] to logits [n, K].
     """
 
-    def __init__(self, trained: Trained, device: str = "auto") -> None:
-        self._trained, self._device = trained, hardware.usable(device)
+    def __init__(self, trained: Trained, device: str = "auto", scorer: Scorer | None = None) -> None:
+        self._trained, self._device, self._scorer = trained, hardware.usable(device), scorer
         self.class_names, self.image_size, self.network = trained.class_names, trained.image_size, trained.model
 
     def predict(self, images: Images) -> Predictions:
@@ -94,11 +93,12 @@ class Model:
             IntegrityError: a file that is no whole image.
             UsageError: there is no such file, an array is no image, or Pillow is not installed.
         """
-        said = list(predict(self._trained, _listed(images), self._device))
+        said = list(predict(self._trained, _listed(images), self._device, scorer=self._scorer))
         probabilities = np.array([one.probabilities for one in said]).reshape(len(said), len(self.class_names))
         labels = probabilities.argmax(1)
         classes, paths = [one.class_name for one in said], [one.path for one in said]
-        return Predictions(self.class_names, classes, labels, probabilities, paths)
+        scores = None if self._scorer is None else np.array([one.ood_score for one in said], np.float64)
+        return Predictions(self.class_names, classes, labels, probabilities, scores, paths)
 
 
 def load_model(
@@ -117,7 +117,8 @@ def load_model(
         UsageError: there is no such device.
     """
     path = Path(run) if isinstance(run, str | PathLike) else run.path
-    return Model(from_images(find(path), None if weights is None else str(weights)), device)
+    trained = from_images(find(path), None if weights is None else str(weights))
+    return Model(trained, device, scorer.find(path))
 
 
 def _listed(images: Images) -> Iterable[Picture]:

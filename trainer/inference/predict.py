@@ -1,8 +1,10 @@
 """What a trained network says of images: class, probabilities, and how foreign each image looks.
 
 Files are read as stage 1 reads them: any size, format and mode, cropped to the aspect of the training images and
-resized to their size. Images of a store are read from it, under the names of the files that they came from. The
-out-of-distribution score is 1 − the largest probability: 0 = sure, 1 − 1/K = no idea. Nothing is written here.
+resized to their size. Images of a store are read from it, under the names of the files that they came from. How foreign
+an image looks is told by its features among those of the run's images, see `trainer.evaluation.scorer`. Without those,
+as of runs of early versions, 1 − confidence stands there under this name: it says how sure the network is, which for
+foreign images can be as sure as for others. Nothing is written here.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from stores.system.text import csv_line
 from stores.system.threads import thread_pool
 from trainer.augment.flip_shift import scale
 from trainer.evaluation.assess import probabilities
-from trainer.evaluation.scores import ood_score
+from trainer.evaluation.scorer import Scorer
 from trainer.inference.stored import Stored, images_of, is_store
 from trainer.runs.weights import Trained
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 Picture = Union[str, Path, Stored, np.ndarray, "PillowImage"]
 BATCH = 256
 BATCH_BYTES = 256 << 20  # of pixels
+SCORE = {True: "ood_score", False: "one_minus_confidence"}  # column, by whether foreign images are scored
 
 
 @dataclass
@@ -44,15 +47,20 @@ class Prediction:
     Attributes:
         path: the file, as it was named or found, or as a store names it; "" of an image that is no file.
         class_name: of the largest probability, which is `confidence`.
-        ood_score: 1 − confidence.
+        ood_score: in [0, 1], high means foreign; None where nothing scores it.
         probabilities: float64 [K], in the order of the network's classes.
     """
 
     path: str
     class_name: str
     confidence: float
-    ood_score: float
+    ood_score: float | None
     probabilities: np.ndarray
+
+    @property
+    def foreignness(self) -> float:
+        """`ood_score`, or 1 − confidence where there is none."""
+        return 1 - self.confidence if self.ood_score is None else self.ood_score
 
 
 def image_files(paths: Sequence[Path]) -> tuple[list[str], str]:
@@ -99,7 +107,11 @@ def pictures(paths: Sequence[Path]) -> tuple[int, Iterable[Picture], str]:
 
 
 def predict(
-    trained: Trained, images: Iterable[Picture], device: str, max_pixels: int | None = None
+    trained: Trained,
+    images: Iterable[Picture],
+    device: str,
+    max_pixels: int | None = None,
+    scorer: Scorer | None = None,
 ) -> Iterator[Prediction]:
     """Predictions in the images' order; a few batches are in memory at a time.
 
@@ -108,6 +120,7 @@ def predict(
         images: files, images of stores, Pillow images, or arrays uint8 [H, W, 3].
         device: "cpu" or "cuda".
         max_pixels: of the largest picture that is decoded; it holds for the whole process.
+        scorer: scores foreign images.
 
     Raises:
         IntegrityError: a file that is no whole image; names it.
@@ -125,8 +138,11 @@ def predict(
         while batch := list(islice(todo, size)):
             pixels = np.stack(list(pool.map(lambda image: pixels_of(image, trained), batch)))
             with torch.no_grad():
-                probs = probabilities(model(scale(torch.from_numpy(pixels).to(device))))
-            for image, row, score in zip(batch, probs, ood_score(probs).tolist(), strict=True):
+                said = model(scale(torch.from_numpy(pixels).to(device)), heads=("features", "classes"))
+            probs, scores = probabilities(said["classes"]), list[float | None]([None] * len(batch))
+            if scorer is not None:
+                scores = scorer.score(said["features"].double().cpu().numpy()).tolist()
+            for image, row, score in zip(batch, probs, scores, strict=True):
                 best = int(row.argmax())
                 yield Prediction(_name(image), trained.class_names[best], float(row[best]), score, row)
 
@@ -159,26 +175,27 @@ def pixels_of(image: Picture, trained: Trained) -> np.ndarray:
     return picture.fitted(image, trained.image_size, trained.range)
 
 
-def as_csv(predictions: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
+def as_csv(predictions: Iterable[Prediction], class_names: Sequence[str], scored: bool) -> Iterator[str]:
     """A header line, then path, class, confidence, ood_score and every class's probability `p_NAME`.
 
+    Where nothing scores foreign images, `one_minus_confidence` stands in the place of `ood_score`.
     For people and spreadsheets: what does not print is an escape, what a spreadsheet would compute has an apostrophe
     before it. `as_jsonl` has the names themselves.
     """
-    yield csv_line(["path", "class", "confidence", "ood_score", *(f"p_{name}" for name in class_names)])
+    yield csv_line(["path", "class", "confidence", SCORE[scored], *(f"p_{name}" for name in class_names)])
     for said in predictions:
-        numbers = (said.confidence, said.ood_score, *said.probabilities.tolist())
+        numbers = (said.confidence, said.foreignness, *said.probabilities.tolist())
         yield csv_line([said.path, said.class_name, *(f"{number:.6f}" for number in numbers)])
 
 
-def as_jsonl(predictions: Iterable[Prediction], class_names: Sequence[str]) -> Iterator[str]:
-    """An object a line: path, class, confidence, ood_score, probabilities {name: p}."""
+def as_jsonl(predictions: Iterable[Prediction], class_names: Sequence[str], scored: bool) -> Iterator[str]:
+    """An object a line: path, class, confidence, ood_score (or one_minus_confidence), probabilities {name: p}."""
     for said in predictions:
         line = {
             "path": said.path,
             "class": said.class_name,
             "confidence": round(said.confidence, 6),
-            "ood_score": round(said.ood_score, 6),
+            SCORE[scored]: round(said.foreignness, 6),
             "probabilities": {
                 name: round(p, 6) for name, p in zip(class_names, said.probabilities.tolist(), strict=True)
             },
@@ -186,7 +203,7 @@ def as_jsonl(predictions: Iterable[Prediction], class_names: Sequence[str]) -> I
         yield json.dumps(line) + "\n"
 
 
-Writer = Callable[[Iterable[Prediction], Sequence[str]], Iterator[str]]
+Writer = Callable[[Iterable[Prediction], Sequence[str], bool], Iterator[str]]
 FORMATS: dict[str, Writer] = {"csv": as_csv, "jsonl": as_jsonl}
 
 

@@ -18,8 +18,10 @@ from stores.storage.bucket import BucketPath
 from stores.storage.location import locate
 from stores.system.text import spelled
 from trainer.api import open_split
-from trainer.evaluation.assess import assess
+from trainer.evaluation import foreign
+from trainer.evaluation.assess import assess, is_foreign
 from trainer.evaluation.evaluator import Evaluator
+from trainer.evaluation.predictor import PoolPredictor
 from trainer.runs import checkpoint, weights
 from trainer.runs.run_dir import Run, open_run
 
@@ -67,7 +69,8 @@ def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any
 
     Returns:
         run, step, store, store_fingerprint; same_store: whether it is the one that the run was trained from; averaged
-        and raw: see `assess`; raw is None where the checkpoint is gone.
+        and raw: see `assess`, and on mismatch stores `scores`, see `by_score`; raw is None where the checkpoint is
+        gone.
 
     Raises:
         StoreError: the store has other classes or images of another size.
@@ -83,7 +86,11 @@ def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any
         trained = weights.of_run(run, averaged=name == "averaged")
         require_fitting(trained, store)
         model = trained.model.to(kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        found[name] = assess(Evaluator(store, model, torch.device(kind), bf16), store)
+        evaluator = Evaluator(store, model, torch.device(kind), bf16)
+        judged = foreign.judge(PoolPredictor(store, store.unlabeled, evaluator, 0), foreign.SAMPLE)
+        found[name] = assess(evaluator, store, judged)
+        if judged is not None and found[name]["detection"] is not None:
+            found[name]["scores"] = foreign.by_score(judged, is_foreign(judged, store))
     result = run.result()
     step = result["steps"] if result is not None else checkpoint.read(path, torch.device("cpu"))["step"]
     same = store.fingerprint == run.config["store"]["fingerprint"]

@@ -44,6 +44,11 @@ FEW_LABELS = 250  # up to which the labelled loss is annealed unless the user sa
 ESTIMATES, EVERY, IMAGES, WALKED, LARGEST = 20, (100, 500), 4000, (1000, 3000), 0.9
 
 
+def share(store: SplitStore) -> float | Literal["auto"]:
+    """The store's suggestion; "auto" where nobody knows what the unlabelled images are."""
+    return "auto" if store.unknown_pool else store.gamma
+
+
 def annealing(store: SplitStore) -> schedules.TSA:
     """The paper's choice for a split store: it found annealing to help with 250 labels or fewer (§3.5)."""
     return "linear" if len(store.labeled) <= FEW_LABELS else "none"
@@ -64,11 +69,11 @@ class Settings:
     )
     gamma: float | Literal["auto"] = option(
         None,
-        "share of unlabelled rows that the out-of-distribution mask drops; unset: what the store suggests; "
-        "auto: estimated from the features",
+        "share of unlabelled rows that the out-of-distribution mask drops; auto: estimated from the features; "
+        "unset: what the store suggests, or auto where it does not know what the unlabelled images are",
         min=0,
         max=1,
-        from_store="gamma",
+        from_store=share,
     )
     ood_confidence: Literal["mixed", "target"] = option(
         "mixed", "the mask's confidence: mixed (the prediction for the mixed row) or target (the guessed label)"

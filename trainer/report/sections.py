@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from trainer.functional.foreign import share_told
 from trainer.report import charts, samples
 from trainer.report.charts import Series
 from trainer.report.markup import Child, Markup, el, table
@@ -226,19 +227,20 @@ def _calibration(record: Record) -> Markup | None:
 
 
 def _foreign(record: Record) -> Markup | None:
-    """How well foreign images are told apart; for runs on mismatch stores only."""
-    detection, mask = record.score("detection"), record.score("ood")
+    """How many images look foreign, where that is not known; on mismatch stores, how well they are told apart."""
+    estimate, detection, mask = record.score("foreign"), record.score("detection"), record.score("ood")
     figures: list[Child] = []
     notes: list[str] = []
+    if isinstance(estimate, dict) and (estimate["told"] or isinstance(detection, dict)):
+        told = share_told(estimate["share"], estimate["interval"], "the")
+        notes.append(f"Estimate from {estimate['features']} features of {estimate['images']:,} images: {told}.")
     if isinstance(detection, dict):
         groups = (("known classes", detection["known_bins"], 0), ("foreign classes", detection["foreign_bins"], 1))
         shown = [one for one in groups if sum(one[1])]
-        figures.append(charts.histograms("Largest probability of unlabelled images", shown))
-        if detection["auroc"] is not None:
-            notes.append(
-                f"AUROC {detection['auroc']:.3f}: how well 1 − the largest probability tells foreign from known "
-                "unlabelled images at the end of the run; 0.5 is chance, 1 is perfect."
-            )
+        scored = "fpr95" in detection  # runs of early versions had no other score than confidence
+        title = "Score of foreign images, of unlabelled ones" if scored else "Largest probability of unlabelled images"
+        figures.append(charts.histograms(title, shown))
+        notes += _told_apart(detection) if scored else _worth("1 − the largest probability", detection)
     series = [
         Series("precision", column(record.train, "ood_precision"), 0),
         Series("recall", column(record.train, "ood_recall"), 1),
@@ -256,10 +258,30 @@ def _foreign(record: Record) -> Markup | None:
         if mask["recall"] is not None:
             notes[-1] += f" It dropped {100 * mask['recall']:.1f} % of the foreign rows (recall)."
     figures.append(charts.lines("The mask over time", series, lambda v: f"{v:.2g}", top=1))
-    if not any(figures):
+    if not any(figures) and not notes:
         return None
     said = [el("p", note, class_="note") for note in notes]
     return _section("Foreign images", el("div", figures, class_="charts"), said)
+
+
+def _told_apart(detection: dict[str, Any]) -> list[str]:
+    """What the scores of foreign images are worth, in words."""
+    said = _worth("the score", detection)
+    if detection["fpr95"] is not None:
+        passing = f"Where 95 % of the known images pass, so do {100 * detection['fpr95']:.0f} % of the foreign ones."
+        said += [passing, *_worth("1 − the largest probability", detection["confidence"])]
+    return said
+
+
+def _worth(score: str, quality: dict[str, Any]) -> list[str]:
+    auroc = quality["auroc"]
+    if auroc is None:
+        return []
+    worse = "; this is worse than guessing" if auroc < 0.5 else ""
+    return [
+        f"AUROC {auroc:.3f}: how well {score} tells foreign from known unlabelled images at the end of the run; "
+        f"0.5 is chance, 1 is perfect{worse}."
+    ]
 
 
 def _settings(record: Record) -> Markup:

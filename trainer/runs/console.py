@@ -17,6 +17,7 @@ from stores.system.text import say, visible
 from trainer.config import RunConfig, changed
 from trainer.data import embedded
 from trainer.data.embedded import EmbeddedSplit
+from trainer.functional.foreign import share_told
 
 if TYPE_CHECKING:
     from trainer.data.loader import Loader
@@ -160,11 +161,19 @@ def advice(spec: Spec) -> str:
 
 
 def last_line(path: Path, result: Mapping[str, Any]) -> str:
-    """What a run came to: `runs/NAME: error 12.34 % (median of last 20: 12.50 %, steps 2500)`."""
-    return (
+    """What a run came to: `runs/NAME: error 12.34 % (median of last 20: 12.50 %, steps 2500)`.
+
+    Of a pool that may hold anything, it says how many images look foreign, too.
+    """
+    said = (
         f"{path}: error {result['error_last']:.2f} % "
         f"(median of last {result['median_of']}: {result['error_median20']:.2f} %, steps {result['steps']})"
     )
+    foreign = result.get("foreign")
+    if foreign is None or not foreign["told"]:
+        return said
+    told = share_told(foreign["share"], foreign["interval"], "your")
+    return f"{said}; {told}: `realmix-train foreign {path}`"
 
 
 def show_result(text: str, as_json: str | None) -> None:

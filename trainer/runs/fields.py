@@ -99,6 +99,11 @@ def _object(checks: dict[str, Check]) -> Check:
     return lambda value: with_fields(checks)(value) and checks.keys() <= value.keys()
 
 
+def _shares(value: Any) -> bool:
+    """[low, high] in [0, 1]."""
+    return list_of(_share)(value) and len(value) == 2 and value[0] <= value[1]
+
+
 def _named(check: Check) -> Check:
     return lambda value: isinstance(value, dict) and all(text(name) and check(said) for name, said in value.items())
 
@@ -115,6 +120,7 @@ _embedding = _object(
 _number = number(-LARGEST, LARGEST)
 _percent = number(0, 100)
 _share = number(0, 1)
+_QUALITY: dict[str, Check] = {"auroc": or_none(_share), "fpr95": or_none(_share)}
 history = list_of(lambda entry: _named(_number)(entry) and whole(0)(entry.get("step")) and "test_error" in entry)
 _LINES: dict[str, dict[str, Check]] = {
     "train": {"images_per_s": number(0, LARGEST)},
@@ -191,21 +197,35 @@ _RESULT: dict[str, Check] = {
             }
         )
     ),
-    "detection": or_none(
+    "foreign": or_none(
         _object(
             {
-                "auroc": or_none(_share),
-                "known": whole(0),
-                "foreign": whole(0),
-                "known_bins": list_of(whole(0), 1),
-                "foreign_bins": list_of(whole(0), 1),
+                "share": or_none(_share),
+                "interval": or_none(_shares),
+                "images": whole(0),
+                "features": text,
+                "told": lambda value: isinstance(value, bool),
             }
+        )
+    ),
+    "detection": or_none(
+        lambda value: (
+            _object(
+                {
+                    "auroc": or_none(_share),
+                    "known": whole(0),
+                    "foreign": whole(0),
+                    "known_bins": list_of(whole(0), 1),
+                    "foreign_bins": list_of(whole(0), 1),
+                }
+            )(value)
+            and with_fields({"fpr95": or_none(_share), "confidence": or_none(_object(_QUALITY))})(value)
         )
     ),
     "history": history,
     "files": or_none(_named(_object({"bytes": whole(0), "sha256": digest}))),
 }
-_LATER = {"raw_error_last", "calibration", "detection", "files"}  # runs of early versions lack them
+_LATER = {"raw_error_last", "calibration", "foreign", "detection", "files"}  # runs of early versions lack them
 _FIT: dict[str, Check] = {
     "best_step": lambda c: (c["best_step"] is None) == (c["error_best_by_valid"] is None),
     "per_class_error": lambda c: c["per_class_error"].keys() == set(c["class_names"]),

@@ -1,15 +1,16 @@
 """The run directory: everything that is needed to understand a run, to repeat it, and to continue it.
 
-    config.json        resolved settings, command, store and fingerprint, versions, device, deviations from the papers
-    metrics.jsonl      a line every `log_every` steps and one per evaluation
-    checkpoint.pt      the newest state
-    tensorboard/       the same curves for TensorBoard, and pictures
-    model.safetensors  averaged weights and BatchNorm statistics, at the end
-    result.json        errors, confusion matrix, seconds; written last: a run with it is finished
+    config.json          resolved settings, command, store and fingerprint, versions, device, deviations from the papers
+    metrics.jsonl        a line every `log_every` steps and one per evaluation
+    checkpoint.pt        the newest state
+    tensorboard/         the same curves for TensorBoard, and pictures
+    model.safetensors    averaged weights and BatchNorm statistics, at the end
+    foreign.safetensors  what scores foreign images, at the end, if there are labelled and unlabelled images
+    result.json          errors, confusion matrix, seconds; written last: a run with it is finished
 
 Every file carries a checksum of itself, so that it is checked wherever it lies: config.json and result.json under
 `sha256` (of the canonical JSON of the rest, in a list, as a store's manifest), each line of metrics.jsonl under
-`crc32`, the checkpoint in the comment of its zip file, the weights in their metadata. result.json also lists the bytes
+`crc32`, the checkpoint in the comment of its zip file, safetensors in their metadata. result.json also lists the bytes
 and the SHA-256 of the other files under `files`: those of another run are noticed. Runs of before this have none of
 these, and are read without.
 
@@ -35,7 +36,7 @@ from trainer.runs import fields, metrics
 
 FORMAT = 2  # 1: before the files had checksums
 SEAL = "sha256"
-LISTED = ("config.json", metrics.FILE, "checkpoint.pt", "model.safetensors")
+LISTED = ("config.json", metrics.FILE, "checkpoint.pt", "model.safetensors", "foreign.safetensors")
 
 
 class Run:
@@ -226,6 +227,7 @@ def damaged(path: Path, why: str) -> IntegrityError:
         "config.json": "bring it back from a copy; 'model.safetensors' can be used without it",
         "result.json": f"remove it, {again} makes it again from the checkpoint",
         "model.safetensors": f"remove it and 'result.json', {again} makes both again from the checkpoint",
+        "foreign.safetensors": f"remove it and 'result.json', {again} makes both again from the checkpoint",
         "checkpoint.pt": "bring it back from a copy, or start a new run under another --name",
     }
     of_a_run = path.name == "config.json" or (path.parent / "config.json").is_file()

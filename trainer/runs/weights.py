@@ -86,7 +86,6 @@ def export(
         "class_names": json.dumps(list(class_names)),
         "image_size": json.dumps(list(image_size)),
         "input": INPUT,
-        "sha256": NO_DIGEST,
     }
     if isinstance(model, Pretrained):
         metadata |= {"input_size": str(model.backbone.size), "preprocessing": json.dumps(model.backbone.preprocessing)}
@@ -94,10 +93,20 @@ def export(
         metadata |= {"input": EMBEDDINGS, "embedding": json.dumps(dict(embedding), sort_keys=True)}
     if range_ is not None:
         metadata["range"] = json.dumps(list(range_))
-    data = _in_order(safetensors.torch.save(tensors, metadata))
+    write(folder / FILE, tensors, metadata)
+
+
+def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file that proves itself, atomically; the same tensors give the same bytes.
+
+    Args:
+        tensors: by name, on the CPU, contiguous.
+        metadata: what the file says of itself; `sha256` is added.
+    """
+    data = _in_order(safetensors.torch.save(tensors, {**metadata, "sha256": NO_DIGEST}))
     digest = hashlib.sha256(data).hexdigest()
     empty, sealed = (f'"sha256":"{one}"'.encode() for one in (NO_DIGEST, digest))
-    manifest.write_atomically(folder / FILE, data.replace(empty, sealed, 1))
+    manifest.write_atomically(path, data.replace(empty, sealed, 1))
 
 
 @dataclass(frozen=True)
