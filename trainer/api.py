@@ -45,13 +45,13 @@ from trainer.loop.finish import finish
 from trainer.loop.parts import Parts
 from trainer.loop.recorder import Recorder
 from trainer.methods import load_method
-from trainer.runs import checkpoint, longer, naming, run_dir, trackers, transfer
+from trainer.runs import checkpoint, longer, naming, run_dir, transfer
 from trainer.runs.checkpoint import State
 from trainer.runs.console import Console, advice, header
 from trainer.runs.record import Spec
 from trainer.runs.run_dir import Run, how_to_continue
 from trainer.runs.telemetry import Telemetry
-from trainer.runs.trackers import Curves
+from trainer.runs.trackers import curves as boards
 
 
 def train(
@@ -159,7 +159,7 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
         raise UsageError("'head=kept' keeps the classifier of --init", "it is not given")
     run = hardware.resolve(run)
     placement = place(store, method.views(settings), run, hardware.device(run))
-    trackers.require(run)
+    boards.require(run)
     init = None if backbone is None else str(backbone.path)
     if run.weights not in (None, "pretrained", "none"):
         run = dataclasses.replace(run, weights=str(Path(run.weights).resolve()))
@@ -317,7 +317,7 @@ def _train(parts: Parts, folder: Run, quiet: bool) -> None:
         Console(spec.run.steps, state.step, parts.loader.images_per_step, quiet or not first, advice(spec)) as console,
         contextlib.ExitStack() as stack,
     ):
-        curves = Curves(folder, state.step, spec.run) if first and (spec.run.tensorboard or spec.run.wandb) else None
+        curves = boards.Curves(folder, state.step, spec.run) if first and boards.wanted(spec.run) else None
         if curves is not None:
             stack.callback(curves.close)
         for line in header(spec, parts.loader):

@@ -92,6 +92,12 @@ Wandb = Annotated[
     bool | None,
     typer.Option("--wandb", help="Send curves to Weights & Biases too (extra `wandb`).", show_default=False),
 ]
+Mlflow = Annotated[
+    bool | None, typer.Option("--mlflow", help="Send them to MLflow (extra `mlflow`).", show_default=False)
+]
+Trackio = Annotated[
+    bool | None, typer.Option("--trackio", help="Send them to Trackio (extra `trackio`).", show_default=False)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the last line.")]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)]
 
@@ -120,6 +126,8 @@ def train(
     eval_every: EvalEvery = None,
     checkpoint_every: CheckpointEvery = None,
     wandb: Wandb = None,
+    mlflow: Mlflow = None,
+    trackio: Trackio = None,
     resume: Resume = None,
     as_json: Json = False,
     quiet: Quiet = False,

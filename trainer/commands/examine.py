@@ -33,6 +33,8 @@ EXTRAS = {  # module that must be there: which package it is in, by extra
     "onnx": ("realmix-train export --onnx", {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"}),
     "backbones": ("--model timm:NAME and torchvision:NAME", {"timm": "timm", "torchvision": "torchvision"}),
     "wandb": ("realmix-train --wandb", {"wandb": "wandb"}),
+    "mlflow": ("realmix-train --mlflow", {"mlflow": "mlflow-skinny"}),
+    "trackio": ("realmix-train --trackio", {"trackio": "trackio"}),
     "cloud": ("stores in object storage, s3://", {"obstore": "obstore"}),
     "ffcv": ("FFCV's files", {"ffcv": "ffcv"}),
     "dask": ("copies made by a cluster", {"dask": "dask", "distributed": "distributed"}),

@@ -164,6 +164,8 @@ class Log:
     wandb: bool = option(
         False, "send curves and pictures to Weights & Biases too; needs the extra `wandb`", incidental=True
     )
+    mlflow: bool = option(False, "send them to MLflow too; needs the extra `mlflow`", incidental=True)
+    trackio: bool = option(False, "send them to Trackio too; needs the extra `trackio`", incidental=True)
 
 
 COMPONENTS: dict[str, type] = {"optim": Optim, "data": Data, "hardware": Hardware, "eval": Evaluation, "log": Log}

@@ -20,7 +20,7 @@ from trainer.loop.parts import Parts
 from trainer.runs import checkpoint
 from trainer.runs.console import Console
 from trainer.runs.run_dir import Run
-from trainer.runs.trackers import Curves
+from trainer.runs.trackers.curves import Curves
 
 
 class Recorder:

@@ -8,6 +8,6 @@ telemetry   losses kept on the device until a line is due
 weights     averaged weights as safetensors
 transfer    a backbone taken from another run
 console     what training prints
-trackers    TensorBoard, Weights & Biases
+trackers    TensorBoard, Weights & Biases, MLflow, Trackio
 png         a PNG encoder
 """
