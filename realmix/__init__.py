@@ -22,7 +22,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from stores import __version__
+from realmix import siblings
+
+siblings.claim()
+
+from stores import __version__  # noqa: E402 of the package that was claimed
 
 if TYPE_CHECKING:
     from pipeline.api import Built, build, split

@@ -101,7 +101,7 @@ LAYERS = {
         "cli",
         "__main__",
     ],
-    "realmix": ["training", "loading"],
+    "realmix": ["siblings", "training", "loading"],
 }
 FILES_OF_A_PACKAGE, FILES_OF_A_FOLDER = 8, 14
 

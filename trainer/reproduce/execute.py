@@ -91,6 +91,11 @@ def _next(waiting: list[Planned], failed: set[Path]) -> Planned | None:
     return None
 
 
+def interpreter(folder: Path) -> list[str]:
+    """Options of a Python that is started in a folder: what is called `trainer` there is not taken for this package."""
+    return [] if folder == Path(__file__).resolve().parents[2] else ["-P"]
+
+
 class _Process:
     """A run that is being trained.
 
@@ -112,7 +117,7 @@ class _Process:
         # when this process ends, for whatever reason, and ends the run
         self._out, self._said = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 an unread pipe could fill up
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", *words],
+            [sys.executable, *interpreter(Path.cwd()), "-m", "trainer", *words],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=self._out,
