@@ -149,9 +149,9 @@ def test_trackio_gets_curves_pictures_and_one_name_a_run(tmp_path, monkeypatch, 
         print("noise")
         said.append(given)
         log = lambda values, step: said.append((step, values))  # noqa: E731
-        return SimpleNamespace(log=log, finish=lambda: said.append("finish"))
+        return SimpleNamespace(log=log)
 
-    fake.init, fake.Image = init, lambda pixels: pixels.shape
+    fake.init, fake.finish, fake.Image = init, lambda: said.append("finish"), lambda pixels: pixels.shape
     monkeypatch.setitem(sys.modules, "trackio", fake)
     folder, run = tmp_path / "digits_1", RunConfig(tensorboard=False, trackio=True)
     folder.mkdir()
