@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import stores
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("networks", "pipeline", "realmix", "stores", "trainer")
 
@@ -225,4 +227,10 @@ def test_the_wheel_holds_the_code_and_no_built_store(tmp_path):
     assert code <= shipped
     assert "stores/FORMAT.md" in shipped
     assert not [n for n in shipped if n.startswith("stores/digits")]
-    assert {n.split("/")[0] for n in shipped} == {*PACKAGES, "realmix-0.1.0.dist-info"}
+    assert {n.split("/")[0] for n in shipped} == {*PACKAGES, f"realmix-{stores.__version__}.dist-info"}
+
+
+def test_the_citation_and_the_hooks_name_the_versions_that_are_used():
+    assert f"version: {stores.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    pinned = re.search(r'"ruff==([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    assert f"rev: v{pinned[1]}" in (ROOT / ".pre-commit-config.yaml").read_text()
