@@ -72,6 +72,8 @@ def build(
     unlabeled_classes: Listed = None,
     split_seed: int = 1,
     valid: int = 0,
+    protocol: str | None = None,
+    shares: str | float | Iterable[float] | None = None,
     from_: str | Path | None = None,
     extra: bool = False,
     unlabeled: str | Path | None = None,
@@ -116,6 +118,8 @@ def build(
         unlabeled_classes: names of the classes of the unlabelled images; None: all.
         split_seed: of the draw of the labelled images.
         valid: images held out for validation.
+        protocol: an open-set protocol: "openmatch", "iomatch", "oliver" or "fixed-known".
+        shares: of the foreign images, one split each ("fixed-known").
         from_: local archive of the dataset, instead of a download.
         extra: svhn: add its extra images.
         unlabeled: folder: another folder, of images without labels.
@@ -154,7 +158,7 @@ def build(
     from pipeline.sources import load
     from pipeline.splits.split_stores import write_all, write_standard
 
-    requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
+    requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid, protocol, shares)
     data = load(
         source,
         _path(path),
@@ -202,6 +206,8 @@ def split(
     unlabeled_classes: Listed = None,
     split_seed: int = 1,
     valid: int = 0,
+    protocol: str | None = None,
+    shares: str | float | Iterable[float] | None = None,
     name: str | None = None,
 ) -> list[SplitStore]:
     """Add split stores to a dataset store: which images are labelled, as index arrays, without pixels.
@@ -218,6 +224,8 @@ def split(
         unlabeled_classes: names of the classes of the unlabelled images; None: all.
         split_seed: of the draw of the labelled images; STL-10: its predefined fold.
         valid: images held out for validation, taken from the unlabelled ones.
+        protocol: an open-set protocol: "openmatch", "iomatch", "oliver" or "fixed-known".
+        shares: of the foreign images, one split each ("fixed-known").
         name: of the split store; None: made from what it is.
 
     Raises:
@@ -228,11 +236,12 @@ def split(
     from stores import DatasetStore, SplitStore, open_store
 
     split_seed, valid = whole("split_seed", split_seed), whole("valid", valid)
-    requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid)
+    requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid, protocol, shares)
     place = store.path if isinstance(store, DatasetStore | SplitStore) else store
     if not requests:
         raise UsageError(
-            "split needs --labels, --mismatch or --labeled-classes", hint=f"realmix-data split {place} --labels 40"
+            "split needs --labels, --mismatch, --labeled-classes or --protocol",
+            hint=f"realmix-data split {place} --labels 40",
         )
     opened = store if isinstance(store, DatasetStore | SplitStore) else open_store(store)
     dataset = opened.dataset if isinstance(opened, SplitStore) else opened
@@ -264,11 +273,21 @@ def require_copies(copies: int) -> None:
 
 
 def _requests(
-    labels: Listed, mismatch: Listed, labeled: Listed, unlabeled: Listed, seed: int, valid: int
+    labels: Listed,
+    mismatch: Listed,
+    labeled: Listed,
+    unlabeled: Listed,
+    seed: int,
+    valid: int,
+    protocol: str | None,
+    shares: str | float | Iterable[float] | None,
 ) -> list[Request]:
     from pipeline.splits.split_stores import requests_for
 
-    return requests_for(_words(labels), _words(mismatch), _words(labeled), _words(unlabeled), seed, valid)
+    words = (_words(labels), _words(mismatch), _words(labeled), _words(unlabeled))
+    if shares is not None and not isinstance(shares, str):
+        shares = ",".join(map(str, [shares] if isinstance(shares, int | float) else shares))
+    return requests_for(*words, seed, valid, protocol, shares)
 
 
 def _words(listed: Listed) -> str | None:

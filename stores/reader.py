@@ -158,7 +158,8 @@ class SplitStore:
         labeled: int64 rows of the dataset's training images.
         unlabeled: int64 rows of the dataset's training images, disjoint from `labeled`.
         valid: int64 rows of the dataset's training images, disjoint from both.
-        test: int64 rows of the dataset's test images.
+        test: int64 rows of the dataset's test images, all of classes trained on.
+        foreign: int64 rows of the dataset's test images that are of other classes.
         class_names: names of the classes trained on.
         num_classes: their number.
         train_labels: int64 [N], labels of all training images as training classes; −1 = another class, or no label.
@@ -188,6 +189,11 @@ class SplitStore:
     def unknown_pool(self) -> bool:
         """Whether any unlabelled image came without a label: nobody knows then whether it is of a training class."""
         return bool((self.dataset.train_labels[self.unlabeled] < 0).any())
+
+    @cached_property
+    def foreign(self) -> np.ndarray:
+        """Test images of the classes that are not trained on, int64 [n], ascending."""
+        return np.flatnonzero((self.dataset.test_labels >= 0) & (self.test_labels < 0))
 
     def _open_dataset(self) -> DatasetStore:
         asked = self.manifest["dataset"]

@@ -162,6 +162,19 @@ class SplitOptions:
     valid: Annotated[
         int, typer.Option(min=0, help="Images held out for validation, taken from the unlabelled pool.")
     ] = 0
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="Open-set protocol, the pool with foreign images: openmatch, iomatch, oliver or fixed-known; "
+            "its papers' classes and numbers of labels unless you name yours."
+        ),
+    ] = None
+    shares: Annotated[
+        str | None,
+        typer.Option(
+            help="fixed-known: shares of the foreign images in the pool: `0,0.5`.", show_default="seven of them"
+        ),
+    ] = None
 
 
 def grouped(command: Callable[..., object]) -> Callable[..., object]:

@@ -13,6 +13,8 @@ from hashlib import blake2b
 
 import numpy as np
 
+from pipeline.splits.classes import ANIMALS as ANIMALS
+from pipeline.splits.classes import CIFAR10 as CIFAR10
 from pipeline.splits.draw import (
     Labelled,
     Split,
@@ -26,8 +28,6 @@ from pipeline.splits.draw import (
 from stores.errors import UsageError, suggest
 from stores.system.text import spelled
 
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 LABELS_PER_CLASS = 400
 
 # share of the pool's classes that are not trained, in %: the pool (Oliver et al. 2018) and γ (the RealMix paper)
@@ -62,7 +62,7 @@ def mismatch_split(
         raise UsageError(f"no standard mismatch of {percent} %", hint="choose 0, 25, 50, 75 or 100")
     others, gamma = LEVELS[percent]
     name = f"mismatch{percent}" + (f"_{per_class * len(ANIMALS)}" if per_class != LABELS_PER_CLASS else "")
-    trained, pool = _classes(store, ANIMALS), _classes(store, others)
+    trained, pool = classes_of(store, ANIMALS), classes_of(store, others)
     taken = the_same_of_each(store, trained, _sizes(store, trained), per_class)
     return _split(store, trained, pool, taken, seed, valid, name, gamma, {"mismatch": percent})
 
@@ -91,19 +91,24 @@ def class_split(
     Raises:
         UsageError: an unknown class, fewer than two, too few images, or no image left to be unlabelled.
     """
-    trained = _classes(store, labeled_classes)
+    trained = classes_of(store, labeled_classes)
     if len(trained) < 2:
         raise UsageError("training needs at least two classes", hint="--labeled-classes cat,dog")
-    pool = None if unlabeled_classes is None else _classes(store, unlabeled_classes)
+    pool = None if unlabeled_classes is None else classes_of(store, unlabeled_classes)
     sizes = _sizes(store, trained)
     taken = the_same_of_each(store, trained, sizes, per_class) if labels is None else in_proportion(sizes, labels)
     known = store.train_labels[store.train_labels >= 0]
     in_pool = known if pool is None else known[np.isin(known, pool)]
     percent = 100 * float(np.mean(~np.isin(in_pool, trained))) if len(in_pool) else 0.0
-    gamma = round(float(np.interp(percent, list(LEVELS), [gamma for _, gamma in LEVELS.values()])), 4)
+    gamma = suggested_gamma(percent)
     digest = blake2b(repr((trained, pool)).encode(), digest_size=2).hexdigest()
     name = f"mismatch{round(percent)}_{digest}_{taken.sum()}"
     return _split(store, trained, pool, taken, seed, valid, name, gamma, {})
+
+
+def suggested_gamma(percent: float) -> float:
+    """The share of rows to mask where so many per cent of the pool's images are foreign: between the standard ones."""
+    return round(float(np.interp(percent, list(LEVELS), [gamma for _, gamma in LEVELS.values()])), 4)
 
 
 def is_cifar10(class_names: Sequence[str]) -> bool:
@@ -162,7 +167,7 @@ def _sizes(store: Labelled, classes: list[int]) -> np.ndarray:
     return np.bincount(labels[labels >= 0], minlength=len(store.class_names))[classes]
 
 
-def _classes(store: Labelled, names: Sequence[str]) -> list[int]:
+def classes_of(store: Labelled, names: Sequence[str]) -> list[int]:
     """Indices of classes by name (in any case, if that is unambiguous), ascending."""
     return sorted({_class(store.class_names, name) for name in names})
 

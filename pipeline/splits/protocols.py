@@ -15,7 +15,8 @@ import numpy as np
 
 from pipeline.splits.draw import Labelled, Split, even_split, fold_split, label_split, suffix
 from pipeline.splits.mismatch import LABELS_PER_CLASS, LEVELS, class_split, mismatch_split
-from stores.errors import UsageError
+from pipeline.splits.open_set import PROTOCOLS, SHARES, Published, open_split, published
+from stores.errors import UsageError, suggest
 
 # numbers of labelled images in the papers' tables
 LABELS: dict[str, tuple[int, ...]] = {
@@ -40,6 +41,9 @@ class Request:
         mismatch: a standard level of CIFAR-10's class mismatch in %.
         labeled_classes: class mismatch by name: the classes to train.
         unlabeled_classes: class mismatch by name: the classes of the pool; None: all.
+        protocol: an open-set protocol; then `labeled_classes` are the known ones, None: those of its papers, and
+            `unlabeled_classes` the foreign ones of the pool, None: all others.
+        share: of the foreign images, of the protocol "fixed-known".
         seed: of the draw; if the dataset has predefined labelled folds of `labels` images (STL-10), the fold.
         valid: number of validation images.
     """
@@ -51,6 +55,44 @@ class Request:
     unlabeled_classes: tuple[str, ...] | None = None
     seed: int = 1
     valid: int = 0
+    protocol: str | None = None
+    share: float | None = None
+
+
+def completed(store: Labelled, request: Request) -> list[Request]:
+    """The splits that a request of an open-set protocol stands for: what it leaves open is as in the papers.
+
+    Raises:
+        UsageError: no such protocol, or neither papers nor the request say the known classes or the number of labels.
+    """
+    name = request.protocol
+    if name is None:
+        return [request]
+    if request.share is not None and name != "fixed-known":
+        raise UsageError(f"--shares is of the protocol fixed-known, not of {name}")
+    if name == "oliver":
+        return [replace(request, protocol=None, mismatch=level) for level in LEVELS]
+    if name not in PROTOCOLS:
+        raise UsageError(f"there is no protocol '{name}'", suggest(name, ("oliver", *PROTOCOLS)))
+    papers = published(store.class_names, name)
+    if request.labeled_classes is not None:
+        papers = [Published(request.labeled_classes, (), PROTOCOLS[name])]
+    if not papers:
+        why = f"no paper divides this data set by the protocol {name}"
+        raise UsageError("it is not known which classes are known", why, "--labeled-classes cat,dog --labels 40")
+    made = []
+    for paper in papers:
+        count = len(paper.known)
+        each = paper.labels if request.per_class is None else (request.per_class,)
+        for labels in [n * count for n in each] if request.labels is None else [request.labels]:
+            valid = request.valid or paper.valid * count
+            one = replace(request, labels=labels, per_class=None, labeled_classes=paper.known, valid=valid)
+            made.append(one)
+    if not made:
+        raise UsageError("an open-set split needs a number of labels", hint="--labels 40")
+    if name == "fixed-known" and request.share is None:
+        return [replace(one, share=share) for one in made for share in SHARES]
+    return made
 
 
 def draw_split(store: Labelled, request: Request) -> Split:
@@ -62,6 +104,8 @@ def draw_split(store: Labelled, request: Request) -> Split:
     seed, valid, labels = request.seed, request.valid, request.labels
     if valid < 0:
         raise UsageError(f"--valid {valid}: the number of validation images cannot be negative")
+    if request.protocol is not None:
+        return _draw_open(store, request.protocol, request)
     if labels == "all":
         if request.mismatch is not None or request.labeled_classes is not None:
             raise UsageError("--labels all is for a dataset's own labels, without a mismatch", hint="name a number")
@@ -69,11 +113,7 @@ def draw_split(store: Labelled, request: Request) -> Split:
         return replace(label_split(store, count, seed=seed, valid=valid, pool=False), name=f"all{suffix(seed, valid)}")
     each = request.per_class
     if request.mismatch is not None:
-        if labels is None:
-            return mismatch_split(store, request.mismatch, per_class=each or LABELS_PER_CLASS, seed=seed, valid=valid)
-        if labels % 6:
-            raise UsageError(f"{labels} labels cannot be shared equally by six classes", hint="ask for a multiple of 6")
-        return mismatch_split(store, request.mismatch, per_class=labels // 6, seed=seed, valid=valid)
+        return _draw_level(store, request.mismatch, request)
     if request.labeled_classes is not None:
         wanted, pool = request.labeled_classes, request.unlabeled_classes
         each = LABELS_PER_CLASS if each is None else each
@@ -89,6 +129,23 @@ def draw_split(store: Labelled, request: Request) -> Split:
     return label_split(store, labels, seed=seed, valid=valid)
 
 
+def _draw_level(store: Labelled, percent: int, request: Request) -> Split:
+    each, labels = request.per_class or LABELS_PER_CLASS, request.labels
+    if isinstance(labels, int):
+        if labels % 6:
+            raise UsageError(f"{labels} labels cannot be shared equally by six classes", hint="ask for a multiple of 6")
+        each = labels // 6
+    return mismatch_split(store, percent, per_class=each, seed=request.seed, valid=request.valid)
+
+
+def _draw_open(store: Labelled, protocol: str, request: Request) -> Split:
+    known, labels = request.labeled_classes, request.labels
+    if known is None or labels is None or labels == "all":
+        raise UsageError("an open-set split needs known classes and a number of labels", hint="--labels 40")
+    options: dict[str, Any] = {"foreign": request.unlabeled_classes, "share": request.share}
+    return open_split(store, protocol, known, labels, seed=request.seed, valid=request.valid, **options)
+
+
 def draw_again(store: Labelled, content: dict[str, Any]) -> Iterator[Split]:
     """The splits that the manifest of a split store may describe.
 
@@ -101,6 +158,12 @@ def draw_again(store: Labelled, content: dict[str, Any]) -> Iterator[Split]:
     asked = Request(mismatch=spec.get("mismatch"), labels=labels, seed=seed, valid=spec["valid"])
     if "per_class" in spec:
         asked = replace(asked, labels=None, per_class=spec["per_class"])
+    if "open_set" in spec:
+        foreign = spec["unlabeled_classes"]
+        classes = {"labeled_classes": tuple(spec["labeled_classes"]), "protocol": spec["open_set"]}
+        pool = None if foreign is None else tuple(foreign)
+        yield draw_split(store, replace(asked, **classes, unlabeled_classes=pool, share=spec["share"]))
+        return
     if content["protocol"] != "mismatch" or asked.mismatch is not None:
         yield draw_split(store, asked)
     else:

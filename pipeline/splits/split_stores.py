@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.splits.draw import Split
-from pipeline.splits.protocols import Request, draw_split, draw_standard
+from pipeline.splits.protocols import Request, completed, draw_split, draw_standard
 from stores import DatasetStore
 from stores.errors import UsageError
 from stores.format import names
@@ -15,6 +15,7 @@ from stores.storage.location import Location
 from stores.writer import write_split
 
 _EACH = ("class", "each")
+N = TypeVar("N", int, float)
 ARRAYS = ("labeled", "unlabeled", "valid", "test")
 
 
@@ -25,6 +26,8 @@ def requests_for(
     unlabeled_classes: str | None,
     seed: int,
     valid: int,
+    protocol: str | None = None,
+    shares: str | None = None,
 ) -> list[Request]:
     """The requests of these options; empty if they name no split.
 
@@ -35,20 +38,33 @@ def requests_for(
         unlabeled_classes: `--unlabeled-classes`.
         seed: of the draws.
         valid: number of validation images.
+        protocol: `--protocol`, with every number of labels.
+        shares: `--shares`: numbers separated by commas, each for a split.
 
     Raises:
         UsageError: a list is not of whole numbers, or not of class names.
     """
-    levels = _numbers("--mismatch", mismatch)
+    levels = _numbers("--mismatch", mismatch, int)
     asked = Request(
         labeled_classes=_names("--labeled-classes", labeled_classes),
         unlabeled_classes=_names("--unlabeled-classes", unlabeled_classes),
         seed=seed,
         valid=valid,
+        protocol=protocol,
     )
+    if protocol is None and shares is not None:
+        raise UsageError("--shares is of an open-set protocol", hint="--protocol fixed-known")
+    if protocol is not None and mismatch is not None:
+        raise UsageError(
+            f"--mismatch cannot be given with --protocol {protocol}", hint="--protocol oliver is all levels"
+        )
     requests = [_labelled(asked, word.strip()) for word in labels.split(",")] if labels else [asked]
     requests = [replace(request, mismatch=level) for level in levels for request in requests] or requests
-    return [] if requests == [asked] and not (asked.labeled_classes or asked.unlabeled_classes) else requests
+    requests = [
+        replace(one, share=share) for share in _numbers("--shares", shares, float) for one in requests
+    ] or requests
+    named = asked.labeled_classes or asked.unlabeled_classes or protocol
+    return [] if requests == [asked] and not named else requests
 
 
 def write_all(dataset: DatasetStore, requests: list[Request], name: str | None = None) -> list[Location]:
@@ -56,9 +72,10 @@ def write_all(dataset: DatasetStore, requests: list[Request], name: str | None =
 
     Args:
         dataset: the dataset store.
-        requests: one for each split.
+        requests: one for each split; one of an open-set protocol may stand for several.
         name: of the split store, if there is only one request; None: made from the request.
     """
+    requests = [one for request in requests for one in completed(dataset, request)]
     if name is not None and len(requests) > 1:
         raise UsageError(
             f"--name {name} is one name for {len(requests)} splits", hint="leave --name out, or ask for one split"
@@ -107,11 +124,13 @@ def _labelled(asked: Request, word: str) -> Request:
         raise UsageError(what, hint="--labels 250,4000, --labels 4/class, or --labels all") from None
 
 
-def _numbers(option: str, text: str | None) -> list[int]:
+def _numbers(option: str, text: str | None, kind: type[N]) -> list[N]:
     try:
-        return [int(word) for word in text.split(",")] if text else []
+        return [kind(word) for word in text.split(",")] if text else []
     except ValueError:
-        raise UsageError(f"{option} {text}: not a list of whole numbers", hint=f"{option} 250,4000") from None
+        whole = kind is int
+        hint = f"{option} {'250,4000' if whole else '0,0.5,1'}"
+        raise UsageError(f"{option} {text}: not a list of {'whole ' * whole}numbers", hint=hint) from None
 
 
 def _names(option: str, text: str | None) -> tuple[str, ...] | None:
