@@ -230,7 +230,7 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Rejection:
     """What the heads of an open-set method say of n images.
 
     Attributes:
@@ -362,7 +362,7 @@ class Method:
             after the last step as well.
         hook: `(predictor, state, settings)`, looks at many images with the averaged network and changes `state` in
             place. Process 0 runs it, the others receive its state.
-        judge: `(outputs) -> Judged`, which images are foreign, of a method whose heads can tell; `outputs` are those
+        judge: `(outputs) -> Rejection`, which images are foreign, of a method whose heads can tell; `outputs` are those
             that HEADS names, [n, …] each.
         HEADS: outputs that `judge` reads, as in `Network`.
     """
@@ -381,7 +381,7 @@ class Method:
     check: Callable[[Sizes, Options], None] = _check
     hook_every: Callable[[int, Options], int | None] = _hook_every
     hook: Callable[[Predictor, dict[str, Tensor], Options], None] = _hook
-    judge: Callable[[Mapping[str, Tensor]], Judged] | None = None
+    judge: Callable[[Mapping[str, Tensor]], Rejection] | None = None
     HEADS: tuple[str, ...] = ()
 
     @classmethod

@@ -135,8 +135,11 @@ def build(name: str, num_features: int, num_classes: int, heads: Sequence[Head] 
     return Linear(num_features, num_classes, heads, HIDDEN if name == "mlp" else 0)
 
 
-def of_tensors(name: str, tensors: Mapping[str, Tensor]) -> OnEmbeddings:
+def of_tensors(name: str, tensors: Mapping[str, Tensor], heads: Sequence[Head] = ()) -> OnEmbeddings:
     """A network on embeddings from its weights by name; statistics that are missing are 0 and 1.
+
+    Args:
+        heads: that the weights have besides the classifier.
 
     Raises:
         KeyError, RuntimeError: they are another network's.
@@ -145,6 +148,6 @@ def of_tensors(name: str, tensors: Mapping[str, Tensor]) -> OnEmbeddings:
         network: OnEmbeddings = Neighbours(tensors)
     else:
         first = tensors["hidden.0.weight" if name == "mlp" else "head.weight"]
-        network = build(name, first.shape[1], len(tensors["head.bias"]))
+        network = build(name, first.shape[1], len(tensors["head.bias"]), heads)
     network.load_state_dict({"mean": network.mean, "std": network.std, **tensors})
     return network

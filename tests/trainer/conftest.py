@@ -100,6 +100,7 @@ class FakeSplit:
         self.test_labels = to_training[self.dataset.test_labels]
         self.labeled = self.labeled[self.train_labels[self.labeled] >= 0]
         self.unknown_pool = False
+        self.foreign = np.flatnonzero(self.test_labels < 0)
 
 
 @pytest.fixture

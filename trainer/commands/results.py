@@ -81,7 +81,19 @@ def _line(one: dict[str, Any] | None) -> str:
     detection = one["detection"]
     if detection is not None and detection["auroc"] is not None:
         parts.append(f"AUROC of foreign images {detection['auroc']:.3f}, FPR@95 {detection['fpr95']:.3f}")
+    if one["open_set"] is not None:
+        parts.append(_open_set(one["open_set"]))
     return ", ".join(parts)
+
+
+def _open_set(one: dict[str, Any]) -> str:
+    by = "by its heads" if one["by"] == "heads" else "by 1 − confidence"
+    said = f"AUROC of {one['foreign']:,} foreign test images {by} {one['auroc']:.3f}, FPR@95 {one['fpr95']:.3f}"
+    if one["default"] is not None:
+        said += f", by the default score {one['default']['auroc']:.3f}"
+    if one["balanced"] is not None:
+        said += f", balanced accuracy over K + 1 classes {100 * one['balanced']:.2f} %"
+    return said
 
 
 def predict(

@@ -13,17 +13,21 @@ from torch import Tensor
 
 from stores import SplitStore
 from stores.errors import IntegrityError
-from trainer.evaluation import foreign, scores
+from trainer.contract import Method
+from trainer.evaluation import foreign, open_set, scores
 from trainer.evaluation.evaluator import Evaluator, confusion_matrix, error, per_class_error
 from trainer.evaluation.foreign import Judged
 from trainer.functional import ood_scores
 
 
-def assess(evaluator: Evaluator, store: SplitStore, judged: Judged | None) -> dict[str, Any]:
+def assess(
+    evaluator: Evaluator, store: SplitStore, judged: Judged | None, method: Method | None = None
+) -> dict[str, Any]:
     """Assess the network `evaluator.model`.
 
     Args:
         judged: unlabelled images of the store, all or some, by the same network.
+        method: that the network's heads are of; None: they are not there.
 
     Returns:
         test_error: per cent; test_images: their number; valid_error: per cent, None without a validation set
@@ -34,6 +38,7 @@ def assess(evaluator: Evaluator, store: SplitStore, judged: Judged | None) -> di
         detection: how the default score tells foreign from known judged images, on mismatch stores (None elsewhere):
             auroc and fpr95, None if either is missing; confidence, the same of 1 − confidence; known, foreign, their
             numbers; known_bins, foreign_bins, histograms of the score.
+        open_set: of all test images, see `open_set.measure`; None where none is foreign.
     """
     logits, labels = evaluator.held_out("test")
     confusion = confusion_matrix(logits.argmax(1), labels, store.num_classes)
@@ -46,6 +51,7 @@ def assess(evaluator: Evaluator, store: SplitStore, judged: Judged | None) -> di
         "calibration": scores.calibration(probabilities(logits), labels.numpy()),
         "foreign": None if judged is None else _estimated(judged),
         "detection": None if judged is None or store.protocol != "mismatch" else _detected(judged, store),
+        "open_set": open_set.measure(evaluator, store, method, None if judged is None else judged.scorer),
     }
 
 

@@ -12,16 +12,20 @@ from typing import Any
 import torch
 
 from networks import hardware
+from networks.head import Head
 from stores import SplitStore
 from stores.errors import StoreError, UsageError
 from stores.storage.bucket import BucketPath
 from stores.storage.location import locate
 from stores.system.text import spelled
+from trainer import config
 from trainer.api import open_split
+from trainer.contract import Method, Options
 from trainer.evaluation import foreign
 from trainer.evaluation.assess import assess, is_foreign
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictor import PoolPredictor
+from trainer.methods import METHODS, load_method
 from trainer.runs import checkpoint, weights
 from trainer.runs.run_dir import Run, open_run
 
@@ -60,6 +64,18 @@ def require_fitting(trained: weights.Trained, store: SplitStore) -> None:
         raise StoreError(f"'{store.path}' has images of another size", f"{sizes[0]} pixels instead of {sizes[1]}")
 
 
+def _judging(run: Run) -> tuple[Method | None, tuple[Head, ...]]:
+    """The run's method and its heads, if they judge which images are foreign; they are in its checkpoint alone."""
+    name = run.config["run"]["method"]
+    if name not in METHODS or not (run.path / checkpoint.FILE).is_file():
+        return None, ()
+    method = load_method(name)
+    if method.judge is None:
+        return None, ()
+    settings: Options = config.load(method.Settings, run.config["settings"], str(run.path / "config.json"))
+    return method, method.views(settings).heads
+
+
 def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any]:
     """Evaluate both kinds of weights, in the arithmetic of the training where this machine has it.
 
@@ -79,16 +95,17 @@ def reevaluate(path: Path, store_path: str | None, device: str) -> dict[str, Any
     run, store = opened(path, store_path)
     kind = hardware.usable(device)
     bf16 = run.config["run"]["precision"] == "bf16" and hardware.multiplies_bf16(kind)
+    method, heads = _judging(run)
     found: dict[str, Any] = {"averaged": None, "raw": None}
     for name in found:
         if name == "raw" and not (path / checkpoint.FILE).is_file():
             continue
-        trained = weights.of_run(run, averaged=name == "averaged")
+        trained = weights.of_run(run, averaged=name == "averaged", heads=heads)
         require_fitting(trained, store)
         model = trained.model.to(kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
         evaluator = Evaluator(store, model, torch.device(kind), bf16)
         judged = foreign.judge(PoolPredictor(store, store.unlabeled, evaluator, 0), foreign.SAMPLE)
-        found[name] = assess(evaluator, store, judged)
+        found[name] = assess(evaluator, store, judged, method)
         if judged is not None and found[name]["detection"] is not None:
             found[name]["scores"] = foreign.by_score(judged, is_foreign(judged, store))
     result = run.result()

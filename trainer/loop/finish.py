@@ -40,7 +40,7 @@ def finish(parts: Parts, folder: Run) -> dict[str, Any]:
     judged = foreign.judge(PoolPredictor(store, store.unlabeled, evaluator, run.steps), foreign.SAMPLE)
     if judged is not None:
         scorer.save(folder.path, judged.scorer)
-    found = assess(evaluator, store, judged)
+    found = assess(evaluator, store, judged, parts.spec.method)
     result = {
         "method": run.method,
         "model": run.model,
@@ -57,6 +57,7 @@ def finish(parts: Parts, folder: Run) -> dict[str, Any]:
         "calibration": found["calibration"],
         "foreign": found["foreign"] and {**found["foreign"], "told": _is_told(parts)},
         "detection": found["detection"],
+        "open_set": found["open_set"],
         "history": state.history,
     }
     folder.write_result(result)

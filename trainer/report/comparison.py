@@ -20,7 +20,11 @@ SCORES = (  # name in result.json, heading, factor, decimals
     ("raw_error_last", "live weights", 1, 2),
     ("calibration.ece", "ECE", 100, 2),
     ("detection.auroc", "AUROC", 1, 3),
+    ("open_set.auroc", "AUROC, test", 1, 3),
+    ("open_set.balanced", "open accuracy", 100, 2),
 )
+
+LARGER = {"detection.auroc", "open_set.auroc", "open_set.balanced"}  # is better
 
 
 def compare(groups: Sequence[Group]) -> list[Child]:
@@ -80,7 +84,7 @@ def _table(groups: Sequence[Group], names: Sequence[str]) -> Markup:
     best = {}
     for name, *_ in shown:
         means = [found[0] for one in groups if (found := one.mean(name)) is not None]
-        best[name] = (max if name == "detection.auroc" else min)(means) if len(means) > 1 else None
+        best[name] = (max if name in LARGER else min)(means) if len(means) > 1 else None
     rows = []
     for one, label in zip(groups, names, strict=True):
         cells: list[Child] = [label, ", ".join(map(str, one.seeds))]

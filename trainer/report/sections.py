@@ -258,6 +258,8 @@ def _foreign(record: Record) -> Markup | None:
         if mask["recall"] is not None:
             notes[-1] += f" It dropped {100 * mask['recall']:.1f} % of the foreign rows (recall)."
     figures.append(charts.lines("The mask over time", series, lambda v: f"{v:.2g}", top=1))
+    if isinstance(tested := record.score("open_set"), dict):
+        notes.append(_tested(tested))
     if not any(figures) and not notes:
         return None
     said = [el("p", note, class_="note") for note in notes]
@@ -271,6 +273,21 @@ def _told_apart(detection: dict[str, Any]) -> list[str]:
         passing = f"Where 95 % of the known images pass, so do {100 * detection['fpr95']:.0f} % of the foreign ones."
         said += [passing, *_worth("1 − the largest probability", detection["confidence"])]
     return said
+
+
+def _tested(one: dict[str, Any]) -> str:
+    """What is said of known and foreign test images, in words."""
+    by = "its own heads' score" if one["by"] == "heads" else "1 − the largest probability"
+    said = f"Of {one['known']:,} known and {one['foreign']:,} foreign test images: AUROC {one['auroc']:.3f} by {by}"
+    if one["default"] is not None:
+        said += f", {one['default']['auroc']:.3f} by the score"
+    if one["balanced"] is None:
+        return said + "."
+    what = "rejected by its heads" if one["rejects"] == "heads" else "rejected above 95 % of the validation images"
+    return (
+        f"{said}. With foreign images {what}, accuracy over known classes and one for all foreign images is "
+        f"{percent(100 * one['balanced'], 1)} (mean of the classes)."
+    )
 
 
 def _worth(score: str, quality: dict[str, Any]) -> list[str]:

@@ -222,10 +222,25 @@ _RESULT: dict[str, Check] = {
             and with_fields({"fpr95": or_none(_share), "confidence": or_none(_object(_QUALITY))})(value)
         )
     ),
+    "open_set": or_none(
+        _object(
+            {
+                "known": whole(1),
+                "foreign": whole(1),
+                "by": text,
+                **_QUALITY,
+                "default": or_none(_object(_QUALITY)),
+                "rejects": or_none(text),
+                "accuracy": or_none(_share),
+                "balanced": or_none(_share),
+            }
+        )
+    ),
     "history": history,
     "files": or_none(_named(_object({"bytes": whole(0), "sha256": digest}))),
 }
-_LATER = {"raw_error_last", "calibration", "foreign", "detection", "files"}  # runs of early versions lack them
+# runs of early versions lack these
+_LATER = {"raw_error_last", "calibration", "foreign", "detection", "open_set", "files"}
 _FIT: dict[str, Check] = {
     "best_step": lambda c: (c["best_step"] is None) == (c["error_best_by_valid"] is None),
     "per_class_error": lambda c: c["per_class_error"].keys() == set(c["class_names"]),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from networks.build import build_model
 from networks.embedded import from_images, linear
+from networks.head import Head
 from networks.network import BACKBONE, CLASSIFIER
 from networks.pretrained import Pretrained
 from stores.errors import IntegrityError, StoreError, UsageError
@@ -198,15 +199,18 @@ def find(path: Path) -> Trained:
     return of_run(open_run(path))
 
 
-def of_run(run: Run, averaged: bool = True) -> Trained:
+def of_run(run: Run, averaged: bool = True, heads: Sequence[Head] = ()) -> Trained:
     """The network of a run, finished or not: averaged weights with the live BatchNorm statistics, or the live weights.
+
+    Args:
+        heads: that it keeps besides the classifier; they are in the run's checkpoint alone.
 
     Raises:
         StoreError: the run has no checkpoint to take them from.
         IntegrityError: a file of the run is damaged.
     """
     name, store = run.config["run"]["model"], run.config["store"]
-    if averaged and (run.path / FILE).exists():
+    if averaged and not heads and (run.path / FILE).exists():
         run.require_own(FILE)
         found = load(run.path)
         if (found.name, found.class_names) != (name, store["class_names"]):
@@ -218,7 +222,7 @@ def of_run(run: Run, averaged: bool = True) -> Trained:
         raise StoreError(f"'{run.path}' was written by another version of realmix", "it does not say its images' size")
     tensors = content["model"] | (content["ema"] if averaged else {})
     network, said = (name, run.config["run"].get("input_size")), (store["class_names"], store["image_size"], path)
-    return _trained(tensors, network, *said, store.get("range"), store.get("embedding"))
+    return _trained(tensors, network, *said, store.get("range"), store.get("embedding"), heads)
 
 
 def _trained(
@@ -229,19 +233,21 @@ def _trained(
     path: Path,
     range_: list[float] | None,
     embedding: dict[str, Any] | None,
+    heads: Sequence[Head] = (),
 ) -> Trained:
     """Raises StoreError or IntegrityError before memory is taken for a network that the tensors do not fill."""
     (name, side), (height, width) = network, size
     black_white = None if range_ is None else (range_[0], range_[1])
     if embedding is not None:
         require_finite(tensors, path)
-        model, whole = _on_embeddings(_plain(tensors, on_embeddings=True), name, len(class_names), embedding, path)
+        own = _plain(tensors, on_embeddings=True, heads=heads)
+        model, whole = _on_embeddings(own, name, len(class_names), embedding, path, heads)
         made: dict[str, Any] = {"made_with" if whole else "embedding": embedding}
         return Trained(model.eval().requires_grad_(False), name, class_names, (height, width), black_white, **made)
-    tensors = _plain(tensors)
+    tensors = _plain(tensors, heads=heads)
     try:
         with torch.device("meta"):
-            expected = _plain(build_model(name, len(class_names), size=side).state_dict())
+            expected = _plain(build_model(name, len(class_names), heads=heads, size=side).state_dict(), heads=heads)
     except UsageError as error:
         if error.hint.startswith("pip install"):
             raise
@@ -254,18 +260,23 @@ def _trained(
         why = f"'{key}' is {_shape(tensors, key) or 'missing'}, and in a {name} of {len(class_names)} classes "
         raise damaged(path, why + str(_shape(expected, key) or "there is none"))
     require_finite(tensors, path)
-    model = build_model(name, len(class_names), size=side)
+    model = build_model(name, len(class_names), heads=heads, size=side)
     model.load_state_dict(tensors)
     return Trained(model.eval().requires_grad_(False), name, class_names, (height, width), black_white, side)
 
 
 def _on_embeddings(
-    tensors: dict[str, Tensor], name: str, num_classes: int, embedding: dict[str, Any], path: Path
+    tensors: dict[str, Tensor],
+    name: str,
+    num_classes: int,
+    embedding: dict[str, Any],
+    path: Path,
+    heads: Sequence[Head] = (),
 ) -> tuple[nn.Module, bool]:
     """A network on embeddings, with its backbone if that is among the tensors; and whether it is."""
     own = {key: value for key, value in tensors.items() if not key.startswith(BELOW)}
     try:
-        network = linear.of_tensors(name, own)
+        network = linear.of_tensors(name, own, heads)
         fits = (network.mean.numel(), network.num_classes) == (embedding["num_features"], num_classes)
     except (KeyError, RuntimeError, ValueError, IndexError, UsageError) as error:
         raise damaged(path, f"it holds no network '{name}': {str(error).splitlines()[0]}") from None
@@ -283,15 +294,14 @@ def _shape(tensors: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
     return tuple(tensor.shape) if tensor is not None and tensor.is_floating_point() else None
 
 
-def _plain(tensors: dict[str, Tensor], on_embeddings: bool = False) -> dict[str, Tensor]:
-    """Without the names that torch.compile adds, and without what only training needs."""
+def _plain(tensors: dict[str, Tensor], on_embeddings: bool = False, heads: Sequence[Head] = ()) -> dict[str, Tensor]:
+    """Without the names that torch.compile adds, and without what only training needs, but for these heads."""
+    kept = {*(linear.PARTS if on_embeddings else (*BACKBONE, CLASSIFIER)), *(head.name for head in heads)}
     if on_embeddings:
         plain = {key.removeprefix("network."): value for key, value in tensors.items()}
-        return {
-            key: value for key, value in plain.items() if key.split(".")[0] in linear.PARTS or key.startswith(BELOW)
-        }
+        return {key: value for key, value in plain.items() if key.split(".")[0] in kept or key.startswith(BELOW)}
     plain = {key.replace("_orig_mod.", ""): value for key, value in tensors.items()}
-    return {key: value for key, value in plain.items() if key.split(".")[0] in (*BACKBONE, CLASSIFIER)}
+    return {key: value for key, value in plain.items() if key.split(".")[0] in kept}
 
 
 def _in_order(data: bytes) -> bytes:

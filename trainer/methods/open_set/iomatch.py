@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.contract import Batch, Head, Judged, Learner, Losses, Sizes, Views, option
+from trainer.contract import Batch, Head, Learner, Losses, Rejection, Sizes, Views, option
 from trainer.functional import one_vs_all, ops
 
 NAME = "iomatch"
@@ -125,7 +125,7 @@ def aligned(p: Tensor, history: Tensor) -> Tensor:
     return ops.align(p, 1 / p.shape[1], history.sum(0) / history.sum())
 
 
-def judge(outputs: Mapping[str, Tensor]) -> Judged:
+def judge(outputs: Mapping[str, Tensor]) -> Rejection:
     """The classifier with K + 1 classes decides; its last probability is the score."""
     q = ops.softmax(outputs["open"])
-    return Judged(q[:, -1], q.argmax(1))
+    return Rejection(q[:, -1], q.argmax(1))

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.contract import WEAK, Batch, Head, Judged, Learner, Losses, Predictor, Sizes, Views, option
+from trainer.contract import WEAK, Batch, Head, Learner, Losses, Predictor, Rejection, Sizes, Views, option
 from trainer.functional import one_vs_all, ops
 
 NAME = "openmatch"
@@ -132,8 +132,8 @@ def hook(predictor: Predictor, state: dict[str, Tensor], settings: Settings) -> 
         state["second"].copy_(inlier)
 
 
-def judge(outputs: Mapping[str, Tensor]) -> Judged:
+def judge(outputs: Mapping[str, Tensor]) -> Rejection:
     """The detector of the predicted class decides; rejected above ½."""
     logits = outputs["classes"]
     score = one_vs_all.outlier_score(one_vs_all.differences(outputs["detector"]), logits)
-    return Judged(score, torch.where(score > 0.5, logits.shape[1], logits.argmax(1)))
+    return Rejection(score, torch.where(score > 0.5, logits.shape[1], logits.argmax(1)))
