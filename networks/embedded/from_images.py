@@ -41,7 +41,7 @@ def below(network: OnEmbeddings, embedding: Mapping[str, Any], weights: str) -> 
     Raises:
         UsageError: these are other weights than the ones that made the embeddings; also as `load_backbone`.
     """
-    backbone = load_backbone(embedding["backbone"], weights, embedding["size"])
+    backbone = _load(embedding, weights)
     if backbone.weights_sha256 != embedding["weights_sha256"]:
         raise UsageError(
             f"the weights '{weights}' of {embedding['backbone']} are not the ones that made the embeddings",
@@ -58,7 +58,7 @@ def of_tensors(network: OnEmbeddings, embedding: Mapping[str, Any], tensors: Map
         IntegrityError: they are not the ones that made the embeddings.
         UsageError: timm or torchvision is missing, or too old to have the backbone.
     """
-    backbone = load_backbone(embedding["backbone"], "none", embedding["size"])
+    backbone = _load(embedding, "none")
     try:
         backbone.net.load_state_dict(dict(tensors))
     except RuntimeError as error:
@@ -70,3 +70,10 @@ def of_tensors(network: OnEmbeddings, embedding: Mapping[str, Any], tensors: Map
             f"the weights of {embedding['backbone']} are damaged", "they are not the ones that made the embeddings"
         )
     return FromImages(backbone.eval(), network)
+
+
+def _load(embedding: Mapping[str, Any], weights: str) -> Backbone:
+    """The backbone as `realmix-data embed` uses it: on whole pictures, for those of a store are cropped already."""
+    backbone = load_backbone(embedding["backbone"], weights, embedding["size"])
+    backbone.preprocessing = {**backbone.preprocessing, "crop": 1.0}
+    return backbone

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from tiny_embeddings import write_embeddings
 
 from networks.pretrained import load_backbone
+from pipeline.embedding.job import Request, embed
 from stores import open_store
-from stores.embeddings import Network
 from stores.errors import IntegrityError, UsageError
 from trainer import api
-from trainer.augment.flip_shift import scale
 from trainer.data.embedded import EmbeddedSplit, samples_of
+from trainer.evaluation import scorer
 from trainer.inference.export import export
 from trainer.inference.model import load_model
 from trainer.runs import weights
@@ -36,14 +35,7 @@ def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     file = root / "net.safetensors"
     tensors = {key: t.contiguous() for key, t in load_backbone(NAME, "none", SIZE).net.state_dict().items()}
     safetensors.torch.save_file(tensors, file)
-    backbone = load_backbone(NAME, str(file), SIZE).eval()
-    store = open_store(root / "stores/tiny")
-    with torch.no_grad():
-        arrays = [
-            backbone(scale(torch.from_numpy(array.read()))).numpy() for array in (store.train_images, store.test_images)
-        ]
-    network = Network(NAME, "file", backbone.weights_sha256, SIZE, backbone.preprocessing, backbone.num_features)
-    write_embeddings(root / "stores/tiny", "mobile", *arrays, network=network)
+    embed(open_store(root / "stores/tiny"), Request(NAME, str(file), SIZE, copies=0, device="cpu", name="mobile"))
     return root / "stores/tiny_20", file
 
 
@@ -68,6 +60,11 @@ def test_the_export_classifies_images(made: Any, run: Path, tmp_path: Path) -> N
     said = load_model(tmp_path / "out").predict(images)
     np.testing.assert_allclose(said.probabilities, expected(split, run), atol=0.02)
     assert said.probabilities.std(0).max() > 0.01, "the images make a difference"
+    assert said.ood_scores is not None
+    rows = EmbeddedSplit(api.open_split(str(split)), "mobile").embeddings.test.read().astype(np.float64)
+    own = scorer.find(run)
+    assert own is not None
+    np.testing.assert_allclose(said.ood_scores, own.score(rows), atol=0.05)
     assert load_model(run, weights=file).predict(images).probabilities == pytest.approx(said.probabilities, abs=1e-5)
 
 
