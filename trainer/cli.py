@@ -15,7 +15,7 @@ import stores
 from stores import errors
 from stores.errors import UsageError
 from stores.system.text import say
-from trainer.commands import compare, doctor, foreign, methods, reproduce, results
+from trainer.commands import audit, compare, doctor, foreign, methods, reproduce, results
 from trainer.commands.options import Debug, Device, Json
 
 app = typer.Typer(
@@ -173,6 +173,7 @@ for command in (
     results.predict,
     results.export,
     foreign.foreign,
+    audit.audit,
     methods.methods,
     doctor.doctor,
 ):

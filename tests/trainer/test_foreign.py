@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.evaluation.scores import auroc
-from trainer.functional.foreign import SURVIVAL, Walks
+from trainer.functional.foreign import share
+from trainer.functional.walks import SURVIVAL, Walks
 
 CLASSES = 8
 
@@ -54,14 +55,14 @@ def test_foreign_clusters_are_found_and_counted(labels: int, known: int) -> None
     for seed in range(3):
         x, y, u, foreign = blobs(np.random.default_rng(seed), labels, known)
         walks = Walks(x, y, u)
-        share = walks.share()
-        assert share is not None
+        found = share(walks)
+        assert found is not None
         assert (auroc(walks.scores, foreign) or 0) > 0.97
-        assert abs(share.value - foreign.mean()) < 0.12
-        assert share.low <= share.value <= share.high
-        decided = walks.scores > share.threshold
+        assert abs(found.value - foreign.mean()) < 0.12
+        assert found.low <= found.value <= found.high
+        decided = walks.scores > found.threshold
         assert (decided == foreign).mean() > 0.9
-        assert share.separation > 0.7
+        assert found.separation > 0.7
 
 
 @pytest.mark.parametrize("labels", [2, 3, 10])
@@ -69,10 +70,10 @@ def test_where_nothing_is_foreign_nothing_is_counted(labels: int) -> None:
     values = []
     for seed in range(5):
         x, y, u, _ = blobs(np.random.default_rng(seed), labels, CLASSES)
-        share = Walks(x, y, u).share()
-        assert share is not None
-        values.append(share.value)
-        assert share.low <= 0.03
+        found = share(Walks(x, y, u))
+        assert found is not None
+        values.append(found.value)
+        assert found.low <= 0.03
     assert np.median(values) <= 0.03
 
 
@@ -96,9 +97,9 @@ def test_neither_scale_nor_the_order_of_images_matters(scale: float, seed: int) 
 
 def test_labels_that_cannot_tell_give_no_share() -> None:
     x, y, u, _ = blobs(np.random.default_rng(0), 1, 5)
-    assert Walks(x, y, u).share() is None
+    assert share(Walks(x, y, u)) is None
     x, y, u, _ = blobs(np.random.default_rng(0), 5, 1)
-    assert Walks(x, y, u).share() is None
+    assert share(Walks(x, y, u)) is None
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -106,9 +107,9 @@ def test_features_that_are_all_alike_say_nothing_and_do_no_harm(value: float) ->
     x, u = np.full((6, 4), value), np.full((30, 4), value)
     walks = Walks(x, np.arange(6) % 2, u)
     assert np.isfinite(walks.scores).all()
-    share = walks.share()
-    assert share is not None
-    assert 0 <= share.value <= 1
+    found = share(walks)
+    assert found is not None
+    assert 0 <= found.value <= 1
 
 
 def test_features_that_are_not_finite_are_refused() -> None:

@@ -45,13 +45,14 @@ def foreign(
     use_threads(threads)
     from stores.system import aside
     from trainer.inference import foreign as inference
+    from trainer.inference import listing
 
     found = inference.find(run, store, device or "auto")
     summary = found.summary()
     written = []
     if output is not None:
         with aside.output(output) as out:
-            out.write(inference.as_text(found, format).encode())
+            out.write(listing.as_text(inference.COLUMNS, found.table(), format).encode())
         written.append(f"list: {output}")
     if sheet is not None:
         inference.write_sheet(found, sheet)

@@ -1,9 +1,9 @@
 """Judges the unlabelled images of a run: how foreign each looks, and how many are.
 
 From features that the run did not train (embeddings of a frozen backbone) walks among neighbours give both, see
-`trainer.functional.foreign`. A network that was trained here knows its labelled images by heart: then the score is the
-mean of two ranks, by the walks and along the direction between labelled and unlabelled images, whose overlap gives the
-share (`trainer.functional.mismatch_share`).
+`trainer.functional.walks` and `.foreign`. A network that was trained here knows its labelled images by heart: then the
+score is the mean of two ranks, by the walks and along the direction between labelled and unlabelled images, whose
+overlap gives the share (`trainer.functional.mismatch_share`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from trainer.evaluation import scores
 from trainer.evaluation.predictor import PoolPredictor
 from trainer.evaluation.scorer import LEVELS, Scorer
 from trainer.functional import mismatch_share, ood_scores
-from trainer.functional.foreign import Walks
+from trainer.functional.foreign import share as share_of
 from trainer.functional.ops import concatenate
+from trainer.functional.walks import Walks
 
 LABELED, UNLABELED = 1000, 3000  # images that are walked among, at most; all others are one step away from them
 SAMPLE = 4000  # images of either kind that a finished run is asked about
@@ -114,7 +115,7 @@ def judge(predictor: PoolPredictor, most: int | None = None) -> Judged | None:
     score[some_u] = walks.scores
     away, levels, interval = None, None, None
     if predictor.frozen:
-        found = walks.share(score)
+        found = share_of(walks, score)
         share = None if found is None else found.value
         interval = None if found is None else (found.low, found.high)
     else:

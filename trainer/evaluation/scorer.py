@@ -1,7 +1,7 @@
 """How foreign any image looks to a finished run: what `judge` has found of its pool, kept beside the weights.
 
 `foreign.safetensors`, about a megabyte, is written at the end of a run and by `export`, so that `predict` scores
-photographs without the store. It holds the places of walks (`trainer.functional.foreign`) and, of features that were
+photographs without the store. It holds the places of walks (`trainer.functional.walks`) and, of features that were
 trained, a direction and quantiles of both scores over the pool, by which they become ranks. Like the weights it proves
 itself by its metadata's `sha256`; `model` there is that of the weights whose features it takes.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stores.storage.location import sha256_of
-from trainer.functional.foreign import Places
+from trainer.functional.walks import Places
 from trainer.runs import weights
 from trainer.runs.run_dir import damaged, open_run
 

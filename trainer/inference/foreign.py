@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,6 @@ from stores.errors import StoreError, UsageError
 from stores.format import names
 from stores.storage.location import Location
 from stores.system import aside
-from stores.system.text import csv_cell
 from stores.writer import write_split
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.foreign import Judged, judge
@@ -117,19 +113,6 @@ def find(path: Path, store_path: str | None, device: str) -> Found:
         raise StoreError(f"'{store.path}' has no unlabelled images, or no labelled ones to compare them with")
     order = np.argsort(-judged.score, kind="stable")
     return Found(path, store, store.unlabeled[judged.seen.positions[order]], judged, order)
-
-
-def as_text(found: Found, form: str) -> str:
-    """The table as "csv" or "jsonl"."""
-    rows = found.table()
-    if form == "jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([csv_cell(value) if isinstance(value, str) else value for value in row.values()])
-    return text.getvalue()
 
 
 def write_sheet(found: Found, output: Path) -> None:

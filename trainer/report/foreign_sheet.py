@@ -1,4 +1,4 @@
-"""A contact sheet of unlabelled images by how foreign they look: the most, the least, and those at the border."""
+"""Contact sheets: unlabelled images by how foreign they look (the most, the least, those at the border), and others."""
 
 from __future__ import annotations
 
@@ -28,18 +28,21 @@ def chosen(score: np.ndarray, foreign: np.ndarray) -> dict[str, np.ndarray]:
     return kinds | {"Least foreign": order[::-1][:EACH]}
 
 
-def sheet(title: str, said: Sequence[str], kinds: dict[str, list[tuple[np.ndarray, str, str]]]) -> str:
+def sheet(
+    title: str, said: Sequence[str], kinds: dict[str, list[tuple[np.ndarray, str, str]]], command: str = "foreign"
+) -> str:
     """The HTML of the page.
 
     Args:
         title: heading of the page.
         said: paragraphs below it.
         kinds: images uint8 [H, W, 3] by heading, each with its name and a line below it.
+        command: that writes the page.
     """
     body: list[Markup] = [el("header", el("h1", title), [el("p", line) for line in said])]
     for heading, images in kinds.items():
         body += [el("h2", heading), el("div", [_figure(*one) for one in images], class_="photos")]
-    return document(title, body, "foreign")
+    return document(title, body, command)
 
 
 def _figure(image: np.ndarray, name: str, below: str) -> Markup:
