@@ -138,7 +138,9 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
     method = load_method(flags.get("method") or RunConfig.method)
     store = open_split(store, flags.get("embeddings"))
     given = {name: value for name, value in flags.items() if name != "store"}
-    backbone = None if given.get("init") is None else transfer.read(str(given["init"]), store.class_names)
+    backbone = None
+    if given.get("init") is not None and not isinstance(store, EmbeddedSplit):
+        backbone = transfer.read(str(given["init"]), store.class_names)
     if backbone is not None and "model" not in config.names_of(assignments, given):
         given["model"] = backbone.model
     asked, own = config.build(method, family(store), assignments, given)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -20,9 +21,10 @@ from PIL import Image
 
 from stores import open_store
 from stores.errors import IntegrityError, StoreError, UsageError
-from trainer.report import charts, comparison, markup, records, write
+from trainer.evaluation import outcomes
+from trainer.report import charts, comparison, markup, records, significance, verdict, write
 from trainer.runs import png
-from trainer.runs.run_dir import write_json
+from trainer.runs.run_dir import open_run, write_json
 
 NEVER_CLOSED = ("meta", "img")
 
@@ -117,10 +119,10 @@ def test_one_run_on_one_page(command, runs):
 
 def test_the_copies_on_the_page_are_the_stores(trained, runs):
     page = Page(write([runs / "first"], None).read_text())
-    images = [said for tag, said in page.tags if tag == "img"]
+    images = [said for tag, said in page.tags if tag == "img"][-8 * 6 :]  # after those of wrong and foreign images
     split = open_store(trained / "stores" / "strange")
     pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(said["src"].partition(",")[2])))) for said in images]
-    assert len(pixels) == 8 * 6  # eight rows of an image and its five copies
+    # eight rows of an image and its five copies
     base, copies = split.dataset.train_images.read(), split.dataset.copies.read()
     kinds = []
     for i in range(0, len(pixels), 6):
@@ -222,6 +224,93 @@ def test_many_classes_are_told_by_their_worst(runs):
     assert "20 worst of 40 classes" in page.text
     at = page.texts.index("Most frequent confusions")
     assert page.texts[at + 5 : at + 8] == ["class 7", "class 9", "99"]
+
+
+def test_a_run_without_a_baseline_finds_it_beside_itself(runs):
+    page = Page(write([runs / "first"], None).read_text())
+    found = records.read(runs / "first"), records.read(runs / "plain")
+    difference = significance.difference(*(records.Group([one]) for one in reversed(found)))
+    assert difference.images == len(found[0].outcomes.test_rows)
+    if found[0].score("error_last") < verdict.chance_error(found[0]):
+        assert "supervised (plain), which sees the labels alone" in page.text
+    shutil.rmtree(runs / "plain")
+    assert "supervised (plain)" not in Page(write([runs / "first"], None).read_text()).text
+
+
+def test_pseudo_labels_and_images_are_those_of_the_outcomes(trained, runs):
+    record, split = records.read(runs / "first"), open_store(trained / "stores" / "strange")
+    said = record.outcomes
+    np.testing.assert_array_equal(said.test_rows, split.test[split.test_labels[split.test] >= 0])
+    np.testing.assert_array_equal(said.pool_rows, np.setdiff1d(split.unlabeled, split.labeled))
+    np.testing.assert_array_equal(said.pool_labels, np.maximum(split.train_labels[said.pool_rows], -1))
+    wrong = said.test_guesses != said.test_labels
+    assert record.score("error_last") == pytest.approx(100 * wrong.mean())
+    confusion = np.zeros((3, 3), int)
+    np.add.at(confusion, (said.test_labels, said.test_guesses), 1)
+    assert confusion.tolist() == record.result["confusion"]
+    page = Page(write([runs / "first"], None).read_text())
+    right, sure = said.pool_guesses == said.pool_labels, said.pool_confidences >= 0.5
+    at = page.texts.index("Guesses by their confidence") + 5
+    assert page.texts[at : at + 4] == ["all", f"{len(right)}", "100.0 %", f"{100 * right.mean():.1f} %"]
+    correct = f"{100 * right[sure].mean():.1f} %" if sure.any() else "–"
+    assert page.texts[at + 4 : at + 8] == ["0.5 and more", f"{sure.sum()}", f"{100 * sure.mean():.1f} %", correct]
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(one["src"].partition(",")[2]))))
+        for tag, one in page.tags
+        if tag == "img"
+    ]
+    first = np.argsort(np.where(wrong, -said.test_confidences, 1), kind="stable")[0]
+    np.testing.assert_array_equal(pictures[0], split.dataset.test_images.read(said.test_rows[[first]])[0])
+    foreign = said.pool_rows[np.argsort(-said.pool_scores, kind="stable")[0]]
+    shown = min(12, wrong.sum()) + 12
+    np.testing.assert_array_equal(pictures[shown], split.dataset.train_images.read(np.array([foreign]))[0])
+
+
+def test_a_run_of_before_the_outcomes_has_a_report(runs):
+    for name in ("first", "plain"):
+        path = runs / name
+        (path / outcomes.FILE).unlink()
+        result = read(path / "result.json")
+        del result["files"][outcomes.FILE]
+        write_json(path / "result.json", result)
+    page = Page(write([runs / "first", runs / "plain"], None).read_text())
+    assert "may be chance" in page.text
+    assert "Pseudo-labels" not in page.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"test_guesses": np.int32([3])},
+        {"test_confidences": np.float32([np.nan])},
+        {"pool_rows": np.int32([-1])},
+        {"pool_labels": np.float32([0])},
+        {"pool_scores": None},
+        {"more": np.int32([1])},
+    ],
+)
+def test_outcomes_that_cannot_be_are_refused(runs, change):
+    path = runs / "first"
+    content = safetensors.numpy.load_file(path / outcomes.FILE)
+    for name, first in change.items():
+        if first is None:
+            del content[name]
+        else:
+            content[name] = np.concatenate([first, content.get(name, first)[1:].astype(first.dtype)])
+    with pytest.raises(IntegrityError, match="not the file that the run left"):
+        write([_with(path, content, seal=False)], None)
+    with pytest.raises(IntegrityError, match=f"wrong or missing: {next(iter(change))}"):
+        write([_with(path, content, seal=True)], None)
+
+
+def _with(path: Path, content: dict, seal: bool) -> Path:
+    """The run with these outcomes, which its result vouches for if it is sealed."""
+    safetensors.numpy.save_file(content, path / outcomes.FILE)
+    if seal:
+        run = open_run(path)
+        content = read(path / "result.json")
+        run.write_result({k: v for k, v in content.items() if k not in ("files", "sha256")})
+    return path
 
 
 def test_an_unfinished_run_and_a_store_that_is_gone(runs):

@@ -14,20 +14,26 @@ from torch import Tensor
 from stores import SplitStore
 from stores.errors import IntegrityError
 from trainer.contract import Method
-from trainer.evaluation import foreign, open_set, scores
+from trainer.evaluation import foreign, open_set, outcomes, scores
 from trainer.evaluation.evaluator import Evaluator, confusion_matrix, error, per_class_error
 from trainer.evaluation.foreign import Judged
+from trainer.evaluation.outcomes import Outcomes
 from trainer.functional import ood_scores
 
 
 def assess(
-    evaluator: Evaluator, store: SplitStore, judged: Judged | None, method: Method | None = None
+    evaluator: Evaluator,
+    store: SplitStore,
+    judged: Judged | None,
+    method: Method | None = None,
+    tested: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Assess the network `evaluator.model`.
 
     Args:
         judged: unlabelled images of the store, all or some, by the same network.
         method: that the network's heads are of; None: they are not there.
+        tested: what `evaluator.held_out("test")` gave, if that is known.
 
     Returns:
         test_error: per cent; test_images: their number; valid_error: per cent, None without a validation set
@@ -40,7 +46,7 @@ def assess(
             numbers; known_bins, foreign_bins, histograms of the score.
         open_set: of all test images, see `open_set.measure`; None where none is foreign.
     """
-    logits, labels = evaluator.held_out("test")
+    logits, labels = tested or evaluator.held_out("test")
     confusion = confusion_matrix(logits.argmax(1), labels, store.num_classes)
     return {
         "test_error": error(confusion),
@@ -53,6 +59,24 @@ def assess(
         "detection": None if judged is None or store.protocol != "mismatch" else _detected(judged, store),
         "open_set": open_set.measure(evaluator, store, method, None if judged is None else judged.scorer),
     }
+
+
+def outcomes_of(tested: tuple[Tensor, Tensor], store: SplitStore, judged: Judged | None) -> Outcomes:
+    """What the network says of each test image, and of those unlabelled images that were judged."""
+    probs, labels = probabilities(tested[0]), tested[1].numpy()
+    seen = np.empty(0, np.int64) if judged is None else store.unlabeled[judged.seen.positions]
+    empty = np.empty(0)
+    return Outcomes(
+        test_rows=outcomes.test_rows(store),
+        test_labels=labels,
+        test_guesses=probs.argmax(1),
+        test_confidences=probs.max(1, initial=0),
+        pool_rows=seen,
+        pool_labels=outcomes.pool_labels(store, seen),
+        pool_guesses=empty if judged is None else judged.seen.guesses,
+        pool_confidences=empty if judged is None else judged.confidence,
+        pool_scores=empty if judged is None else judged.score,
+    )
 
 
 def _estimated(judged: Judged) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""The end of a run: the weights to hand on, what scores foreign images, and result.json."""
+"""The end of a run: the weights to hand on, what scores foreign images, outcomes, and result.json."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from trainer.data.embedded import EmbeddedSplit
-from trainer.evaluation import foreign, scorer
-from trainer.evaluation.assess import assess
+from trainer.evaluation import foreign, outcomes, scorer
+from trainer.evaluation.assess import assess, outcomes_of
 from trainer.evaluation.evaluator import summary
 from trainer.evaluation.predictor import PoolPredictor
 from trainer.loop.parts import Parts
@@ -40,7 +40,9 @@ def finish(parts: Parts, folder: Run) -> dict[str, Any]:
     judged = foreign.judge(PoolPredictor(store, store.unlabeled, evaluator, run.steps), foreign.SAMPLE)
     if judged is not None:
         scorer.save(folder.path, judged.scorer)
-    found = assess(evaluator, store, judged, parts.spec.method)
+    tested = evaluator.held_out("test")
+    found = assess(evaluator, store, judged, parts.spec.method, tested)
+    outcomes.write(folder, outcomes_of(tested, store, judged))
     result = {
         "method": run.method,
         "model": run.model,

@@ -1,12 +1,13 @@
 """One HTML page about runs: self-contained, without scripts or network access, the same bytes for the same runs.
 
-    records     runs read from their folders, and grouped by everything but their seeds
-    page        the whole page
-    sections    the sections about one run
-    comparison  the comparison of several runs
-    samples     images and copies of a run's store
-    charts      SVG charts
-    markup      HTML elements, with text escaped
+    records       runs read from their folders, and grouped by everything but their seeds
+    page          the whole page
+    verdict       the first sentence: do the unlabelled images help?
+    significance  intervals, and what is better by more than chance
+    comparison    the comparison of several runs
+    sections      the sections about one run; its parts: classes, pool (pseudo-labels), examples, samples (copies)
+    charts        SVG charts
+    markup        HTML elements, with text escaped
 
 It reads the files that training wrote, but no weights, and does not need torch.
 """

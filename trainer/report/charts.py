@@ -14,7 +14,7 @@ from itertools import pairwise
 from trainer.report.markup import Child, Markup, el
 
 WIDTH, HEIGHT = 360, 216
-LEFT, RIGHT, TOP, BOTTOM = 40, 10, 8, 24
+LEFT, RIGHT, TOP, BOTTOM = 40, 10, 8, 38  # below the axis: its numbers, then its title
 DASHES = (None, "6 3", "2 2.5", "8 3 2 3", "1 3", "10 4")
 POINTS = 240  # most points of a line; more are averaged
 TIPS = 120  # most points of a line that show their value under the mouse
@@ -45,16 +45,18 @@ def lines(
     log: bool = False,
     top: float | None = None,
     note: str = "",
+    level: tuple[str, float] | None = None,
 ) -> Markup:
     """A figure of lines over steps; empty if no series has a point.
 
     Args:
-        title: above the chart.
+        title: above the chart: what is on the y axis, with its unit.
         series: the lines.
         format_y: writes a value of the y axis.
         log: use a logarithmic y axis if all values are positive and span more than a factor of 5.
         top: upper end of the y axis; None: the largest value.
         note: below the chart.
+        level: name and value of a dashed level, which is drawn if it lies within the chart, and named in any case.
     """
     shown = [one for one in series if one.points]
     values = [y for one in shown for _, y in one.points] + [y for one in shown for point in one.band for y in point[1:]]
@@ -67,7 +69,10 @@ def lines(
     bottom, ceiling = min(low, ticks[0]), max(high, ticks[-1])
     x_of = _scale(min(steps, default=0) if len(set(steps)) > 1 else 0, max(steps), LEFT, WIDTH - RIGHT)
     y_of = _scale(bottom, ceiling, HEIGHT - BOTTOM, TOP, log)
-    parts = [_grid(ticks, y_of, format_y), _steps_axis(min(steps), max(steps), x_of)]
+    parts = [_grid(ticks, y_of, format_y), _steps_axis(min(steps), max(steps), x_of), _title("step", HEIGHT)]
+    if level is not None and bottom <= level[1] <= ceiling:
+        at = _n(y_of(level[1]))
+        parts.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_="ideal"))
     for one in shown:
         if len(one.band) > 1:
             edge = [(x, high) for x, _, high in one.band] + [(x, low) for x, low, _ in reversed(one.band)]
@@ -83,7 +88,16 @@ def lines(
                 tip = el("title", f"{one.name}, step {x:,.0f}: {format_y(y)}")
                 parts.append(el("circle", tip, cx=_n(x_of(x)), cy=_n(y_of(y)), r=5, class_="tip"))
     legend = [(one.name, format_y(one.points[-1][1]), one.color) for one in shown]
-    return figure(title + (", logarithmic" if log else ""), _svg(title, parts), _legend(legend), note)
+    said = [note] if note else []
+    if level is not None:
+        dashed = "dashed" if bottom <= level[1] <= ceiling else "beyond the chart"
+        said.append(f"{level[0]}: {format_y(level[1])}, {dashed}.")
+    return figure(title + (", logarithmic" if log else ""), _svg(title, parts), _legend(legend), " ".join(said))
+
+
+def varying(series: Sequence[Series]) -> list[Series]:
+    """Without the lines that never change, which show nothing; single points stay."""
+    return [one for one in series if len(one.points) < 2 or len({y for _, y in one.points}) > 1]
 
 
 def reliability(bins: Sequence[dict[str, float | None]]) -> Markup:
@@ -110,17 +124,19 @@ def reliability(bins: Sequence[dict[str, float | None]]) -> Markup:
         parts.append(_bar(x, floor - height, width, height, "quiet"))
     parts.append(el("line", x1=x_of(0), y1=y_of(0), x2=x_of(1), y2=y_of(1), class_="ideal"))
     parts += _unit_axis((0, 0.25, 0.5, 0.75, 1), floor + 14, x_of)
-    svg = _svg("accuracy in each bin of confidence", parts, floor + 20)
+    parts.append(_title("confidence", floor + 34))
+    svg = _svg("accuracy in each bin of confidence", parts, floor + 34)
     kinds = (("s0", "accuracy"), ("ideal", "perfectly calibrated"), ("quiet", "images"))
     legend = el("p", [[el("span", el("i", class_=f"swatch {k}"), name), " "] for k, name in kinds], class_="legend")
     return figure("Accuracy by confidence, 15 bins", svg, legend)
 
 
-def histograms(title: str, groups: Sequence[tuple[str, Sequence[int], int]]) -> Markup:
+def histograms(title: str, groups: Sequence[tuple[str, Sequence[int], int]], axis: str) -> Markup:
     """Step outlines of the shares in equal bins of [0, 1].
 
     Args:
         title: above the chart.
+        axis: title of the x axis.
         groups: name, counts and colour of each outline.
     """
     shares = [[n / (sum(counts) or 1) for n in counts] for _, counts, _ in groups]
@@ -134,7 +150,7 @@ def histograms(title: str, groups: Sequence[tuple[str, Sequence[int], int]]) -> 
         corners.append((1.0, 0.0))
         parts.append(el("polygon", points=_path(corners, x_of, y_of), class_=f"band s{color % 6}"))
         parts.append(_line(_path(corners, x_of, y_of), color))
-    parts += _unit_axis((0, 0.2, 0.4, 0.6, 0.8, 1), HEIGHT - 6, x_of)
+    parts += [*_unit_axis((0, 0.2, 0.4, 0.6, 0.8, 1), HEIGHT - 20, x_of), _title(axis, HEIGHT)]
     legend = [(name, f"{sum(counts):,}", color) for name, counts, color in groups]
     return figure(title, _svg(title, parts), _legend(legend))
 
@@ -171,7 +187,12 @@ def _grid(ticks: Sequence[float], y_of: Callable[[float], float], format_y: Form
 def _steps_axis(first: float, last: float, x_of: Callable[[float], float]) -> Markup:
     ticks = [v for v in round_ticks(first if last > first else 0, last) if first <= v <= last] or [last]
     ends = WIDTH - RIGHT - 14
-    return el("g", [_text(_thousands(v), x_of(v), HEIGHT - 6, "end" if x_of(v) > ends else "middle") for v in ticks])
+    return el("g", [_text(_thousands(v), x_of(v), HEIGHT - 20, "end" if x_of(v) > ends else "middle") for v in ticks])
+
+
+def _title(text: str, floor: float) -> Markup:
+    """The title of the x axis, at the lower edge of a chart."""
+    return _text(text, (LEFT + WIDTH - RIGHT) / 2, floor - 4, "middle")
 
 
 def _unit_axis(values: Sequence[float], y: float, x_of: Callable[[float], float]) -> list[Markup]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.report.markup import Markup, el
 from trainer.report.page import document
-from trainer.report.samples import data_uri, thumbnail
+from trainer.report.samples import photo
 
 EACH = 24  # images of a kind
 
@@ -41,11 +41,5 @@ def sheet(
     """
     body: list[Markup] = [el("header", el("h1", title), [el("p", line) for line in said])]
     for heading, images in kinds.items():
-        body += [el("h2", heading), el("div", [_figure(*one) for one in images], class_="photos")]
+        body += [el("h2", heading), el("div", [photo(*one) for one in images], class_="photos")]
     return document(title, body, command)
-
-
-def _figure(image: np.ndarray, name: str, below: str) -> Markup:
-    small = thumbnail(image)
-    picture = el("img", src=data_uri(small), alt=name, width=small.shape[1], height=small.shape[0])
-    return el("figure", picture, el("figcaption", el("span", name), el("small", below)), title=name)

@@ -72,3 +72,8 @@ def table(
         for row in rows
     ]
     return el("div", el("table", el("thead", top), el("tbody", body), class_=class_), class_="scroll", tabindex=0)
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A number of per cent, "–" for None."""
+    return "–" if value is None else f"{value:.{digits}f} %"

@@ -7,7 +7,7 @@ from importlib import resources
 
 import stores
 from trainer.report import comparison, sections
-from trainer.report.markup import Child, Markup, el
+from trainer.report.markup import Child, Markup, el, percent
 from trainer.report.records import Record, group
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # makes the browser block network access
@@ -27,10 +27,18 @@ def render(records: Sequence[Record]) -> str:
         labels = comparison.labels(groups)
         body.append(el("h2", "Each run"))
         for one, label in zip(groups, labels, strict=True):
-            for record in one.records:
-                error = sections.percent(record.score("error_last"))
+            for i, record in enumerate(one.records):
+                error = percent(record.score("error_last"))
                 summary = el("summary", el("b", record.name), " ", label, el("span", error, class_="num"))
-                body.append(el("details", summary, sections.run(record), id=comparison.anchor(record), class_="run"))
+                body.append(
+                    el(
+                        "details",
+                        summary,
+                        sections.run(record, images=i == 0),
+                        id=comparison.anchor(record),
+                        class_="run",
+                    )
+                )
     return document(title, body)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer import config
+from trainer.evaluation import outcomes
+from trainer.evaluation.outcomes import Outcomes
 from trainer.runs import metrics
 from trainer.runs.run_dir import open_run
 
@@ -25,6 +27,7 @@ class Record:
         path: its folder; config: config.json; result: result.json, None while it is not finished.
         train, evals: lines of metrics.jsonl by kind, in order of their steps.
         remote: its store may be asked for over the network.
+        outcomes: what it says of each test image; None while it is not finished, and of runs of early versions.
         unreadable: how many lines of metrics.jsonl are damaged, and left out.
     """
 
@@ -33,6 +36,7 @@ class Record:
     result: dict[str, Any] | None
     train: list[dict[str, Any]]
     evals: list[dict[str, Any]]
+    outcomes: Outcomes | None = None
     remote: bool = False
     unreadable: int = 0
 
@@ -98,7 +102,9 @@ def read(path: Path, remote: bool = False) -> Record:
     run = open_run(path)
     lines, unreadable = metrics.read(path)
     train, evals = ([line for _, line in lines if line["kind"] == kind] for kind in ("train", "eval"))
-    return Record(path, run.config, run.result(), train, evals, remote, unreadable)
+    result = run.result()
+    said = None if result is None else outcomes.read(run)
+    return Record(path, run.config, result, train, evals, said, remote, unreadable)
 
 
 def group(records: Sequence[Record]) -> list[Group]:
@@ -107,6 +113,14 @@ def group(records: Sequence[Record]) -> list[Group]:
     for record in records:
         groups.setdefault(json.dumps(_experiment(record), sort_keys=True), Group([])).records.append(record)
     return list(groups.values())
+
+
+def by_data(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups on the same data together: the same images, classes and numbers of labels, whatever the seed."""
+    found: dict[str, list[Group]] = {}
+    for one in groups:
+        found.setdefault(json.dumps(_data(one.first), sort_keys=True), []).append(one)
+    return list(found.values())
 
 
 def differing(groups: Sequence[Group]) -> list[str]:
@@ -121,8 +135,9 @@ def differing(groups: Sequence[Group]) -> list[str]:
 
 
 def _experiment(record: Record) -> dict[str, Any]:
-    store = record.store
-    return {
-        "settings": {name: value for name, value in record.settings.items() if name not in INCIDENTAL},
-        "store": [store.get(key) for key in ("dataset_fingerprint", "protocol", "counts", "class_names", "gamma")],
-    }
+    settings = {name: value for name, value in record.settings.items() if name not in INCIDENTAL}
+    return {"settings": settings, "store": _data(record)}
+
+
+def _data(record: Record) -> list[Any]:
+    return [record.store.get(key) for key in ("dataset_fingerprint", "protocol", "counts", "class_names", "gamma")]

@@ -29,8 +29,16 @@ def open_split(record: Record) -> SplitStore | None:
         store = open_store(place)
     except (RealMixError, OSError):
         return None
-    same = isinstance(store, SplitStore) and store.fingerprint == record.store["fingerprint"]
-    return store if same and isinstance(store, SplitStore) else None
+    if not isinstance(store, SplitStore):
+        return None
+    said = record.store
+    if said.get("embedding") is None:
+        return store if store.fingerprint == said["fingerprint"] else None
+    # a run's fingerprint is of split and embeddings then
+    counts = {name: len(getattr(store, name)) for name in said["counts"]}
+    found = (store.dataset.fingerprint, store.protocol, store.seed, counts)
+    same = found == (said["dataset_fingerprint"], said["protocol"], said["split_seed"], said["counts"])
+    return store if same else None
 
 
 def recipe(record: Record) -> str | None:
@@ -116,6 +124,13 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     """Every k-th pixel of uint8 [H, W, 3], so that neither side is longer than SIDE."""
     step = -(-max(image.shape[:2]) // SIDE)
     return image[::step, ::step]
+
+
+def photo(image: np.ndarray, name: str, below: str, tip: str = "") -> Markup:
+    """A figure of uint8 [H, W, 3] with a name and a line below it; `tip`: under the mouse, by default the name."""
+    small = thumbnail(image)
+    picture = el("img", src=data_uri(small), alt=name, width=small.shape[1], height=small.shape[0])
+    return el("figure", picture, el("figcaption", el("span", name), el("small", below)), title=tip or name)
 
 
 def data_uri(image: np.ndarray) -> str:

@@ -10,30 +10,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer.functional.foreign import share_told
-from trainer.report import charts, samples
+from trainer.report import charts, classes, examples, pool, samples, significance, verdict
 from trainer.report.charts import Series
-from trainer.report.markup import Child, Markup, el, table
+from trainer.report.markup import Child, Markup, el, percent, table
 from trainer.report.records import Record
 
-MANY = 20  # classes from which only the worst are listed
 
-
-def percent(value: float | None, digits: int = 2) -> str:
-    """A number of per cent, "–" for None."""
-    return "–" if value is None else f"{value:.{digits}f} %"
-
-
-def run(record: Record) -> list[Child]:
-    """All sections of a run."""
+def run(record: Record, images: bool = True) -> list[Child]:
+    """All sections of a run; those with images are the larger part of a page."""
     return [
         el("p", _sentence(record), class_="lead"),
+        el("p", said, class_="lead verdict") if (said := verdict.of_run(record)) else None,
         _numbers(record),
         _facts(record),
         _curves(record),
-        _classes(record),
+        _section("Classes", classes.section(record)),
         _calibration(record),
         _foreign(record),
-        _section("Copies in the store", samples.sheet(record)),
+        _section("Pseudo-labels", pool.quality(record)),
+        _section("Images", examples.shown(record)) if images else None,
+        _section("Copies in the store", samples.sheet(record)) if images else None,
         _settings(record),
     ]
 
@@ -60,8 +56,13 @@ def _numbers(record: Record) -> Markup:
     result = record.result
     if result is not None:
         step = result["best_step"]
+        images = sum(map(sum, result["confusion"]))
+        low, high = significance.wilson(round(result["error_last"] * images / 100), images)
         tiles = [
-            (percent(result["error_last"]), "test error, last evaluation"),
+            (
+                percent(result["error_last"]),
+                f"test error, 95 % interval {100 * low:.1f} to {100 * high:.1f} %",
+            ),
             (percent(result["error_median20"]), f"median of the last {result['median_of']}"),
             (
                 percent(result["error_best_by_valid"]),
@@ -142,70 +143,15 @@ def _curves(record: Record) -> Markup | None:
         ],
         lambda v: f"{v:.3g}",
         log=True,
+        level=chance(record),
     )
     return _section("Curves", el("div", error, class_="charts")) if error else None
 
 
-def _classes(record: Record) -> Markup | None:
-    result = record.result
-    if result is None:
-        return None
-    names, confusion = result["class_names"], result["confusion"]
-    errors = [(name, result["per_class_error"][name], sum(row)) for name, row in zip(names, confusion, strict=True)]
-    if len(names) > MANY:
-        worst = sorted((one for one in errors if one[1] is not None), key=lambda one: -one[1])[:MANY]
-        figures = [
-            charts.figure(f"Error of the {MANY} worst of {len(names)} classes", _bars(worst)),
-            charts.figure("Most frequent confusions", _confusions(names, confusion)),
-        ]
-    else:
-        figures = [
-            charts.figure("Test error by class", _bars(errors)),
-            charts.figure(
-                "Confusion: true classes in rows, predicted ones in columns", _confusion_matrix(names, confusion)
-            ),
-        ]
-    return _section("Classes", el("div", figures, class_="pair"))
-
-
-def _bars(errors: Sequence[tuple[str, float | None, int]]) -> Markup:
-    longest = max((error or 0 for _, error, _ in errors), default=0) or 1
-    rows = [
-        (name, el("span", class_="meter", style=f"--v:{(error or 0) / longest:.3f}"), percent(error, 1), f"{count:,}")
-        for name, error, count in errors
-    ]
-    return table(("class", "", "error", "images"), rows, class_="bars")
-
-
-def _confusion_matrix(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Markup:
-    """Counts, coloured by their share of the row; errors have a colour of their own."""
-    turned = "turned" if max(map(len, names)) > 3 else None
-    head = el("tr", el("th"), [el("th", el("span", name), scope="col", class_=turned) for name in names])
-    rows = []
-    for i, (name, row) in enumerate(zip(names, confusion, strict=True)):
-        total = sum(row) or 1
-        cells = [
-            el(
-                "td",
-                f"{n:,}" if n else "·",
-                class_=("hit" if i == j else "miss") + (" full" if n > total / 2 else "") + ("" if n else " none"),
-                style=f"--v:{n / total:.3f}" if n else None,
-                title=f"{name} taken for {names[j]}: {n:,} of {total:,}",
-            )
-            for j, n in enumerate(row)
-        ]
-        rows.append(el("tr", el("th", name, scope="row"), cells))
-    matrix = el("table", el("thead", head), el("tbody", rows), class_="matrix")
-    return el("div", matrix, class_="scroll", tabindex=0)
-
-
-def _confusions(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Markup:
-    found = [(n, i, j, sum(row)) for i, row in enumerate(confusion) for j, n in enumerate(row) if i != j and n]
-    rows = [
-        (names[i], names[j], f"{n:,}", percent(100 * n / total, 1))
-        for n, i, j, total in sorted(found, key=lambda one: (-one[0], one[1], one[2]))[:MANY]
-    ]
-    return table(("true", "taken for", "images", "share"), rows, numbers=slice(2, None))
+def chance(record: Record) -> tuple[str, float] | None:
+    """What guessing would give, as a level of a chart of errors."""
+    found = verdict.chance_error(record)
+    return None if found is None else ("Always the most frequent class", found)
 
 
 def _calibration(record: Record) -> Markup | None:
@@ -239,16 +185,18 @@ def _foreign(record: Record) -> Markup | None:
         shown = [one for one in groups if sum(one[1])]
         scored = "fpr95" in detection  # runs of early versions had no other score than confidence
         title = "Score of foreign images, of unlabelled ones" if scored else "Largest probability of unlabelled images"
-        figures.append(charts.histograms(title, shown))
+        figures.append(charts.histograms(title, shown, "score" if scored else "largest probability"))
         notes += _told_apart(detection) if scored else _worth("1 − the largest probability", detection)
-    series = [
-        Series("precision", column(record.train, "ood_precision"), 0),
-        Series("recall", column(record.train, "ood_recall"), 1),
-    ]
+    series = charts.varying(
+        [
+            Series("precision", column(record.train, "ood_precision"), 0),
+            Series("recall", column(record.train, "ood_recall"), 1),
+        ]
+    )
+    level = None
     if isinstance(mask, dict) and mask.get("rows"):
         share = mask["ood"] / mask["rows"]
-        if points := series[0].points:
-            series.append(Series("precision of chance", [(points[0][0], share), (points[-1][0], share)], 5))
+        level = ("Precision of chance", share)
         dropped = f"{100 * mask['masked'] / mask['rows']:.1f} %"
         foreign = "none" if mask["precision"] is None else f"{100 * mask['precision']:.1f} %"
         notes.append(
@@ -257,7 +205,7 @@ def _foreign(record: Record) -> Markup | None:
         )
         if mask["recall"] is not None:
             notes[-1] += f" It dropped {100 * mask['recall']:.1f} % of the foreign rows (recall)."
-    figures.append(charts.lines("The mask over time", series, lambda v: f"{v:.2g}", top=1))
+    figures.append(charts.lines("The mask over time", series, lambda v: f"{v:.2g}", top=1, level=level))
     if isinstance(tested := record.score("open_set"), dict):
         notes.append(_tested(tested))
     if not any(figures) and not notes:

@@ -2,7 +2,7 @@
 
 Schedules stay where they ended: the cosine at its last learning rate, training-signal annealing at 1. So a run of 1,000
 steps that is made 3,000 long is a run of 3,000 steps with `schedule_steps=1000`, and goes on from the same checkpoint.
-What the shorter run left is kept beside, as result_1000.json and model_1000.safetensors.
+What the shorter run left is kept beside, as result_1000.json, model_1000.safetensors, and so on.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from trainer import config
 from trainer.config import Resolved
 from trainer.methods import load_method
 from trainer.runs import checkpoint
-from trainer.runs.run_dir import Run, write_json
-from trainer.runs.weights import FILE
+from trainer.runs.run_dir import LEFT_AT_THE_END, Run, write_json
 
 
 def finished(path: Path, run: Resolved) -> list[str]:
@@ -52,7 +51,7 @@ def extend(folder: Run, run: Resolved, steps: int) -> None:
     longer = dataclasses.replace(run, steps=steps, schedule_steps=run.scheduled)
     config.check(longer)
     checkpoint.read_own(folder.path, checkpoint.identity(record))  # else a good result would be moved for nothing
-    for name in ("result.json", FILE):  # first the result: without it the run is unfinished, and makes both again
+    for name in ("result.json", *LEFT_AT_THE_END):  # first the result: a run without it makes the others again
         path = folder.path / name
         if path.exists():
             path.rename(path.with_stem(f"{path.stem}_{run.steps}"))

@@ -6,6 +6,7 @@
     tensorboard/         the same curves for TensorBoard, and pictures
     model.safetensors    averaged weights and BatchNorm statistics, at the end
     foreign.safetensors  what scores foreign images, at the end, if there are labelled and unlabelled images
+    outcomes.safetensors what the averaged weights say of each test image and of unlabelled ones, at the end
     result.json          errors, confusion matrix, seconds; written last: a run with it is finished
 
 Every file carries a checksum of itself, so that it is checked wherever it lies: config.json and result.json under
@@ -36,7 +37,8 @@ from trainer.runs import fields, metrics
 
 FORMAT = 2  # 1: before the files had checksums
 SEAL = "sha256"
-LISTED = ("config.json", metrics.FILE, "checkpoint.pt", "model.safetensors", "foreign.safetensors")
+LEFT_AT_THE_END = ("model.safetensors", "foreign.safetensors", "outcomes.safetensors")
+LISTED = ("config.json", metrics.FILE, "checkpoint.pt", *LEFT_AT_THE_END)
 
 
 class Run:
@@ -227,6 +229,7 @@ def damaged(path: Path, why: str) -> IntegrityError:
         "config.json": "bring it back from a copy; 'model.safetensors' can be used without it",
         "result.json": f"remove it, {again} makes it again from the checkpoint",
         "model.safetensors": f"remove it and 'result.json', {again} makes both again from the checkpoint",
+        "outcomes.safetensors": f"remove it and 'result.json', {again} makes both again from the checkpoint",
         "foreign.safetensors": f"remove it and 'result.json', {again} makes both again from the checkpoint",
         "checkpoint.pt": "bring it back from a copy, or start a new run under another --name",
     }
