@@ -11,7 +11,7 @@ PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1
 SYSTEM := pkg-config libturbojpeg0-dev libopencv-dev g++ python3-dev
 
 PHOTOS := .venv/.ready-photos
-.PHONY: demo demo-photos test test-isa soak lint format wheel system clean bench bench-build bench-read bench-step
+.PHONY: demo demo-photos test test-isa soak lint docs format wheel system clean bench bench-build bench-read bench-step
 
 demo: $(READY)          ## build the digits store, train the baseline and RealMix from it, print their table and draw it
 	$(BIN)/realmix-data build digits --copies 50
@@ -53,6 +53,9 @@ lint: $(DEV)          ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(DEV)          ## the documentation, in build/site; a warning or a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 format: $(DEV)
 	$(BIN)/ruff check --fix .
