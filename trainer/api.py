@@ -16,6 +16,7 @@ import dataclasses
 import errno
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from stores.format import manifest, names
 from stores.storage.location import Location, stores_in
 from stores.system.text import say
 from trainer import config, distributed, hardware
-from trainer.config import Resolved, RunConfig
+from trainer.config import Resolved, RunConfig, cpu
 from trainer.config.build import ON_EMBEDDINGS
 from trainer.contract import Options
 from trainer.data.embedded import EmbeddedSplit
@@ -42,12 +43,13 @@ from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictor import PoolPredictor
 from trainer.loop import fitting, loop, optimizer, prepare
 from trainer.loop.finish import finish
+from trainer.loop.pace import estimate
 from trainer.loop.parts import Parts
 from trainer.loop.recorder import Recorder
 from trainer.methods import load_method
 from trainer.runs import checkpoint, longer, naming, run_dir, transfer
 from trainer.runs.checkpoint import State
-from trainer.runs.console import Console, advice, header
+from trainer.runs.console import Console, header
 from trainer.runs.record import Spec
 from trainer.runs.run_dir import Run, how_to_continue
 from trainer.runs.telemetry import Telemetry
@@ -144,6 +146,12 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
     if backbone is not None and "model" not in config.names_of(assignments, given):
         given["model"] = backbone.model
     asked, own = config.build(method, family(store), assignments, given)
+    small: list[str] = []
+    if kind(asked.device) == "cpu" and not isinstance(store, EmbeddedSplit) and method.fit is None:
+        size = store.dataset.image_size
+        chosen = cpu.preset(config.names_of(assignments, given), asked, own, size)
+        asked, own = config.build(method, family(store), assignments, given | chosen)
+        small = cpu.told(chosen, config.papers_network(size))
     if isinstance(store, EmbeddedSplit):
         if asked.init is not None:
             raise UsageError("--init cannot be given with --embeddings", "the network below them is frozen")
@@ -168,7 +176,7 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
     # "auto" becomes what decides the order of samples; a home that was asked for stays what it is when resumed
     feed = placement.feed if run.feed == "auto" else run.feed
     run = dataclasses.replace(run, feed=feed, init=init, store=str(store.path.resolve()))
-    return Spec(store, method, settings, run, tuple(deviations), backbone, placement)
+    return Spec(store, method, settings, run, (*small, *deviations), backbone, placement)
 
 
 def require_trainable(spec: Spec) -> None:
@@ -315,8 +323,9 @@ def _directory(parts: Parts, path: Path, folder: Run | None, quiet: bool) -> Run
 def _train(parts: Parts, folder: Run, quiet: bool) -> None:
     """Make the steps that are left, and say what is trained."""
     spec, state, first = parts.spec, parts.state, distributed.rank() == 0
+    images, silent = parts.loader.images_per_step, quiet or not first
     with (
-        Console(spec.run.steps, state.step, parts.loader.images_per_step, quiet or not first, advice(spec)) as console,
+        Console(spec.run.steps, state.step, images, silent, partial(estimate, spec)) as console,
         contextlib.ExitStack() as stack,
     ):
         curves = boards.Curves(folder, state.step, spec.run) if first and boards.wanted(spec.run) else None

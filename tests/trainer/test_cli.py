@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from stores import open_store
 from stores.errors import ResourceError
-from trainer import api, cli
+from trainer import cli
 from trainer.data import memory
 from trainer.runs import console
 
@@ -188,25 +187,6 @@ def test_durations(seconds, text):
     assert console.duration(seconds) == text
 
 
-@pytest.mark.parametrize(("pace", "told"), [(0.1, False), (2.0, True)])
-def test_a_run_of_weeks_says_so_once(capfd, monkeypatch, pace, told):
-    now = iter(np.arange(0, 100, pace))
-    monkeypatch.setattr(console.time, "perf_counter", lambda: next(now))
-    shown = console.Console(steps=500_000, start=7, images_per_step=192, advice="Try less.")
-    for step in range(8, 17):
-        shown.tick(step, 0.0)
-    said = [line for line in capfd.readouterr().err.splitlines() if "Try less." in line]
-    assert said == ["11 d 13 h to go at the pace of the first steps. Try less."] * told
-
-
-def test_only_a_run_of_the_papers_length_on_a_cpu_is_advised(tiny):
-    flags = {"device": "cpu", "method": "mixmatch", "store": str(tiny.with_name("tiny_20")), "model": None}
-    for steps, words in ((None, "--method mixmatch --model wrn-10-1 --steps 5000"), (499_999, "")):
-        spec = api.configure(open_store(flags["store"]), [], {**flags, "steps": steps})
-        assert words in console.advice(spec)
-        assert bool(console.advice(spec)) == bool(words)
-
-
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds that the console sees: a list of one."""
@@ -216,6 +196,16 @@ def clock(monkeypatch):
 
 
 LINE = "step 300/1,000 · error 12.50 % · 1:10 to go · loss 1.5 · loss_u 0.01 · 1,920 img/s · data wait 10 %"
+
+
+@pytest.mark.parametrize(("pace", "told"), [(0.001, []), (2.0, ["in 9990 s"])])
+def test_after_the_first_steps_it_is_said_once_how_long_the_run_takes(clock, capfd, pace, told):
+    shown = console.Console(steps=5007, start=7, images_per_step=192, estimate=lambda seconds: f"in {seconds:.0f} s")
+    for step in range(8, 27):
+        clock[0] += 600.0 if step == 8 else pace  # the first step compiles: it says nothing about the others
+        shown.tick(step, 0.0)
+        assert ("to go" in shown.line()) == (step > 9)
+    assert capfd.readouterr().err.splitlines() == told
 
 
 def test_the_progress_line_leaves_out_the_least_important(clock):
@@ -243,11 +233,10 @@ def follow(clock) -> None:
                 shown.evaluated({"step": step, "test_error": 50.0, "valid_error": 49.5})
 
 
-def test_in_a_file_there_is_a_line_after_ten_seconds_and_one_an_evaluation(clock, capfd):
+def test_in_a_file_there_is_one_line_an_evaluation(clock, capfd):
     follow(clock)
     rest = "loss 123 · loss_x 100 · loss_u 0.0123 · loss_s 23.4 · 3 img/s · data wait 0 %"
     assert capfd.readouterr().err.splitlines() == [
-        "step 10/90 · 1:20 to go · 3 img/s · data wait 0 %",
         f"step 30/90 · error 50.00 %, valid 49.50 % · 1:00 to go · {rest}",
         f"step 60/90 · error 50.00 %, valid 49.50 % · 0:30 to go · {rest}",
         f"step 90/90 · error 50.00 %, valid 49.50 % · {rest}",

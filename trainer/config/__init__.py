@@ -7,7 +7,7 @@ build   presets, assignments and flags merged; what is left open filled in
 Nothing here imports torch or reads a store's pixels.
 """
 
-from trainer.config.build import build, load, names_of, resolve, without_component
+from trainer.config.build import build, load, names_of, papers_network, resolve, without_component
 from trainer.config.run import FROM_FLAGS, Resolved, RunConfig, marked, without
 from trainer.config.values import changed, check, parse, parse_size, types_of
 
@@ -21,6 +21,7 @@ __all__ = [
     "load",
     "marked",
     "names_of",
+    "papers_network",
     "parse",
     "parse_size",
     "resolve",

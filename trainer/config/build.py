@@ -141,7 +141,7 @@ def resolve(run: RunConfig, settings: S, store: SplitStore) -> tuple[Resolved, S
     pace = min(0.01, max(PAPER_BN_MOMENTUM, 20 / run.steps))
     eval_every = run.eval_every or min(1024, max(100, run.steps // 25))
     chosen = {
-        "model": "wrn-37-2" if max(store.dataset.image_size) >= FOUR_GROUPS else "wrn-28-2",
+        "model": papers_network(store.dataset.image_size),
         "bn_momentum": pace,
         "ema_decay": 1 - pace,
         "flip": bool(store.dataset.weak["flip"]),
@@ -173,6 +173,11 @@ def resolve(run: RunConfig, settings: S, store: SplitStore) -> tuple[Resolved, S
         if name in open_ and run.steps < SHORT_RUN and chosen[name] != paper and not loaded
     ]
     return resolved, _filled_from(store, settings), deviations
+
+
+def papers_network(size: tuple[int, int]) -> str:
+    """The network that the papers train on images of this (height, width)."""
+    return "wrn-37-2" if max(size) >= FOUR_GROUPS else "wrn-28-2"
 
 
 def _filled_from(store: SplitStore, settings: S) -> S:

@@ -1,20 +1,20 @@
 """What a person sees of a run: header, progress line, evaluations, last line.
 
-A terminal gets a progress line that fits it, and a line for each evaluation; anything else the latter alone, and one
-after ten seconds. All of it goes to stderr except the last line, which names the run and its error. Nothing here reads
-a tensor, so it never makes the loop wait.
+A terminal gets a progress line that fits it, and a line for each evaluation; anything else the latter alone. After the
+first steps there is one line about how long the run takes. All of it goes to stderr except the last line, which names
+the run and its error. Nothing here reads a tensor, so it never makes the loop wait.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stores.system.text import say, visible
-from trainer.config import RunConfig, changed
+from trainer.config import changed
 from trainer.data import embedded
 from trainer.data.embedded import EmbeddedSplit
 from trainer.functional.foreign import share_told
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from trainer.runs.record import Spec
 
 REDRAW_S = 0.2
-FIRST_S = 10.0  # where there is no terminal: the pace, once
 BAR = 20  # columns
-LONG_S = 86_400.0  # a run that takes longer than a day says so when it starts
-WARM, TIMED = 2, 3  # steps before its pace is measured, and steps that it is measured over
+SOON_S = 10.0  # of a run that ends sooner nobody needs to know when
+WARM, TIMED = 2, 3  # steps before its pace is measured: they compile; and steps that the first estimate is made of
 
 
 class Console:
@@ -37,19 +36,27 @@ class Console:
         steps: length of the run; start: updates done before.
         images_per_step: for the images/s.
         quiet: show nothing but the last line.
-        advice: what to do instead of a run that will take longer than a day.
+        estimate: the line about a run that has so many seconds to go.
     """
 
-    def __init__(self, steps: int, start: int, images_per_step: int, quiet: bool = False, advice: str = "") -> None:
+    def __init__(
+        self,
+        steps: int,
+        start: int,
+        images_per_step: int,
+        quiet: bool = False,
+        estimate: Callable[[float], str] | None = None,
+    ) -> None:
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._steps, self._start, self._images, self._quiet = steps, start, images_per_step, quiet
-        self._advice, self._warm = advice, 0.0
+        self._estimate = estimate
         self._console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
         self._losses: list[str] = []
-        self._error, self._at = "", (start, 0.0, 0.0)
-        self._started = self._shown = time.perf_counter()
+        self._error = ""
+        self._shown = time.perf_counter()
+        self._from = self._at = (start, self._shown, 0.0)  # step, time, seconds waited for data
         self._progress: Progress | None = None
         if self._console.is_terminal and not quiet:
             columns = (BarColumn(bar_width=BAR), TextColumn("{task.description}", markup=False))
@@ -57,7 +64,8 @@ class Console:
             self._task = self._progress.add_task("", total=steps, completed=start)
 
     def __enter__(self) -> Console:
-        self._started = self._shown = time.perf_counter()
+        self._shown = time.perf_counter()
+        self._from = self._at = (self._start, self._shown, 0.0)
         if self._progress is not None:
             self._progress.start()
         return self
@@ -74,39 +82,38 @@ class Console:
     def tick(self, step: int, waited: float) -> None:
         """After every step: redraw, if it is time. `waited`: seconds spent waiting for data so far."""
         now = time.perf_counter()
-        if self._advice:
-            self._advise(step, now)
-        self._at = step, now - self._started, waited
-        if self._quiet or now - self._shown < (REDRAW_S if self._progress is not None else FIRST_S):
+        self._at = step, now, waited
+        if step - self._start <= WARM:
+            self._from = self._at
+        elif self._estimate is not None and step - self._from[0] >= TIMED:
+            self._say_estimate(self._estimate)
+        if self._quiet or self._progress is None or now - self._shown < REDRAW_S:
             return
         self._shown = now
-        if self._progress is not None:
-            line = self.line(self._console.width - BAR - 1)
-            self._progress.update(self._task, completed=step, description=line, refresh=True)
-        else:
-            self._shown = math.inf
-            self.say(self.line())
+        line = self.line(self._console.width - BAR - 1)
+        self._progress.update(self._task, completed=step, description=line, refresh=True)
 
-    def _advise(self, step: int, now: float) -> None:
-        """Say once how long the run will take, if that is long."""
-        done = step - self._start
-        if done == WARM:
-            self._warm = now
-        elif done == WARM + TIMED:
-            left = (self._steps - step) * (now - self._warm) / TIMED
-            if left > LONG_S:
-                self.say(f"{duration(left)} to go at the pace of the first steps. {self._advice}")
+    def _say_estimate(self, estimate: Callable[[float], str]) -> None:
+        self._estimate = None
+        seconds = self._left()
+        if not self._quiet and seconds is not None and seconds > SOON_S:
+            self.say(estimate(seconds))
+
+    def _left(self) -> float | None:
+        """Seconds to go at the pace since the first steps; None: there is no pace yet."""
+        (start, began, _), (step, now, _) = self._from, self._at
+        return (self._steps - step) * (now - began) / (step - start) if step > start else None
 
     def line(self, width: int | None = None) -> str:
         """Step, last error, time to go, losses, images/s, data wait: as many of them as `width` columns take."""
-        step, seconds, waited = self._at
-        rate = (step - self._start) / seconds if seconds else 0.0
-        parts = [f"step {step:,}/{self._steps:,}", self._error]
-        if rate and step < self._steps:
-            parts.append(f"{duration((self._steps - step) / rate)} to go")
+        (start, began, before), (step, now, waited) = self._from, self._at
+        parts, left = [f"step {step:,}/{self._steps:,}", self._error], self._left()
+        if left:
+            parts.append(f"{duration(left)} to go")
         parts += self._losses
-        if rate:
-            parts += [f"{rate * self._images:,.0f} img/s", f"data wait {100 * waited / seconds:.0f} %"]
+        if step > start and now > began:
+            rate = (step - start) * self._images / (now - began)
+            parts += [f"{rate:,.0f} img/s", f"data wait {100 * (waited - before) / (now - began):.0f} %"]
         parts = [part for part in parts if part]
         while width is not None and len(parts) > 1 and len(" · ".join(parts)) > width:
             del parts[-1]
@@ -147,17 +154,6 @@ def header(spec: Spec, loader: Loader) -> list[str]:
     if isinstance(store, EmbeddedSplit):
         lines.insert(1, f"embeds  {embedded.describe(store, views)}")
     return lines + [f"differs {text}" for text in spec.deviations] + init
-
-
-def advice(spec: Spec) -> str:
-    """What to do instead of a run of the papers' length on a CPU; empty for any other run."""
-    run = spec.run
-    if run.device != "cpu" or run.steps < RunConfig.steps:
-        return ""
-    return (
-        "Ctrl-C stops it. For a CPU: "
-        f"realmix-train --store {run.store} --method {run.method} --model wrn-10-1 --steps 5000 --name short"
-    )
 
 
 def last_line(path: Path, result: Mapping[str, Any]) -> str:
