@@ -7,6 +7,7 @@ over the processes and the logits are gathered, so the number of processes chang
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import inspect
 import os
@@ -60,6 +61,8 @@ def join(device: str) -> None:
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
     set_world(dist.get_world_size())
     _rank = dist.get_rank()
+    if device == "cpu":  # an interpreter that ends beside gloo's threads may abort; NCCL could wait for a lost process
+        atexit.register(leave)
 
 
 def leave() -> None:
