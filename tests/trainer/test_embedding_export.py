@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import safetensors.torch
 import torch
@@ -66,6 +67,17 @@ def test_the_export_classifies_images(made: Any, run: Path, tmp_path: Path) -> N
     assert own is not None
     np.testing.assert_allclose(said.ood_scores, own.score(rows), atol=0.05)
     assert load_model(run, weights=file).predict(images).probabilities == pytest.approx(said.probabilities, abs=1e-5)
+
+
+def test_one_graph_of_backbone_and_classifier_says_what_predict_says(made: Any, run: Path, tmp_path: Path) -> None:
+    split, file = made
+    export(open_run(run), tmp_path / "out", True, str(file))
+    images = open_store(split).dataset.test_images.read()
+    session = onnxruntime.InferenceSession(str(tmp_path / "out/model.onnx"), providers=["CPUExecutionProvider"])
+    logits, probabilities = session.run(None, {"images": images})
+    said = load_model(run, weights=file).predict(images)
+    np.testing.assert_allclose(probabilities, said.probabilities, atol=1e-4)
+    assert logits.shape == (len(images), len(said.class_names)) and said.labels.tolist() == logits.argmax(1).tolist()
 
 
 def test_weights_that_came_from_a_file_have_to_be_named(made: Any, run: Path, tmp_path: Path) -> None:
