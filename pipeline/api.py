@@ -1,4 +1,4 @@
-"""Stores from Python: what `realmix-data build` and `realmix-data split` do, with the same options.
+"""Stores from Python: what `realmix-data build`, `split` and `embed` do, with the same options.
 
 Nothing heavy is imported before a function is called.
 """
@@ -21,6 +21,7 @@ from stores.storage.location import Location, locate
 if TYPE_CHECKING:
     from pipeline.splits.protocols import Request
     from stores import DatasetStore, SplitStore
+    from stores.embeddings import EmbeddingStore
 
 CACHE = Path("~/.cache/realmix")
 FORMATS = ("zarr", "ffcv")
@@ -233,7 +234,7 @@ def split(
         StoreError: it is no store, or there is another one in the place of the split.
     """
     from pipeline.splits.split_stores import write_all
-    from stores import DatasetStore, SplitStore, open_store
+    from stores import DatasetStore, SplitStore
 
     split_seed, valid = whole("split_seed", split_seed), whole("valid", valid)
     requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid, protocol, shares)
@@ -243,9 +244,63 @@ def split(
             "split needs --labels, --mismatch, --labeled-classes or --protocol",
             hint=f"realmix-data split {place} --labels 40",
         )
-    opened = store if isinstance(store, DatasetStore | SplitStore) else open_store(store)
-    dataset = opened.dataset if isinstance(opened, SplitStore) else opened
-    return [_split(path) for path in write_all(dataset, requests, name)]
+    return [_split(path) for path in write_all(_dataset(store), requests, name)]
+
+
+@_with_extra()
+def embed(
+    store: str | Location | DatasetStore | SplitStore,
+    backbone: str,
+    *,
+    weights: str | Path = "pretrained",
+    size: int | None = None,
+    copies: int | None = None,
+    recipe: str | None = None,
+    recipe_copies: int | None = None,
+    weak: bool = True,
+    name: str | None = None,
+    device: str = "auto",
+    batch: int | None = None,
+    dask: str | None = None,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> EmbeddingStore:
+    """Embed the images and copies of a store with a frozen network, for `train` and `compare` in seconds.
+
+    An interrupted job continues; embeddings that are there already are found.
+
+        >>> made = embed(built.store, "timm:test_efficientnet", weights="none", size=16, copies=2, device="cpu")
+        >>> made.name, made.train.shape[0] == built.store.num_images
+        ('test_efficientnet-16', True)
+
+    Args:
+        store: the dataset store, or a split store of it.
+        backbone: "timm:NAME" or "torchvision:NAME".
+        weights: "pretrained", "none" (random), or a .safetensors or .pth file.
+        size: side in pixels of the network's input; None: that of the weights.
+        copies: stored copies of each image to embed; None: 8, or as many as there are.
+        recipe: also embed copies by this recipe, without storing them.
+        recipe_copies: how many of those; None: as many as `copies`.
+        weak: mirror and shift every copy, as training does with pixels.
+        name: of the embeddings; None: the network's, and the size.
+        device: "auto", "cpu" or "cuda".
+        batch: pictures of one forward pass; None: 64, on a GPU 256.
+        dask: address of a Dask scheduler whose workers embed.
+        force: replace embeddings of another specification.
+        progress: called as (what, done, of how many).
+
+    Raises:
+        UsageError: the network or an option cannot be used, or an extra is not installed.
+        StoreError: there is no such store, the place holds something else, or another job is at work there.
+        IntegrityError: images or weights are damaged.
+        ResourceError: they would not fit on the disk.
+    """
+    from pipeline.embedding.job import Request
+    from pipeline.embedding.job import embed as embed_store
+
+    request = Request(backbone, str(weights), size, copies, recipe, recipe_copies, weak, device, batch, name)
+    report = progress or (lambda *_: None)
+    return embed_store(_dataset(store), request, dask=dask, force=force, progress=report)[0]
 
 
 def target(root: str | Path, name: str | None, source: str, path: str | Path | None, extra: bool) -> Location:
@@ -320,3 +375,11 @@ def _split(path: Location) -> SplitStore:
     opened = open_store(path)
     assert isinstance(opened, SplitStore)
     return opened
+
+
+def _dataset(store: str | Location | DatasetStore | SplitStore) -> DatasetStore:
+    """The dataset store that is meant: itself, or the one that a split store points to."""
+    from stores import DatasetStore, SplitStore, open_store
+
+    opened = store if isinstance(store, DatasetStore | SplitStore) else open_store(store)
+    return opened.dataset if isinstance(opened, SplitStore) else opened

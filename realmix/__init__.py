@@ -8,8 +8,10 @@
     said = realmix.load_model(run).predict(built.store.test_images.read([0, 1, 2]))
     print(said.classes, said.probabilities, said.ood_scores)
 
-stores    `build` makes one, `split` says which of its images are labelled, `open_store` reads it
+stores    `build` makes one, `split` says which of its images are labelled, `embed` embeds them with a frozen network,
+          `open_store` reads it
 training  `train` and `resume` give a `Run`, `Loader` the batches alone, for a training loop of one's own
+questions `compare`: do the unlabelled images help, with which method? `foreign`: which of them belong to no class?
 methods   `list_methods` names them, `register_method` adds one
 use       `load_model` gives a `Model`, whose `predict` takes arrays, Pillow images and files; `predict` does both
 
@@ -29,18 +31,20 @@ siblings.claim()
 from stores import __version__  # noqa: E402 of the package that was claimed
 
 if TYPE_CHECKING:
-    from pipeline.api import Built, build, split
+    from pipeline.api import Built, build, embed, split
     from realmix.loading import Loader
     from realmix.training import Run, predict, resume, train
+    from realmix.unlabeled import compare, foreign
     from stores import DatasetStore, SplitStore, open_store
     from stores.errors import RealMixError
     from trainer.inference.model import Model, Predictions, load_model
     from trainer.methods import list_methods, register_method
 
 HOMES = {
-    "pipeline.api": ("Built", "build", "split"),
+    "pipeline.api": ("Built", "build", "embed", "split"),
     "realmix.loading": ("Loader",),
     "realmix.training": ("Run", "predict", "resume", "train"),
+    "realmix.unlabeled": ("compare", "foreign"),
     "stores": ("DatasetStore", "SplitStore", "open_store"),
     "stores.errors": ("RealMixError",),
     "trainer.inference.model": ("Model", "Predictions", "load_model"),
@@ -58,6 +62,9 @@ __all__ = [
     "SplitStore",
     "__version__",
     "build",
+    "compare",
+    "embed",
+    "foreign",
     "list_methods",
     "load_model",
     "open_store",

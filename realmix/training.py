@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stores import SplitStore
+from stores.embeddings import EmbeddingStore
 from stores.errors import RealMixError
 from trainer import api
 from trainer.inference.model import HasPath, Images, Model, Predictions, load_model
@@ -60,8 +61,9 @@ def train(
         runs: folder that holds the runs.
         name: of this run's directory; None: STORE_METHOD_sSEED.
         quiet: show no progress.
-        settings: any other setting, of the run (`batch=32`) or of the method (`gamma="auto"`), by its name, or those of
-            a component together (`optim={"lr": 0.01}`); `realmix-train methods METHOD` lists them.
+        settings: any other setting, of the run (`batch=32`, `embeddings="lite0"`) or of the method (`gamma="auto"`), by
+            its name, or those of a component together (`optim={"lr": 0.01}`); `realmix-train methods METHOD` lists
+            them.
 
     Raises:
         UsageError: a setting is unknown or wrong, or the run's directory exists.
@@ -114,13 +116,13 @@ def predict(run: str | PathLike[str] | HasPath | Model, images: Images, device: 
 
 
 def by_name(settings: Mapping[str, object]) -> dict[str, object]:
-    """Settings by name, those of a component as `component.name`."""
+    """Settings by name, those of a component as `component.name`, embeddings that are open by theirs."""
     flat: dict[str, object] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
             flat |= {f"{key}.{name}": one for name, one in value.items()}
         else:
-            flat[key] = value
+            flat[key] = value.name if isinstance(value, EmbeddingStore) else value
     return flat
 
 

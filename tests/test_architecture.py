@@ -114,7 +114,7 @@ LAYERS = {
         "cli",
         "__main__",
     ],
-    "realmix": ["siblings", "training", "loading"],
+    "realmix": ["siblings", "training", "loading", "unlabeled"],
 }
 FILES_OF_A_PACKAGE, FILES_OF_A_FOLDER = 8, 14
 

@@ -71,11 +71,12 @@ def test_every_name_is_there_and_documented():
 def test_the_examples_do_what_they_say(tmp_path, monkeypatch):
     """Those of the docstrings, one after the other, and the one of the package with fewer steps."""
     monkeypatch.chdir(tmp_path)
-    functions = (realmix.build, realmix.split, realmix.train, realmix.resume, realmix.predict, realmix.Loader)
-    names = {function.__name__: function for function in (*functions, realmix.load_model)}
+    first = (realmix.build, realmix.split, realmix.train, realmix.resume)
+    then = (realmix.predict, realmix.Loader, realmix.embed, realmix.compare, realmix.foreign)
+    names = {function.__name__: function for function in (*first, *then, realmix.load_model)}
     shared = {**names, "folder": tmp_path / "made"}
     runner = doctest.DocTestRunner(verbose=False)
-    for function in (*functions[:4], realmix.Model.predict, *functions[4:]):
+    for function in (*first, realmix.Model.predict, *then):
         examples = doctest.DocTestParser().get_examples(inspect.getdoc(function) or "")
         assert examples, function
         test = doctest.DocTest(examples, shared, function.__name__, None, None, None)
@@ -100,6 +101,35 @@ def test_a_run_is_that_of_the_command_line(split, run, tmp_path):
     weights = [(folder / "model.safetensors").read_bytes() for folder in (run.path, tmp_path / run.path.name)]
     assert weights[0] == weights[1]
     assert realmix.resume(run).result == realmix.resume(str(run.path)).result == run.result
+
+
+def test_embeddings_are_made_compared_and_trained_on(tiny_copy, tmp_path):
+    """As the commands would; what is trained classifies images, because the backbone's weights are known."""
+    net = {"weights": "none", "size": 16, "device": "cpu", "copies": 2}
+    seen = []
+    made = realmix.embed(
+        tiny_copy.with_name("tiny_20"),
+        "timm:test_efficientnet",
+        name="net",
+        progress=lambda *told: seen.append(told),
+        **net,
+    )
+    assert seen[-1] == ("copies", 300, 300) and made.train.shape == (150, 256)
+    split = realmix.open_store(tiny_copy.with_name("tiny_20"))
+    told = {"methods": ["probe", "mixmatch"], "seeds": (1, 2), "steps": 20, "runs": tmp_path, "quiet": True, "batch": 8}
+    compared = realmix.compare(split, made, **told)
+    assert [(row["method"], row["seeds"]) for row in compared.rows] == [("probe", [1, 2]), ("mixmatch", [1, 2])]
+    assert compared.sentences[0].startswith("tiny_20: 2 seeds cannot tell")
+    assert all(file.is_file() for file in compared.files)
+    with pytest.raises(UsageError, match="unknown method"):
+        realmix.compare(split, "net", methods=["mixmtch"])
+    run = realmix.train(split, "mixmatch", embeddings=made, steps=20, batch=8, runs=tmp_path, quiet=True)
+    (same,) = tmp_path.glob("*/*mixmatch*_s1")
+    assert json.loads((same / "result.json").read_text())["error_last"] == run.error
+    found = realmix.foreign(run)
+    assert len(found.rows) == len(split.unlabeled) == len(found.table())
+    with pytest.raises(UsageError, match="weights of timm:test_efficientnet"):
+        realmix.load_model(run)  # a random backbone has no weights that a later process could find
 
 
 def test_predictions_say_the_same_of_an_image_however_it_is_given(model, split, tmp_path):

@@ -20,7 +20,10 @@ def plan(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a build would take: bytes, files, time, memory, measured on a sample. Downloads and writes nothing."""
+    """Say what a build would take: bytes, files, time, memory, measured on a sample. Downloads and writes nothing.
+
+    `realmix-data embed STORE … --dry-run` says what embeddings would take.
+    """
     from pipeline.api import require_copies, require_format, target
     from pipeline.building.plan import make_plan, show
     from pipeline.building.sample import of_request

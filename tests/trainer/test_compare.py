@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from embedded_stores import copied
 
+import realmix
 from stores.errors import StoreError, UsageError
 from trainer.commands.compare import numbers_of
 from trainer.compare.plan import recipe, uses_unlabeled
@@ -152,18 +154,34 @@ def test_a_comparison_on_pixels(stores: Path, tmp_path: Path) -> None:
 
 
 def test_one_that_is_killed_goes_on(stores: Path, tmp_path: Path) -> None:
-    words = [str(stores.with_name("tiny_20")), *SMALL[:-1], "3000", "--seeds", "1-2", "--runs", str(tmp_path)]
-    program = Path(sys.executable).with_name("realmix-train")
-    process = subprocess.Popen([program, "compare", *words], stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 300
-    while not list(tmp_path.glob("*/*mixmatch*/metrics.jsonl")) and time.monotonic() < until:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 130
-    assert "the same command continues" in said
-    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/result.json")}
-    assert any("probe" in str(path) for path in finished)
-    shown = compare(*words, "--show").stdout
-    assert "–" in shown
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/result.json")} == finished
+    """Interrupted while the first seed's network is trained, killed while the second's is; then it ends as ever."""
+    split, runs = stores.with_name("tiny_20"), tmp_path / "killed"
+    words = ["compare", str(split), *SMALL[:-1], "1500", "--seeds", "1-2", "--runs", str(runs)]
+    before: dict[Path, int] = {}
+    for seed, number, code in ((1, signal.SIGTERM, 130), (2, signal.SIGKILL, -signal.SIGKILL)):
+        program = Path(sys.executable).with_name("realmix-train")
+        process = subprocess.Popen([program, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        until = time.monotonic() + 300
+        while not list(runs.glob(f"*/*mixmatch*_s{seed}/metrics.jsonl")) and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(number)
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == code, said
+        assert ("the same command continues" in said) is (number == signal.SIGTERM)
+        assert before.items() <= (before := finished(runs)).items(), "what is finished is not trained again"
+        assert len(before) < 6
+    told = {"methods": SMALL[3].split(","), "steps": 1500, "seeds": (1, 2), "quiet": True}
+    ended = realmix.compare(split, "clusters", runs=runs, **told)
+    assert before.items() <= finished(runs).items()
+    whole = realmix.compare(split, "clusters", runs=tmp_path / "whole", **told)
+    assert without_times(ended.rows) == without_times(whole.rows)
+    assert ended.sentences == whole.sentences
+
+
+def finished(runs: Path) -> dict[Path, int]:
+    """When each finished run ended."""
+    return {path: path.stat().st_mtime_ns for path in runs.glob("*/*/result.json")}
+
+
+def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]

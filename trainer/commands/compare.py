@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from stores.system.text import say
 from trainer.commands.options import Debug, Json
 
 Stores = Annotated[
@@ -48,15 +50,19 @@ def compare(
 ) -> None:
     """Train all methods on a store, and say whether its unlabelled images help. Finished runs are kept."""
     from trainer.compare.plan import recipe
-    from trainer.compare.run import Comparison
+    from trainer.compare.run import Compared, Comparison
 
     chosen = [name for name in (methods or "").split(",") if name]
     made, paths, notes = recipe(stores, embeddings, chosen, numbers_of(seeds), steps, model)
     comparison = Comparison(made, paths, assignments or [], runs, notes)
+
+    def tell(compared: Compared) -> None:
+        say(json.dumps(compared.data)) if as_json else compared.show()
+
     if show:
-        comparison.write(as_json)
+        tell(comparison.write())
     else:
-        comparison.train(as_json)
+        comparison.train(tell)
 
 
 def numbers_of(text: str) -> tuple[int, ...]:

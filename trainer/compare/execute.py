@@ -16,8 +16,12 @@ from trainer.reproduce.plan import Planned
 from trainer.runs.console import last_line
 
 
-def execute(runs: Sequence[Planned]) -> list[Failure]:
+def execute(runs: Sequence[Planned], quiet: bool = False) -> list[Failure]:
     """Train all runs that are not finished; if one fails, the others go on.
+
+    Args:
+        runs: in this order.
+        quiet: show no progress.
 
     Returns:
         the runs that failed.
@@ -27,7 +31,7 @@ def execute(runs: Sequence[Planned]) -> list[Failure]:
     """
     failures = []
     waiting = [run for run in runs if not run.finished]
-    with Progress(list(runs)) as progress:
+    with Progress(list(runs), quiet) as progress:
         for run in waiting:
             try:
                 with _shown(progress, run):

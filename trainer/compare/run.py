@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,43 @@ from trainer.reproduce.recipe import Recipe
 from trainer.runs.run_dir import open_run
 
 BASELINES = ("probe", "supervised")  # the first one that is compared
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison's table, of the runs that are finished.
+
+    Attributes:
+        data: all of it, as its JSON file holds it.
+        header, cells: as text.
+        caption: what the numbers are.
+        title: of the table.
+        files: it is written to, as Markdown, CSV, JSON and a picture.
+    """
+
+    data: dict[str, Any]
+    header: list[str]
+    cells: list[list[str]]
+    caption: str
+    title: str
+    files: list[Path]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each method and store: method, store, error and std in per cent, errors, seeds, gain, seconds."""
+        return list(self.data["rows"])
+
+    @property
+    def sentences(self) -> list[str]:
+        """Whether the unlabelled images of a store help, by how much and with which method; one for each store."""
+        return list(self.data["sentences"])
+
+    def show(self) -> None:
+        """Print it."""
+        print_table(self.cells, self.header, self.title, numbers=True)
+        notes = (f"note: {note}" for note in self.data["notes"])
+        for line in (self.caption, *notes, *map(str, self.files), "", *self.sentences):
+            say(line)
 
 
 class Comparison:
@@ -54,28 +92,34 @@ class Comparison:
         distinct = {run.path: run for cell in self.cells.values() for run in cell}
         return sorted(distinct.values(), key=lambda run: run.seed)
 
-    def train(self, as_json: bool = False) -> None:
+    def train(self, tell: Callable[[Compared], object] = lambda _: None, quiet: bool = False) -> Compared:
         """Train the missing runs, then `write`.
+
+        Args:
+            tell: called with the table, also if runs failed.
+            quiet: show no progress.
 
         Raises:
             RealMixError: some runs failed; the others are finished and in the table.
             Interrupted: as `trainer.compare.execute.execute`.
         """
         runs = self.runs
-        failures = execute(runs)
-        self.write(as_json)
+        failures = execute(runs, quiet)
+        compared = self.write()
+        tell(compared)
         if failures:
             said = "\n".join(visible(f"  {one.run.path}: {one.reason.splitlines()[0]}") for one in failures)
             hint = "the same command tries them again"
             raise RealMixError(f"{len(failures)} of {len(runs)} runs failed:", said, hint)
+        return compared
 
-    def write(self, as_json: bool = False) -> None:
-        """Write the table of the finished runs as Markdown, CSV, JSON and SVG beside them, and print it."""
+    def write(self) -> Compared:
+        """Write the table of the finished runs as Markdown, CSV, JSON and SVG beside them."""
         found = tables.cells(self.recipe, self.cells)
         config = next((open_run(run.path).config for run in self.runs if run.finished), None)
+        caption = tables.caption(self.recipe, self.recipe, found, config)
         header, rows = self._table(found)
         said = self.sentences(found)
-        caption = tables.caption(self.recipe, self.recipe, found, config)
         data = self._data(found, said)
         content = {
             "md": _markdown(self.recipe, header, rows, said, caption, self.notes),
@@ -85,15 +129,10 @@ class Comparison:
         }
         folder = self.runs[0].path.parent
         durable.make_folder(folder)
+        files = {kind: folder / f"{self.recipe.name}.{kind}" for kind in content}
         for kind, text in content.items():
-            manifest.write_atomically(folder / f"{self.recipe.name}.{kind}", text.encode())
-        if as_json:
-            say(json.dumps(data))
-            return
-        print_table(rows, header, self.recipe.title, numbers=True)
-        written = [str(folder / f"{self.recipe.name}.{kind}") for kind in content]
-        for line in (caption, *(f"note: {note}" for note in self.notes), *written, "", *said):
-            say(line)
+            manifest.write_atomically(files[kind], text.encode())
+        return Compared(data, header, rows, caption, self.recipe.title, list(files.values()))
 
     @property
     def baseline(self) -> str | None:

@@ -158,12 +158,12 @@ class _Process:
 class Progress:
     """A progress bar over the steps of all runs and one for each active run, on a terminal; a line for each end."""
 
-    def __init__(self, runs: list[Planned]) -> None:
+    def __init__(self, runs: list[Planned], quiet: bool = False) -> None:
         from rich import progress
         from rich.console import Console
 
         self._runs = runs
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         columns = (
             progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=20),
@@ -171,7 +171,7 @@ class Progress:
             progress.TimeRemainingColumn(compact=True),
         )
         self._bars = progress.Progress(
-            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+            *columns, console=self._console, transient=True, disable=quiet or not self._console.is_terminal
         )
         done = self._done = sum(run.steps for run in runs if run.finished)
         self._whole = self._bars.add_task("", total=sum(run.steps for run in runs), completed=done)
