@@ -99,7 +99,8 @@ def stand_ins(tmp_path_factory, source) -> Path:
     }
     assert {one.init[0] for one in recipes if one.init is not None} <= {path.name for path in root.iterdir()}
     datasets = {}
-    for name in ("digits", "cifar10", "cifar10_erase", "cifar10_simple", "svhn", "svhn_extra", "stl10"):
+    more = ("cifar100", "imagenet30")
+    for name in ("digits", "cifar10", "cifar10_erase", "cifar10_simple", "svhn", "svhn_extra", "stl10", *more):
         family, _, kind = name.partition("_")
         copies = load_recipe(kind if kind in ("erase", "simple") else "cutout", source.weak, (12, 12))
         data = replace(source, origin={"kind": name}, protocol=family)
@@ -107,7 +108,7 @@ def stand_ins(tmp_path_factory, source) -> Path:
     for place, (store, seed) in wanted.items():
         name = max((name for name in datasets if store.startswith(f"{name}_")), key=len)
         request = Request(labels="all" if store == f"{name}_all" else 20, seed=seed)
-        if "mismatch" in store:
+        if any(f"_{protocol}" in store for protocol in ("mismatch", "openmatch", "iomatch", "fixed_known")):
             known, pool = ("ant", "bee", "cow"), ("cow", "dog", "eel")
             request = Request(labels=12, labeled_classes=known, unlabeled_classes=pool, seed=seed)
         write_all(datasets[name], [request], place)
@@ -160,6 +161,31 @@ def test_a_row_trains(name, row, column, stand_ins, command, tmp_path):
     assert code == 0, err
     assert row in out
     assert len(list(tmp_path.rglob("result.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "column"),
+    [
+        ("openset", ("Supervised", "UASD", "OpenMatch", "IOMatch"), "20 of 100, 80"),
+        ("openset-sweep", ("RealMix",), "0.6"),
+    ],
+)
+def test_open_set_rows_say_how_foreign_images_are_told(name, rows, column, stand_ins, command, tmp_path):
+    small = ["--model", "wrn-10-1", "--steps", 2, "--seeds", 1, "--threads", 1, "--column", column]
+    small += [word for one in ("batch=4", "tensorboard=false") for word in ("--set", one)]
+    chosen = [word for row in rows for word in ("--row", row)]
+    code, out, err = command("reproduce", name, *chosen, "--stores", stand_ins, "--runs", tmp_path, *small)
+    assert code == 0, err
+    (path,) = tmp_path.rglob("*.md")
+    table = path.read_text().replace("\\", "")
+    for row in rows:
+        assert f"| {row}, AUROC of foreign test images, % |" in table
+        assert (f"| {row}, gain over the labels alone, points |" in table) == (
+            "Supervised" in rows and row != "Supervised"
+        )
+    assert ("| OpenMatch, balanced accuracy over K + 1 classes, % |" in table) == ("OpenMatch" in rows)
+    assert ("| *published* | *8.77* |" in table) == ("OpenMatch" in rows)
+    assert "foreign test images" in out
 
 
 def test_transfer_is_trained_from_the_pre_training_to_the_row(stand_ins, command, tmp_path):

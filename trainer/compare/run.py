@@ -18,9 +18,10 @@ from stores.system.text import csv_cell, print_table, say, visible
 from stores.system.text import markdown as plain
 from trainer.compare.execute import execute
 from trainer.compare.plan import uses_unlabeled
-from trainer.compare.verdict import Gain, gain, sentence
+from trainer.compare.verdict import sentence
 from trainer.reproduce import picture
 from trainer.reproduce import table as tables
+from trainer.reproduce.gain import Gain, gain
 from trainer.reproduce.plan import Planned, Scale, plan
 from trainer.reproduce.recipe import Recipe
 from trainer.runs.run_dir import open_run

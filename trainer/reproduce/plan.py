@@ -107,9 +107,8 @@ def scaled(recipe: Recipe, scale: Scale) -> Recipe:
         for row in recipe.rows:
             what = (row.method, str(row.settings), row.init)
             if what not in seen:  # rows may have differed only in their stores
-                rows.append(
-                    dataclasses.replace(row, stores=columns, published=dict.fromkeys(columns, ""), elsewhere={})
-                )
+                none = dict.fromkeys(columns, "")
+                rows.append(dataclasses.replace(row, stores=columns, published=none, elsewhere={}, open_set={}))
             seen.add(what)
         changes |= {"columns": tuple(columns), "rows": tuple(rows)}
     return _chosen(dataclasses.replace(recipe, **changes), scale)

@@ -23,6 +23,7 @@ only = ["250"]                     # its columns; all by default
 store = { "250" = "my_store" }     # another store than the column's
 published = ["9.79 ± 0.75"]        # for each of the row's columns; "" where the paper has none; "9.79 ?": not verified
 elsewhere = { "MixMatch (2019)" = ["…"] }  # what other papers print for the same; it does not count for the order
+open_set = { auroc = ["…"], balanced = ["…"] }  # what the paper prints of foreign test images, in per cent
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Row:
         stores: name of the split store of each column.
         published: published error of each column, "mean ± std" or "", with " ?" if it was not verified.
         elsewhere: the same by other papers, by the paper's name.
+        open_set: published "auroc" and "balanced" accuracy of each column, see `trainer.reproduce.open_set`.
         init: whether its runs start from the recipe's pre-trained network.
     """
 
@@ -68,6 +70,7 @@ class Row:
     stores: Mapping[str, str]
     published: Mapping[str, str]
     elsewhere: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    open_set: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     init: bool = False
 
 
@@ -185,9 +188,12 @@ def _row(name: str, content: dict[str, Any], columns: Mapping[str, str]) -> Row:
     take = _Taker(f"{name}, row '{content.get('name', '?')}'", content)
     only = take("only", list, list(columns))
     own, published, elsewhere = take("store", dict, {}), take("published", list, []), take("elsewhere", dict, {})
+    open_set = take("open_set", dict, {})
     take.check("only, store", [*only, *own.values()], lambda value: isinstance(value, str), "text")
-    take.check("elsewhere", list(elsewhere.values()), lambda value: isinstance(value, list), "a list")
-    printed = {"published": published, **elsewhere}
+    take.check("open_set", list(open_set), lambda value: value in ("auroc", "balanced"), "auroc or balanced")
+    lists = [*elsewhere.values(), *open_set.values()]
+    take.check("elsewhere, open_set", lists, lambda value: isinstance(value, list), "a list")
+    printed = {"published": published, **elsewhere, **open_set}
     for paper, errors in printed.items():
         take.check(paper, errors, is_error, 'like "9.79 ± 0.75", in per cent')
     for heading in (*only, *own):
@@ -203,6 +209,7 @@ def _row(name: str, content: dict[str, Any], columns: Mapping[str, str]) -> Row:
         {heading: own.get(heading, columns[heading]) for heading in only},
         dict(zip(only, published or [""] * len(only), strict=True)),
         {paper: dict(zip(only, errors, strict=True)) for paper, errors in elsewhere.items() if errors},
+        {name: dict(zip(only, values, strict=True)) for name, values in open_set.items() if values},
         take("init", bool, False),
     )
     take.finish()

@@ -13,7 +13,7 @@ from stores.errors import Interrupted, RealMixError
 from stores.format import manifest
 from stores.system import durable
 from stores.system.text import print_table, say, visible
-from trainer.reproduce import picture
+from trainer.reproduce import open_set, picture
 from trainer.reproduce import table as tables
 from trainer.reproduce.execute import execute
 from trainer.reproduce.plan import Planned, Scale, plan, scaled
@@ -98,6 +98,10 @@ def write(table: Table) -> None:
     header, *rows = tables.lines(table.recipe, found)
     faint = [i for i, row in enumerate(rows) if tables.is_printed(row)]
     print_table(rows, header, table.recipe.title, faint, numbers=True)
+    more = open_set.lines(table.recipe, found)
+    if more:
+        faint = [i for i, row in enumerate(more[1:]) if tables.is_printed(row)]
+        print_table(more[1:], more[0], "", faint, numbers=True)
     notes = [*tables.order(table.recipe, found), *tables.unverified(found)]
     for line in [tables.caption(table.recipe, table.paper, found, config), *notes, *paths]:
         say(line)
@@ -108,7 +112,7 @@ def _texts(table: Table) -> dict[str, str]:
     recipe, paper = table.recipe, table.paper
     found, config = _found(table)
     return {
-        "md": tables.markdown(recipe, paper, found, config),
+        "md": tables.markdown(recipe, paper, found, config) + open_set.markdown(recipe, found),
         "csv": tables.as_csv(recipe, found),
         "svg": picture.draw(recipe, found, tables.caption(recipe, paper, found, config)),
     }

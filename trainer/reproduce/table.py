@@ -38,6 +38,7 @@ class Cell:
         store: name of the split store.
         masks: counts of the out-of-distribution mask over all runs ("masked", "masked_ood", "ood", "rows"), or None.
         elsewhere: as `published`, by the names of other papers.
+        open_set: what the runs say of foreign test images, see `trainer.evaluation.open_set`.
     """
 
     errors: tuple[float, ...]
@@ -46,6 +47,7 @@ class Cell:
     store: str
     masks: Mapping[str, int] | None
     elsewhere: Mapping[str, str] = field(default_factory=dict)
+    open_set: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def mean(self) -> float | None:
@@ -89,7 +91,8 @@ def cells(recipe: Recipe, runs: Runs) -> dict[tuple[str, str], Cell]:
             masks = {name: sum(one[name] for one in counts) for name in names} if counts else None
             errors, seeds = tuple(error for error, _ in scored), tuple(seed for _, seed in scored)
             elsewhere = {paper: values[column] for paper, values in row.elsewhere.items() if values[column]}
-            found[row.name, column] = Cell(errors, seeds, row.published[column], store, masks, elsewhere)
+            told = tuple(result["open_set"] for result, _ in results if result.get("open_set"))
+            found[row.name, column] = Cell(errors, seeds, row.published[column], store, masks, elsewhere, told)
     return found
 
 
