@@ -54,7 +54,7 @@ lint: $(DEV)          ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(DEV)          ## the documentation, in build/site; a warning or a broken link is an error
+docs: $(DEV)          ## the documentation, in site; a warning or a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 format: $(DEV)

@@ -168,7 +168,11 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
     elif run.head == "kept":
         raise UsageError("'head=kept' keeps the classifier of --init", "it is not given")
     run = hardware.resolve(run)
-    placement = place(store, method.views(settings), run, hardware.device(run))
+    declared = method.views(settings)
+    if run.device == "mps" and declared.policy is not None:
+        why = "their amounts are float64, which Apple's GPUs do not have"
+        raise UsageError(f"'{run.method}' makes strong views, and --device mps cannot", why, "--device cpu")
+    placement = place(store, declared, run, hardware.device(run))
     boards.require(run)
     init = None if backbone is None else str(backbone.path)
     if run.weights not in (None, "pretrained", "none"):

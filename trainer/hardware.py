@@ -26,7 +26,7 @@ def resolve(run: R) -> R:
     bit for bit with the same number of threads only, so that number is part of the configuration.
 
     Raises:
-        UsageError: --device cuda on a machine without.
+        UsageError: --device cuda or mps on a machine without.
     """
     device = usable(run.device)
     if run.threads is not None:
@@ -43,8 +43,8 @@ def resolve(run: R) -> R:
 
 def device(run: RunConfig) -> torch.device:
     """The device of this process: each of several on one machine has a GPU of its own."""
-    if run.device == "cpu":
-        return torch.device("cpu")
+    if run.device != "cuda":
+        return torch.device(run.device)
     torch.cuda.set_device(distributed.local_rank())
     return torch.device("cuda", distributed.local_rank())
 
@@ -54,7 +54,7 @@ def compiling_pays(device: str, precision: str, steps: int) -> bool:
 
     On a CPU in bf16 a step takes .51 instead of .63 s (WRN-28-2, AMX); in fp32 it is all convolutions, 2.2 s both ways.
     """
-    if device == "cpu" and precision == "fp32":
+    if device not in COMPILED_FROM or (device == "cpu" and precision == "fp32"):
         return False
     compiler = importlib.util.find_spec("triton") if device == "cuda" else shutil.which("g++")
     return compiler is not None and steps >= COMPILED_FROM[device]

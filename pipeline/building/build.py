@@ -9,7 +9,6 @@ another machine. Finished files are journaled; an interrupted build continues an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +30,7 @@ from stores.format.journal import Record
 from stores.format.shards import encode
 from stores.identity import dataset_fingerprint
 from stores.storage.location import Location
+from stores.system import process
 from stores.writer import Target, open_target, write_file, write_table
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
@@ -75,7 +75,7 @@ def build(
         UsageError: an option or the source cannot be used; what this call created is removed.
     """
     assert copies >= 1
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or process.cores()
     report = progress or (lambda *_: None)
     content = _manifest(source, recipe, copies, seed)
     if copies_format == "ffcv":

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import resource
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +27,7 @@ from stores.ffcv.beton import betons
 from stores.format import layout, manifest
 from stores.format.shards import encode
 from stores.storage.location import Location
+from stores.system import process
 from stores.system.text import print_table
 
 MARGIN = 1.05  # required free space, as a multiple of the estimate
@@ -102,7 +101,7 @@ def make_plan(
         copies_format: "zarr" or "ffcv".
         budget_s: seconds to measure for; at least one chunk of copies is measured.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or process.cores()
     images, height, width = len(subject.images), *subject.size
     scale = subject.train / images
     arrays = _arrays(subject, recipe, copies)
@@ -132,7 +131,7 @@ def make_plan(
 
     task = 2 * file_bytes + 2 * file_rows * (height * width * 3 + copies * params.shape[-1] * 8)
     task += 2 * arrays[2].chunk[0] * arrays[2].row_bytes
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + workers * task
+    memory = process.peak_memory() + workers * task
     memory += 0 if recipe.vectorised else workers * PROCESS_BYTES
     free, needed = free_bytes(store), int(MARGIN * total)
     return Plan(
@@ -254,7 +253,7 @@ def _measure_copies(
     with ThreadPoolExecutor(threads) as pool:
         rate = sum(pool.map(work, range(threads)))
     if not recipe.vectorised:
-        rate *= min(workers, len(os.sched_getaffinity(0)))
+        rate *= min(workers, process.cores())
     made = sum(min(rows, count - start) for start in encoded) * copies
     return sum(encoded.values()) / made, rate
 

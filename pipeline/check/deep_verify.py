@@ -6,7 +6,6 @@ copies by their parameters.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 
@@ -18,6 +17,7 @@ from pipeline.check.verify_ffcv import check_betons
 from stores import DatasetStore, open_store
 from stores.format import layout
 from stores.identity import dataset_fingerprint
+from stores.system import process
 
 
 def check_copies(store: DatasetStore, progress: Callable[[str, int, int], None]) -> list[str]:
@@ -45,7 +45,7 @@ def check_copies(store: DatasetStore, progress: Callable[[str, int, int], None])
         done = min(len(found) * -(-store.num_images // files), store.num_images)
         progress("copies derived again", done, store.num_images)
 
-    with local(recipe_of(store), len(os.sched_getaffinity(0))) as pool:
+    with local(recipe_of(store), process.cores()) as pool:
         pool.run(partial(check_file, str(store.path)), range(files), finished)
     problems += [problem for index in sorted(found) for problem in found[index]]
     return problems + (check_betons(store, progress) if "ffcv" in store.manifest else [])

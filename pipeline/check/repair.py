@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,7 +40,7 @@ from stores.format.shards import encode
 from stores.storage.confine import read_inside, require_inside
 from stores.storage.location import Location
 from stores.storage.lock import exclusive
-from stores.system import durable
+from stores.system import durable, process
 from stores.verify import verify
 from stores.writer import clear_leftovers, encode_table
 
@@ -238,7 +237,7 @@ def _copies(work: Work, progress: _Progress) -> None:
             else:
                 work.lose(key, "the recipe now makes other copies: a library it uses has another version")
 
-    with local(recipe, len(os.sched_getaffinity(0))) as pool:
+    with local(recipe, process.cores()) as pool:
         pool.run(partial(_derive, work.store), indices, finished)
 
 

@@ -6,7 +6,6 @@ where the store keeps no array of copies, with the copy derived again from its i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 
@@ -17,6 +16,7 @@ from pipeline.building.executors import local
 from pipeline.building.export_ffcv import block_rows, copies_of
 from stores import DatasetStore, open_store
 from stores.ffcv.beton import COPIES, TRAIN
+from stores.system import process
 
 
 def check_betons(store: DatasetStore, progress: Callable[[str, int, int], None]) -> list[str]:
@@ -46,7 +46,7 @@ def check_betons(store: DatasetStore, progress: Callable[[str, int, int], None])
                 problems.append(f"{name}: row {rows[row]}{of} (and {wrong.sum() - 1} more) is not the store's")
         progress("ffcv compared", int(rows[-1]) + 1, store.num_images)
 
-    with local(recipe_of(store), len(os.sched_getaffinity(0))) as pool:
+    with local(recipe_of(store), process.cores()) as pool:
         pool.run(partial(_expected, str(store.path), step), range(-(-store.num_images // step)), compare)
     return problems
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
@@ -11,6 +10,7 @@ from itertools import islice
 from typing import TypeVar
 
 from pipeline.building.executors import Pool, processes, threads
+from stores.system import process
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -20,7 +20,7 @@ THREADS = 4  # on the CPU they share its cores with the network, which needs lit
 @contextmanager
 def pool(in_processes: bool) -> Iterator[Pool]:
     """The workers that prepare pictures."""
-    cores = len(os.sched_getaffinity(0))
+    cores = process.cores()
     with processes(cores) if in_processes else threads(min(THREADS, cores)) as made:
         yield made
 

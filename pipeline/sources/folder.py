@@ -9,7 +9,6 @@ names the file.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +27,7 @@ from pipeline.sources.twins import Pictures
 from pipeline.splits.mismatch import is_cifar10
 from stores.errors import IntegrityError, UsageError
 from stores.images import picture, walk
+from stores.system import process
 from stores.system.text import visible
 
 IN_MEMORY = 512 << 20  # bytes of pixels up to which a part is decoded at once
@@ -74,7 +74,7 @@ def load(
     groups = [("train", path, files), ("unlabeled", path, found.rest), ("unlabeled", unlabeled or path, found.extra)]
     groups.append(("test", test or path, found.test_files))
     scanned, count = scan(groups, report), len(files) + len(extra)
-    threads = len(os.sched_getaffinity(0)) if scanned.mean_bytes >= _LARGE_FILE else 1
+    threads = process.cores() if scanned.mean_bytes >= _LARGE_FILE else 1
     train = Pictures(files + extra, np.append(found.labels, np.full(len(extra), -1)), scanned.digests[:count])
     tested = Pictures(found.test_files, found.test_labels, scanned.digests[count:])
     square = (size, size) if size else None

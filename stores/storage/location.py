@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from stores.errors import IntegrityError, UsageError
 from stores.storage.bucket import BucketFile, BucketPath
+from stores.system import process
 
 REQUESTS = 16  # in parallel: they wait for the network, not for a processor
 
@@ -51,7 +52,7 @@ def inside(path: Location, folder: Location) -> str:
 
 def parallel(place: Location) -> int:
     """How many parallel reads make sense there."""
-    cores = len(os.sched_getaffinity(0))
+    cores = process.cores()
     return max(REQUESTS, cores) if isinstance(place, BucketPath) else cores
 
 

@@ -1,8 +1,9 @@
-"""Preparation of the process that both commands begin with: standard streams and a safe import path."""
+"""This process: what both commands begin with, and what the system gives it, on Linux and elsewhere."""
 
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -27,3 +28,14 @@ def prepare() -> None:
     terminal.outlive()
     # children started with `-m` or `-c` look for modules in the current folder first: a `rich.py` there would be run
     os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def cores() -> int:
+    """Cores that this process may use; all of the machine's where a system cannot keep processes to some of them."""
+    usable = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(usable(0)) if usable is not None else os.cpu_count() or 1
+
+
+def peak_memory() -> int:
+    """Most bytes of memory that this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -375,7 +375,7 @@ def test_every_shape_of_network_becomes_a_graph(name, size):
         (["eval", "runs/nothing"], 3, "is no run"),
         (["eval", "runs/first", "--store", "stores/tiny"], 3, "its splits"),
         (["eval", "runs/first", "--store", "stores/tiny_20"], 3, "has other classes"),
-        (["eval", "runs/first", "--device", "tpu"], 2, "auto, cpu or cuda"),
+        (["eval", "runs/first", "--device", "tpu"], 2, "auto, cpu, cuda or mps"),
         (["predict", "runs/first"], 2, "PATHS"),
         (["predict", "runs/first", "nowhere.png"], 2, "there is no 'nowhere.png'"),
         (["predict", "runs/first", "empty"], 2, "'empty' has no image"),

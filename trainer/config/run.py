@@ -127,7 +127,7 @@ class Data:
 class Hardware:
     """The machine, and the arithmetic that it does."""
 
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where the network runs", incidental=True)
+    device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "where the network runs", incidental=True)
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "arithmetic of convolutions; losses stay in fp32", incidental=True
     )

@@ -30,8 +30,8 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-    if not meminfo.is_file():  # not Linux: pages that are unused right now
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if not meminfo.is_file():  # not Linux: nobody says what is free, so half of all
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     free = _field(meminfo, "MemAvailable:") * 1024
     limit = (group / "memory.max").read_text().strip() if (group / "memory.max").is_file() else "max"
     if limit != "max":  # the page cache counts as used, but is given up when memory is needed

@@ -18,11 +18,12 @@ from torch import Tensor
 from stores import ImageArray
 from stores.errors import ResourceError
 from stores.ffcv.reading import BetonArray
+from stores.system import process
 from trainer.data.memory import Buffers
 from trainer.data.sampler import Sampler
 
 BLOCK_BYTES = 256 << 20  # decoded at a time on the way to a GPU
-THREADS = min(2, len(os.sched_getaffinity(0)))  # that gather: memory is hardly faster for more
+THREADS = min(2, process.cores())  # that gather: memory is hardly faster for more
 
 
 class Pool(Protocol):
@@ -203,7 +204,10 @@ def _scratch_file(shape: tuple[int, ...], folder: Path) -> np.ndarray:
     size = int(np.prod(shape))
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            else:  # not Linux: the space is there or not when it is written
+                file.truncate(max(size, 1))
         except OSError as error:
             raise ResourceError(
                 f"no room for {size / 2**30:.2f} GiB of decoded images in '{folder}'",

@@ -63,7 +63,7 @@ class Telemetry:
         """Means of the recorded steps and the mask's precision and recall; forgets the steps. Waits."""
         assert self._rows is not None, "nothing recorded"
         assert self._used
-        means = dict(zip(self._columns, self._rows[: self._used].double().mean(0).tolist(), strict=True))
+        means = dict(zip(self._columns, self._rows[: self._used].cpu().double().mean(0).tolist(), strict=True))
         counts = {name: round(means.pop(name) * self._used) for name in COUNTS if name in means}
         self._used = 0
         for name, count in counts.items():
