@@ -129,7 +129,11 @@ def load_backbone(name: str, weights: str = "pretrained", size: int | None = Non
     """
     source = SOURCES.get(name.split(":")[0])
     if source is None or not is_pretrained(name):
-        raise UsageError(f"unknown backbone '{name}'", hint="a name is timm:NAME or torchvision:NAME")
+        raise UsageError(
+            f"unknown backbone '{name}'",
+            "networks of timm and torchvision have pretrained weights",
+            "a name is timm:NAME or torchvision:NAME; `realmix-train --init RUN` trains a run's network further",
+        )
     if size is not None and not 1 <= size <= LARGEST_SIZE:
         raise UsageError(f"a backbone takes no images of {size} pixels", f"a side has 1 to {LARGEST_SIZE}")
     tensors = {} if weights in ("pretrained", "none") else files.read(Path(weights))  # before a network is built

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from networks.loading.hub import offline_if_unreachable
 from networks.loading.source import Source, downloaded, require, unknown
 from stores.errors import UsageError
 
@@ -29,8 +30,11 @@ def build(name: str, pretrained: bool) -> Source:
         raise unknown(name, timm.list_models())
     options: dict[str, Any] = {"num_classes": 0}
     try:
-        net = downloaded(lambda: timm.create_model(own, pretrained=True, **options), name) if pretrained else None
-        net = net or timm.create_model(own, **options)
+        if pretrained:
+            with offline_if_unreachable():
+                net = downloaded(lambda: timm.create_model(own, pretrained=True, **options), name)
+        else:
+            net = timm.create_model(own, **options)
     except TypeError as error:
         raise UsageError(f"'{own}' cannot be used without its classifier", str(error)) from None
     config = net.pretrained_cfg

@@ -60,7 +60,7 @@ def downloaded(build: Callable[[], T], name: str) -> T:
     """What `build` returns, which may download weights.
 
     Raises:
-        StorageError: the hub cannot be reached.
+        StorageError: the hub cannot be reached, or refuses.
         UsageError: there are no weights of this name.
     """
     offline = "--weights FILE takes a .safetensors or .pth file, --weights none a random network"
@@ -71,6 +71,6 @@ def downloaded(build: Callable[[], T], name: str) -> T:
     except (OSError, RuntimeError, ValueError) as error:  # hubs have a dozen kinds, all of them one of these
         first = str(error).strip().split("\n")[0]
         if isinstance(error, OSError):
-            why = f"the hub cannot be reached, and they were not downloaded before: {first:.200}"
+            why = f"they were not downloaded before, and the hub does not give them: {first.split('. ')[0]:.200}"
             raise StorageError(f"no pretrained weights of '{name}'", why, offline) from None
         raise UsageError(f"no pretrained weights of '{name}'", f"{first:.200}", offline) from None

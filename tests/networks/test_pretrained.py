@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import constants
 
 from networks.layers.resize import resize
-from networks.loading import files
+from networks.loading import files, hub
 from networks.loading.packaged import write_efficientnet_lite0
 from networks.pretrained import load_backbone
 from stores.errors import IntegrityError, RealMixError, StorageError, StoreError, UsageError
@@ -169,6 +173,7 @@ def test_wrong_files_are_one_error_and_run_nothing(name, kind, error, tmp_path, 
         ("torchvision:squeezenet1_0", None, "without its classifier"),
         ("torchvision:fcn_resnet50", None, "torchvision has no network"),
         ("resnet18", None, "unknown backbone"),
+        ("wrn-28-2", None, "`realmix-train --init RUN`"),
         (TINY, 0, "no images of 0 pixels"),
         ("timm:mixer_s32_224", 96, "224 pixels only"),
         ("torchvision:vit_b_16", 96, "cannot take images of 96 pixels"),
@@ -180,16 +185,73 @@ def test_wrong_names_and_sizes_are_one_error(name, size, says):
     assert says in str(error.value)
 
 
-def test_without_a_network_a_download_is_one_error(tmp_path):
-    """A hub that is not reached, in a process of its own: it reads the environment when it is imported."""
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path):
+    """Its client would ask twelve times, for 46 seconds. A process of its own: it reads the environment once."""
     code = (
         "from networks.pretrained import load_backbone\nfrom stores.errors import StorageError\n"
         "try: load_backbone('timm:tf_efficientnet_lite0')\n"
-        "except StorageError as error: print('SAID', error.what, '/', error.hint)"
+        "except StorageError as error: print('SAID', error.what, '/', error.why, '/', error.hint)"
     )
-    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": "", "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert "SAID no pretrained weights of 'timm:tf_efficientnet_lite0' / --weights FILE" in done.stdout
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asked = []
+
+        def hang_up():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:  # closed
+                    return
+                asked.append(connection.recv(9))
+                connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        environment = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}",
+            "NO_PROXY": "*",
+            "HF_HOME": str(tmp_path),
+            "PATH": "",
+            "HOME": str(tmp_path),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        }
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        server.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+        thread.join()
+    assert asked == [b"HEAD / HT"]
+    assert "SAID no pretrained weights of 'timm:tf_efficientnet_lite0' / they were not downloaded before" in done.stdout
+    assert "/ --weights FILE" in done.stdout
+
+
+def test_whether_a_server_answers(monkeypatch):
+    """An error is an answer; silence is none."""
+
+    def refuse():
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 404 None\r\n\r\n")
+
+    monkeypatch.setenv("NO_PROXY", "*")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with monkeypatch.context() as patch:
+            patch.setattr(hub, "PATIENCE", 0.05)
+            assert not hub.answers(url)
+        server.accept()[0].close()  # the connection that was given up
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        assert hub.answers(url)
+        thread.join()
+    assert not hub.answers(url), "nobody listens"
+
+
+def test_offline_is_the_state_of_the_call_alone(monkeypatch):
+    monkeypatch.setattr(hub, "answers", lambda url: False)
+    before = constants.HF_HUB_OFFLINE
+    with hub.offline_if_unreachable():
+        assert constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE
+    assert not before
 
 
 def test_errors_of_downloads_are_told_apart():
