@@ -35,3 +35,26 @@ def test_a_signal_at_any_moment_of_the_start_is_heard(tiny: Path, tmp_path: Path
         assert "Traceback" not in said
         assert "Exception ignored" not in said
     assert not list(tmp_path.rglob("result.json"))
+
+
+def test_a_signal_while_the_first_step_is_compiled_does_not_wait_for_the_compiler(tiny: Path, tmp_path: Path) -> None:
+    words = f"trainer --store {tiny.with_name('tiny_20')} --method supervised --model wrn-10-1 --batch 4 --steps 100000"
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words.split(), "--device", "cpu", "--engine", "compiled", "--name", "one"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    said = ""
+    while not said.startswith("run in"):
+        said = process.stderr.readline()
+        assert said, "it ended by itself"
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=90)
+    assert (process.returncode, said) == (
+        130,
+        "error: interrupted\n→ continue with `realmix-train --resume runs/one`\n",
+    )
+    assert (tmp_path / "runs" / "one" / "checkpoint.pt").is_file()

@@ -30,6 +30,7 @@ from stores import SplitStore, open_store
 from stores.errors import Interrupted, RealMixError, ResourceError, StoreError, UsageError
 from stores.format import manifest, names
 from stores.storage.location import Location, stores_in
+from stores.system import interrupts
 from stores.system.text import say
 from trainer import config, distributed, hardware
 from trainer.config import Resolved, RunConfig, cpu
@@ -345,12 +346,13 @@ def _train(parts: Parts, folder: Run, quiet: bool) -> None:
 @contextlib.contextmanager
 def _told_how_to_continue(path: Path) -> Iterator[None]:
     """Whatever interrupts a run that has a directory says how it goes on."""
-    try:
-        yield
-    except Interrupted as stopped:
-        if path.exists():
-            stopped.hint = how_to_continue(path)
-        raise
+    with interrupts.hinted(lambda: how_to_continue(path) if path.exists() else ""):
+        try:
+            yield
+        except Interrupted as stopped:
+            if path.exists():
+                stopped.hint = how_to_continue(path)
+            raise
 
 
 @contextlib.contextmanager

@@ -19,12 +19,15 @@ import time
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_CODE = 130
 AGAIN_S = 0.5  # until an exception that got lost is raised again
 SAME_S = 1.0  # signals within this time count as one: a closing terminal sends SIGHUP twice
+IMPORT_S = 1.0  # for an import to end
 PATIENCE_S = 20.0  # for clean-up
+SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"  # and clear the line, which may be a progress bar's
 
 
 class _State:
@@ -35,6 +38,8 @@ class _State:
     asked: float | None = None  # time of the first signal
     patience: float = 0.0  # start of `PATIENCE_S`
     wake: Callable[[], None] | None = None  # set within `held`
+    at_once: bool = False  # set within `at_once`
+    hint: Callable[[], str] | None = None  # set within `hinted`
     over: int | None = None  # exit code, once the command is over
     heard: SimpleQueue[None] | None = None  # the thread waits for it
 
@@ -93,6 +98,46 @@ def held(wake: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]
             _now.asked, _now.over = None, over
 
 
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """End the process at the first signal within the block, where a library would not let go of an exception.
+
+    Nothing may be lost by that. Where no command is running (a notebook), and in threads other than the main one, this
+    does nothing.
+    """
+    listening = signal.getsignal(signal.SIGALRM) is _on_alarm and _now.over is None
+    if not listening or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if _now.asked is not None:
+        _end()
+    _now.at_once = True
+    try:
+        yield
+    finally:
+        _now.at_once = False
+
+
+@contextlib.contextmanager
+def hinted(hint: Callable[[], str]) -> Iterator[None]:
+    """Say how to continue, in the message of a process that is ended within the block; "" leaves it as it is."""
+    outer, _now.hint = _now.hint, hint
+    try:
+        yield
+    finally:
+        _now.hint = outer
+
+
+def _end() -> NoReturn:
+    """End the process with the message of an interruption, whatever the main thread is doing."""
+    error = _now.make()
+    if _now.hint is not None and (hint := _now.hint()) and hasattr(error, "hint"):
+        error.hint = hint
+    with contextlib.suppress(OSError):
+        os.write(2, SHOW_CURSOR * os.isatty(2) + f"error: {error}\n".encode(errors="backslashreplace"))
+    os._exit(EXIT_CODE)
+
+
 def _not_ignored() -> list[signal.Signals]:
     return [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
 
@@ -107,6 +152,8 @@ def _on_signal(_: int, frame: FrameType | None) -> None:
         _now.asked = _now.patience = now
         if _now.heard is not None:
             _now.heard.put(None)
+        if _now.at_once:
+            _end()
         if _now.wake is not None:
             _now.wake()
             return
@@ -151,6 +198,9 @@ def _insist(main: int, heard: SimpleQueue[None]) -> None:
             time.sleep(AGAIN_S)
             if _now.wake is not None or (_now.over is not None and threading.main_thread().is_alive()):
                 continue
-            if time.monotonic() - _now.patience > PATIENCE_S:
+            waited = time.monotonic() - _now.patience
+            if _now.over is None and waited > IMPORT_S and _importing(sys._current_frames().get(main)):
+                _end()
+            if waited > PATIENCE_S:
                 os._exit(EXIT_CODE if _now.over is None else _now.over)
             signal.pthread_kill(main, signal.SIGALRM)

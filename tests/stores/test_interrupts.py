@@ -126,6 +126,46 @@ def test_an_import_is_not_interrupted_but_what_follows_it(tmp_path):
     assert (process.returncode, "error: interrupted\n" in said) == (130, True), said
 
 
+def test_a_long_import_is_ended_with_the_same_message(tmp_path):
+    (tmp_path / "endless.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    process = start(f"""
+        interrupts.IMPORT_S = 0.1
+        sys.path.insert(0, {str(tmp_path)!r})
+        import endless
+        """)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (130, "error: interrupted\n→ run the same command again: it continues\n")
+
+
+def test_what_lets_no_exception_through_is_ended_at_once_and_says_how_to_continue():
+    process = start("""
+        interrupts.PATIENCE_S = 60
+        with interrupts.held(), interrupts.hinted(lambda: "begin again"), interrupts.at_once():
+            while True:
+                with contextlib.suppress(BaseException):
+                    wait()
+        """)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (130, "error: interrupted\n→ begin again\n")
+
+
+def test_after_such_a_call_a_signal_is_an_exception_again():
+    process = start("""
+        with interrupts.hinted(lambda: "begin again"), interrupts.at_once():
+            pass
+        try:
+            wait()
+        finally:
+            print("in order", flush=True)
+        """)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=20)
+    assert (process.returncode, out) == (130, "in order\n")
+    assert "run the same command again" in said
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_each_signal_is_an_interruption(number):
     process = start("        wait()")

@@ -11,9 +11,11 @@ import contextlib
 from stores.errors import Interrupted, RealMixError
 from stores.system import interrupts
 from trainer import distributed
+from trainer.augment.views import Raw
+from trainer.contract import Losses
 from trainer.loop.parts import Parts
 from trainer.loop.recorder import Recorder
-from trainer.loop.train_step import build_step
+from trainer.loop.train_step import Step, build_step
 from trainer.runs.run_dir import how_to_continue
 
 AGREE_EVERY = 10  # steps between two questions whether any process was told to stop
@@ -28,10 +30,13 @@ def train(parts: Parts, recorder: Recorder) -> None:
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was written.
     """
     spec, state, loader = parts.spec, parts.state, parts.loader
-    step = build_step(state, spec.method, spec.settings, spec.run, loader.schedule_names)
+    compiling = spec.run.engine == "compiled" and distributed.world() == 1
+    with interrupts.at_once() if compiling else contextlib.nullcontext():
+        step = build_step(state, spec.method, spec.settings, spec.run, loader.schedule_names)
     _choose_second(parts)
     hook_every = spec.method.hook_every(spec.run.scheduled, spec.settings)
     alone, shown = distributed.world() == 1, (state.step, spec.run.steps - 1)
+    step = _ended_at_once(step) if compiling else step
     with (
         loader,
         # several processes stop at the same step, which needs its images
@@ -56,6 +61,20 @@ def train(parts: Parts, recorder: Recorder) -> None:
             _do_what_is_due(parts, recorder, hook_every, stop)
             if stop:
                 raise _interrupted(parts, recorder)
+
+
+def _ended_at_once(step: Step) -> Step:
+    """A step whose first call, which compiles for a minute, an interruption ends at once: no update is lost by that."""
+    compiled = False
+
+    def call(raw: Raw) -> Losses:
+        nonlocal compiled
+        with contextlib.nullcontext() if compiled else interrupts.at_once():
+            losses = step(raw)
+        compiled = True
+        return losses
+
+    return call
 
 
 def _do_what_is_due(parts: Parts, recorder: Recorder, hook_every: int | None, stop: bool) -> None:

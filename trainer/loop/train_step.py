@@ -10,6 +10,7 @@ then the optimizer, then the decay of the kernels, then the average.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -37,6 +38,10 @@ def build_step(state: State, method: Method, settings: Options, run: RunConfig, 
         names: of the schedule's entries.
     """
     declared, compiled = method.views(settings), run.engine == "compiled"
+    if compiled:
+        logging.getLogger("torch.utils.cpp_extension").setLevel(
+            logging.ERROR
+        )  # it warns of a CUDA that nobody asked for
     learner = build_learner(state, declared, compiled)
     groups = optimizer.groups_of(state.model, run)
 
