@@ -65,6 +65,20 @@ def test_foreign_clusters_are_found_and_counted(labels: int, known: int) -> None
         assert found.separation > 0.7
 
 
+def test_only_the_classes_of_the_pool_count() -> None:
+    """Two known classes overlap. If the pool has them only, more of it looks foreign than of the labelled images."""
+    rng, centres = np.random.default_rng(3), 4 * np.eye(8)
+    centres[1] = centres[0] + 0.5 * centres[7]  # the two
+    far = np.concatenate([centres[2:5], -centres[2:5]])  # foreign
+    y = np.repeat(np.arange(5), 20)
+    x = centres[y] + rng.standard_normal((100, 8))
+    pool = np.concatenate([np.repeat(centres[:2], 60, 0), np.repeat(far[3:], 40, 0)])
+    for values, truth in ((pool, 0.5), (pool[:120], 0)):
+        found = share(Walks(x, y, values + rng.standard_normal(values.shape)))
+        assert found is not None
+        assert abs(found.value - truth) <= 0.07
+
+
 @pytest.mark.parametrize("labels", [2, 3, 10])
 def test_where_nothing_is_foreign_nothing_is_counted(labels: int) -> None:
     values = []

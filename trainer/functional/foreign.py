@@ -6,9 +6,12 @@ are, the labels tell:
  1. A known image scores as each labelled image does without its own label, a foreign one as each does without any label
     of its class.
  2. If shares fp of the known, tp of the foreign and v of the unlabelled images score above a threshold, then
-    γ = (v − fp) / (tp − fp) of the unlabelled ones are foreign (adjusted counting, Forman 2008). Foreign classes may
-    lie farther away than the known ones do from each other, so tp is taken for `FOUND` at least, and γ is rather too
-    small. It is the median over the thresholds where tp − fp is largest or nearly so.
+    γ = (v − fp) / (tp − fp) of the unlabelled ones are foreign (adjusted counting, Forman 2008). It is the median over
+    the thresholds where tp − fp is largest or nearly so; where many known images score above, γ is not to be trusted,
+    so fp must be small. Foreign classes may lie farther away than the known ones do from each other, so tp is taken for
+    `FOUND` at least.
+ 3. Classes differ in fp. What counts is that of the classes that are among the unlabelled images, as often as they are:
+    as often as walks from those below the threshold meet a label of theirs first.
 
 This needs features that were not trained on these labels, such as those of a frozen backbone: a network that has learnt
 its labelled images by heart puts them closer together than other images of their classes. For trained features
@@ -25,7 +28,9 @@ import numpy as np
 from trainer.functional.walks import Walks
 
 FOUND = 0.95  # of the foreign images, where the threshold is well chosen
+MISTAKEN = 0.2  # fp is at most so large
 NEARLY = 0.05  # thresholds are nearly as good as the best if their tp − fp is at most so much below
+ROUNDS = 3  # in which threshold and frequencies of the classes follow from each other
 RESAMPLINGS, COVERED = 100, (0.05, 0.95)  # of the classes, for the interval of γ
 
 
@@ -63,13 +68,19 @@ def share(walks: Walks, scores: np.ndarray | None = None) -> Share | None:
     known, foreign = walks.left_out()
     # With its own label an image's class has one more: about so much less often is it far from all of them.
     fewer = (per_class - 1) / per_class
-    value, threshold, separation = _count(scores, known, foreign, fewer, FOUND)
+    nearest, images = walks.nearest_classes(), np.bincount(y)
+    weight = 1 / images[y]
+    value, threshold, separation = _count(scores, known, foreign, weight, fewer, FOUND)
+    for _ in range(ROUNDS):
+        frequency = 1 + np.bincount(nearest[walks.scores <= threshold], minlength=len(images))
+        weight = frequency[y] / images[y]
+        value, threshold, separation = _count(scores, known, foreign, weight, fewer, FOUND)
     rng, classes = np.random.default_rng(0), np.unique(y)
     lows, highs = [], []
     for _ in range(RESAMPLINGS):  # of classes: the foreign ones are others again
-        chosen = np.concatenate([np.flatnonzero(y == c) for c in rng.choice(classes, len(classes))])
-        lows.append(_count(scores, known[chosen], foreign[chosen], fewer, 1)[0])
-        highs.append(_count(scores, known[chosen], foreign[chosen], fewer**3, 0)[0])
+        drawn = weight * np.bincount(rng.choice(classes, len(classes)), minlength=len(images))[y]
+        lows.append(_count(scores, known, foreign, drawn, fewer, 1)[0])
+        highs.append(_count(scores, known, foreign, drawn, fewer**3, 0)[0])
     low, high = np.quantile(lows, COVERED[0]), np.quantile(highs, COVERED[1])
     return Share(value, min(float(low), value), max(float(high), value), threshold, separation)
 
@@ -97,7 +108,7 @@ def share_told(share: float | None, interval: Sequence[float] | None, whose: str
 
 
 def _count(
-    scores: np.ndarray, known: np.ndarray, foreign: np.ndarray, fewer: float, found: float
+    scores: np.ndarray, known: np.ndarray, foreign: np.ndarray, weight: np.ndarray, fewer: float, found: float
 ) -> tuple[float, float, float]:
     """γ by adjusted counting, the threshold at which tp − fp is largest, and that difference.
 
@@ -105,16 +116,14 @@ def _count(
         scores: float64 [m], sorted, of the unlabelled images.
         known: float64 [n], of known images.
         foreign: float64 [n], of foreign ones.
+        weight: float64 [n], of both.
         fewer: factor of fp.
         found: tp is so much at least when images are counted.
     """
     thresholds = np.unique(np.concatenate([known, foreign]))
-    v, fp, tp = (
-        1 - np.searchsorted(values, thresholds, "right") / len(values)
-        for values in (scores, np.sort(known), np.sort(foreign))
-    )
-    fp *= fewer
-    separation = tp - fp
+    v = 1 - np.searchsorted(scores, thresholds, "right") / len(scores)
+    fp, tp = fewer * _above(known, weight, thresholds), _above(foreign, weight, thresholds)
+    separation = np.where(fp <= MISTAKEN, tp - fp, 0)
     best = separation.max()
     if best <= 0:
         return 0.0, 1.0, 0.0
@@ -122,3 +131,11 @@ def _count(
     apart = np.maximum(tp[good], found) - fp[good]
     value = float(np.clip(np.median((v[good] - fp[good]) / np.maximum(apart, 1e-9)), 0, 1))
     return value, float(thresholds[separation.argmax()]), float(best)
+
+
+def _above(values: np.ndarray, weight: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Shares of the weight [n] whose values [n] are above each threshold: float64 [t]."""
+    order = np.argsort(values, kind="stable")
+    below = np.concatenate([[0.0], np.cumsum(weight[order])])
+    shares: np.ndarray = 1 - below[np.searchsorted(values[order], thresholds, "right")] / below[-1]
+    return shares

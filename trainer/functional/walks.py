@@ -105,9 +105,19 @@ class Walks:
         """
         met = -self._between / np.diag(self._between)[:, None]
         np.fill_diagonal(met, 0)
-        by_class = np.clip(met, 0, None) @ (self.classes[:, None] == np.arange(self.classes.max() + 1))
+        by_class = self._by_class(np.clip(met, 0, None))
         found: np.ndarray = by_class / np.maximum(by_class.sum(1, keepdims=True), np.finfo(np.float64).tiny)
         return found
+
+    def nearest_classes(self) -> np.ndarray:
+        """Of each unlabelled image the class that a walk meets first most likely, int64 [m]."""
+        nearest: np.ndarray = self._by_class(self.met).argmax(1)
+        return nearest
+
+    def _by_class(self, met: np.ndarray) -> np.ndarray:
+        """Sums over the labels of a class: [k, n] to [k, K]."""
+        sums: np.ndarray = met @ (self.classes[:, None] == np.arange(self.classes.max() + 1))
+        return sums
 
     def left_out(self) -> tuple[np.ndarray, np.ndarray]:
         """What the labelled images would score, float64 [n] each: without their own label, without their class's."""
