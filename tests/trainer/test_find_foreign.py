@@ -181,6 +181,25 @@ def test_on_embeddings_the_foreign_images_are_found_and_the_mask_is_told_how_man
     assert abs(masked - summary["share"]) < 1e-6, "training masks what the command reports"
 
 
+@pytest.mark.parametrize("embeddings", ["clusters", None])
+def test_a_mask_by_features_drops_what_looks_foreign(trained, tmp_path, embeddings):
+    stores = tmp_path / "stores"
+    shutil.copytree(trained / "stores", stores)
+    clusters(stores / "tiny")
+    flags = {"store": str(stores / "strange"), "steps": 101 if embeddings else 2, "threads": 1, "device": "cpu"}
+    flags |= {"embeddings": embeddings} if embeddings else {"model": "wrn-10-1"}
+    settings = ["batch=4", "gamma=0.5", "ood_confidence=feature", "tensorboard=false", "log_every=101"]
+    run, _ = api.train(settings, {**flags, "method": "realmix"}, tmp_path / "runs", "masked", quiet=True)
+    state = checkpoint.read(run, torch.device("cpu"))["method"]
+    assert state["gamma"] == 0.5
+    store = open_store(stores / "strange")
+    assert isinstance(store, SplitStore)
+    foreign = store.train_labels[store.unlabeled] < 0
+    assert state["known"].shape == foreign.shape
+    if embeddings:
+        assert (auroc(1 - state["known"].numpy(), foreign) or 0) > 0.95
+
+
 def test_a_pool_that_may_hold_anything_is_masked_and_its_share_is_told(source, tmp_path, command):
     """Images that came without labels: γ is estimated unless it is given, and the last line and the page say it."""
     labels = np.where(

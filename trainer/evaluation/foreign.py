@@ -1,9 +1,7 @@
 """Judges the unlabelled images of a run: how foreign each looks, and how many are.
 
-From features that the run did not train (embeddings of a frozen backbone) walks among neighbours give both, see
-`trainer.functional.walks` and `.foreign`. A network that was trained here knows its labelled images by heart: then the
-score is the mean of two ranks, by the walks and along the direction between labelled and unlabelled images, whose
-overlap gives the share (`trainer.functional.mismatch_share`).
+The score is `trainer.functional.scorer`'s. From embeddings the walks tell the share, too (`.foreign`); of features that
+were trained, the overlap of labelled and unlabelled images along a direction (`.mismatch_share`).
 """
 
 from __future__ import annotations
@@ -17,13 +15,11 @@ from torch import Tensor
 from stores.errors import IntegrityError
 from trainer.evaluation import scores
 from trainer.evaluation.predictor import PoolPredictor
-from trainer.evaluation.scorer import LEVELS, Scorer
-from trainer.functional import mismatch_share, ood_scores
+from trainer.functional import mismatch_share, ood_scores, scorer
 from trainer.functional.foreign import share as share_of
 from trainer.functional.ops import concatenate
-from trainer.functional.walks import Walks
+from trainer.functional.scorer import Scorer
 
-LABELED, UNLABELED = 1000, 3000  # images that are walked among, at most; all others are one step away from them
 SAMPLE = 4000  # images of either kind that a finished run is asked about
 
 
@@ -108,25 +104,18 @@ def judge(predictor: PoolPredictor, most: int | None = None) -> Judged | None:
     x, u = labeled(predictor, most), unlabeled(predictor, most)
     if not len(x.positions) or not len(u.positions):
         return None
-    labels, num_classes = predictor.labels[x.positions], predictor.num_classes
-    some_x, some_u = _spread(len(x.positions), LABELED), _spread(len(u.positions), UNLABELED)
-    walks = Walks(x.features[some_x], labels[some_x], u.features[some_u])
-    score = walks.places.score(u.features)
-    score[some_u] = walks.scores
-    away, levels, interval = None, None, None
-    if predictor.frozen:
-        found = share_of(walks, score)
+    labels = predictor.labels[x.positions]
+    guesses = None if predictor.frozen else (x.guesses, u.guesses, predictor.num_classes)
+    fitted = scorer.fit(x.features, labels, u.features, guesses)
+    if guesses is None:
+        found = share_of(fitted.walks, fitted.walked)
         share = None if found is None else found.value
         interval = None if found is None else (found.low, found.high)
     else:
-        about = (x.features, x.guesses, u.features, u.guesses, num_classes)
-        share, away = mismatch_share.estimate(*about), mismatch_share.direction(*about)
-        levels = np.stack([np.quantile(values, np.linspace(0, 1, LEVELS)) for values in (score, u.features @ away)])
-    scorer = Scorer(walks.places, away, levels)
-    score = scorer.score(u.features, walked=score)
-    foreign = np.zeros(len(score), bool)
-    foreign[np.argsort(-score, kind="stable")[: round((share or 0) * len(score))]] = True
-    return Judged(x, labels, u, score, foreign, share, interval, scorer)
+        share, interval = mismatch_share.estimate(x.features, x.guesses, u.features, *guesses[1:]), None
+    foreign = np.zeros(len(fitted.score), bool)
+    foreign[np.argsort(-fitted.score, kind="stable")[: round((share or 0) * len(foreign))]] = True
+    return Judged(x, labels, u, fitted.score, foreign, share, interval, fitted.scorer)
 
 
 def by_score(judged: Judged, foreign: np.ndarray) -> dict[str, dict[str, float | None]]:
@@ -161,8 +150,3 @@ def _seen(images: Mapping[str, Tensor]) -> Seen:
     if not (np.isfinite(features).all() and np.isfinite(logits).all()):
         raise IntegrityError("the network's answers are no numbers", "its weights are too large", "train it again")
     return Seen(images["position"].numpy(), features, logits)
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-    """At most so many of `count` rows, evenly spread."""
-    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)

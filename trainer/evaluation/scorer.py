@@ -9,7 +9,6 @@ itself by its metadata's `sha256`; `model` there is that of the weights whose fe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,43 +16,13 @@ import torch
 from torch import Tensor
 
 from stores.storage.location import sha256_of
+from trainer.functional.scorer import LEVELS, Scorer
 from trainer.functional.walks import Places
 from trainer.runs import weights
 from trainer.runs.run_dir import damaged, open_run
 
 FILE = "foreign.safetensors"
-LEVELS = 257  # quantiles of a score over the pool
 _PLACES = ("centre", "axes", "at", "reach", "scores")
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """The default score of foreign images, for any image.
-
-    Attributes:
-        places: of walks among the labelled and unlabelled images of a run.
-        away: float [D], direction from labelled to unlabelled features; None where the run trained no features.
-        levels: float [2, LEVELS], quantiles over the pool of the scores by `places` and along `away`; None without.
-    """
-
-    places: Places
-    away: np.ndarray | None = None
-    levels: np.ndarray | None = None
-
-    def score(self, features: np.ndarray, walked: np.ndarray | None = None) -> np.ndarray:
-        """Features [k, D], see `contract.Predictor`, to float64 [k] in [0, 1]; high means foreign.
-
-        Args:
-            walked: scores by `places`, if they are known.
-        """
-        walked = self.places.score(features) if walked is None else walked
-        if self.away is None or self.levels is None:
-            return walked
-        shares = np.linspace(0, 1, LEVELS)
-        values = (walked, features.astype(np.float64) @ self.away)
-        ranks = [np.interp(value, level, shares) for value, level in zip(values, self.levels, strict=True)]
-        score: np.ndarray = np.mean(ranks, 0)
-        return score
 
 
 def save(folder: Path, scorer: Scorer) -> None:

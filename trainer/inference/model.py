@@ -13,7 +13,7 @@ import numpy as np
 from networks import hardware
 from stores.errors import UsageError
 from trainer.evaluation import scorer
-from trainer.evaluation.scorer import Scorer
+from trainer.functional.scorer import Scorer
 from trainer.inference.embedding import from_images
 from trainer.inference.predict import Picture, pictures, predict
 from trainer.runs.weights import Trained, find

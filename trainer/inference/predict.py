@@ -27,7 +27,7 @@ from stores.system.text import csv_line
 from stores.system.threads import thread_pool
 from trainer.augment.flip_shift import scale
 from trainer.evaluation.assess import probabilities
-from trainer.evaluation.scorer import Scorer
+from trainer.functional.scorer import Scorer
 from trainer.inference.stored import Stored, images_of, is_store
 from trainer.runs.weights import Trained
 

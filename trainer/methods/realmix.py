@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from trainer.contract import WEAK, Batch, Learner, Losses, Predictor, Sizes, Views, option
-from trainer.functional import foreign, masks, mismatch_share, mixmatch, ops, schedules
+from trainer.functional import foreign, masks, mismatch_share, mixmatch, ops, schedules, scorer
 
 if TYPE_CHECKING:
     from stores import SplitStore
@@ -75,8 +75,10 @@ class Settings:
         max=1,
         from_store=share,
     )
-    ood_confidence: Literal["mixed", "target"] = option(
-        "mixed", "the mask's confidence: mixed (the prediction for the mixed row) or target (the guessed label)"
+    ood_confidence: Literal["mixed", "target", "feature"] = option(
+        "mixed",
+        "the mask's confidence: mixed (the prediction for the mixed row), target (the guessed label) or feature (how "
+        "near labels are to the image among the features of all, which is not in the paper)",
     )
     ood_strict: bool = option(False, "mask one row more, and ties, as the authors' code does")
     tsa_legacy: bool = option(False, "TSA thresholds from logits, as in the authors' code")
@@ -97,8 +99,14 @@ def views(settings: Settings) -> Views:
 
 
 def init_state(sizes: Sizes, settings: Settings) -> dict[str, Tensor]:
-    """With γ = auto: `gamma`, float32 [], 0 until it is first estimated."""
-    return {"gamma": torch.zeros(())} if settings.gamma == "auto" else {}
+    """What the hook finds: `gamma`, float32 [], 0 until then; `known`, float32 [N_u], 1 − each foreign score."""
+    state = {"gamma": torch.zeros(())} if _looks(settings) else {}
+    return state | ({"known": torch.zeros(sizes.num_unlabeled)} if settings.ood_confidence == "feature" else {})
+
+
+def _looks(settings: Settings) -> bool:
+    """Whether the run looks at features."""
+    return settings.gamma == "auto" or settings.ood_confidence == "feature"
 
 
 def draw(rng: np.random.Generator, sizes: Sizes, settings: Settings) -> dict[str, np.ndarray]:
@@ -127,9 +135,12 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     loss_x = masks.kept_mean(errors_x, keep_x)
 
     # Unlabelled loss over the rows that look in-distribution.
-    p_u = ops.softmax(mixed.z_u.detach()) if settings.ood_confidence == "mixed" else torch.cat([mixed.q] * VIEWS)
-    confidence = p_u.amax(1)
-    gamma = learner.state["gamma"] if settings.gamma == "auto" else settings.gamma
+    if settings.ood_confidence == "feature":
+        confidence = learner.state["known"][batch.u_id].repeat(VIEWS)
+    else:
+        p_u = ops.softmax(mixed.z_u.detach()) if settings.ood_confidence == "mixed" else torch.cat([mixed.q] * VIEWS)
+        confidence = p_u.amax(1)
+    gamma = learner.state["gamma"] if settings.gamma == "auto" or "gamma" in learner.state else settings.gamma
     keep_u = masks.ood_mask(confidence, gamma, settings.ood_strict)
     loss_u = masks.kept_mean(ops.squared_error(mixed.z_u, mixed.y_u), keep_u)
 
@@ -148,13 +159,13 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
 
 
 def hook_every(steps: int, settings: Settings) -> int | None:
-    """With γ = auto: a twentieth of the run, 100 to 500 steps."""
+    """Where features are looked at: a twentieth of the run, 100 to 500 steps."""
     least, most = EVERY
-    return max(least, min(most, steps // ESTIMATES)) if settings.gamma == "auto" else None
+    return max(least, min(most, steps // ESTIMATES)) if _looks(settings) else None
 
 
 def hook(predictor: Predictor, state: dict[str, Tensor], settings: Settings) -> None:
-    """Estimate `gamma` from plain labelled and unlabelled images; from features that never change, once."""
+    """Estimate `gamma`, and find `known`, from plain labelled and unlabelled images; from embeddings once."""
     every = hook_every(predictor.steps, settings)
     if predictor.frozen and every is not None and predictor.step > every:
         return
@@ -162,9 +173,18 @@ def hook(predictor: Predictor, state: dict[str, Tensor], settings: Settings) -> 
     x = ops.concatenate(predictor.labeled("features", "classes", most=most_x))
     u = ops.concatenate(predictor.unlabeled("features", "classes", most=most_u, without_labeled=True))
     features_x, features_u = (images["features"].double().numpy() for images in (x, u))
-    if predictor.frozen:
-        share = foreign.estimate(features_x, predictor.labels[x["position"].numpy()], features_u)
+    labels = predictor.labels[x["position"].numpy()]
+    guessed_x, guessed_u = (images["classes"].argmax(1).numpy() for images in (x, u))
+    if settings.gamma != "auto":
+        share = settings.gamma
+    elif predictor.frozen:
+        share = foreign.estimate(features_x, labels, features_u)
     else:
-        guessed_x, guessed_u = (images["classes"].argmax(1).numpy() for images in (x, u))
         share = mismatch_share.estimate(features_x, guessed_x, features_u, guessed_u, predictor.num_classes)
     state["gamma"].fill_(min(share, LARGEST))
+    if "known" in state:
+        guesses = None if predictor.frozen else (guessed_x, guessed_u, predictor.num_classes)
+        score = scorer.fit(features_x, labels, features_u, guesses).scorer.score
+        for positions, outputs in predictor.unlabeled("features"):
+            known = 1 - score(outputs["features"].double().numpy())
+            state["known"][torch.from_numpy(positions)] = torch.from_numpy(known).to(state["known"])

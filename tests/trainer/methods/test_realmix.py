@@ -109,6 +109,20 @@ def test_mask_telemetry_is_view_major() -> None:
     assert_allclose(losses.keep_u, torch.cat([1 - dropped, 1 - dropped]))
 
 
+def test_by_features_an_image_is_dropped_whatever_the_network_says() -> None:
+    """Nothing until the features have been looked at; then those of the batch that labels are farthest from."""
+    settings = realmix.Settings(tsa="none", gamma=0.5, ood_confidence="feature")
+    batch, learner = make_batch(realmix, settings, SMALL), make_learner(realmix, settings, Linear)
+    assert realmix.loss(learner, batch, settings).metrics["ood_kept"].item() == 1
+    learner.state["gamma"].fill_(0.5)
+    learner.state["known"].copy_(torch.rand(len(learner.state["known"])))
+    known = learner.state["known"][batch.u_id]
+    kept = torch.ones(6).index_fill(0, known.argsort()[:3], 0)
+    losses = realmix.loss(learner, batch, settings)
+    assert losses.keep_u is not None
+    assert_allclose(losses.keep_u, torch.cat([kept, kept]))
+
+
 def test_authors_count_masks_one_row_more() -> None:
     exact, strict = (
         step(realmix.Settings(tsa="none", gamma=0.5, ood_strict=strict))[0].keep_u for strict in (False, True)
