@@ -8,7 +8,6 @@
 # timm will do.
 
 # %%
-import subprocess
 from pathlib import Path
 
 import realmix
@@ -42,17 +41,8 @@ print(split.path, len(split.labeled), "labelled,", len(split.unlabeled), "unlabe
 
 # %%
 write_efficientnet_lite0(Path("lite0.safetensors"))
-network = [
-    "--backbone",
-    "timm:tf_efficientnet_lite0",
-    "--weights",
-    "lite0.safetensors",
-    "--size",
-    "96",
-    "--name",
-    "lite0",
-]
-subprocess.run(["realmix-data", "embed", str(built.store.path), *network], check=True)
+made = realmix.embed(built.store, "timm:tf_efficientnet_lite0", weights="lite0.safetensors", size=96, name="lite0")
+print(made.train.shape)
 
 # %% [markdown]
 # ## Without the unlabelled pictures, and with them

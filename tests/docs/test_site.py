@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import realmix
 from trainer.methods import FITTED, METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -40,3 +41,9 @@ def test_every_method_and_option_has_its_place(site):
     assert "--checkpoint-every" in (site / "reference" / "realmix-train" / "index.html").read_text()
     assert "--labels-from" in (site / "reference" / "realmix-data" / "index.html").read_text()
     assert "realmix-train" in (site / "notebooks" / "foreign" / "index.html").read_text()
+
+
+def test_every_name_of_the_package_is_in_the_reference(site):
+    page = (site / "reference" / "python" / "index.html").read_text()
+    missing = [name for name in realmix.__all__ if not re.search(rf'id="[\w.]+\.{name}"', page)]
+    assert missing == ["__version__"]

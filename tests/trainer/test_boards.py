@@ -21,6 +21,8 @@ from trainer.contract import Batch
 from trainer.runs.run_dir import Run
 from trainer.runs.trackers import curves, pictures
 
+ROWS = "rows: true classes, columns: predicted ones, from the top and from the left: "
+
 
 def test_a_grid_shows_every_view_of_the_first_samples():
     pixels = torch.arange(2 * 20 * 3 * 8 * 8).remainder(256).view(2, 20, 3, 8, 8)
@@ -49,7 +51,11 @@ def wandb(monkeypatch):
     """A stand-in for the package: what it is told, in `said`."""
     fake = ModuleType("wandb")
     fake.__spec__ = SimpleNamespace(name="wandb")
-    fake.said, fake.Error, fake.Image = [], type("Error", (Exception,), {}), lambda pixels: ("image", pixels.shape)
+    fake.said, fake.Error, fake.Image = (
+        [],
+        type("Error", (Exception,), {}),
+        lambda pixels, caption: ("image", pixels.shape, caption),
+    )
 
     def init(**given):
         fake.said.append(("init", given))
@@ -69,7 +75,7 @@ def test_wandb_gets_curves_pictures_and_the_runs_own_id(tmp_path, wandb):
     board = curves.Curves(Run(tmp_path, {"run": {"lr": 1}}), 0, run)
     board.add({"kind": "train", "step": 3, "loss": 0.5})
     board.batch(Batch(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)), 1)
-    board.confusion(torch.eye(2, dtype=torch.int64), 4)
+    board.confusion(torch.eye(2, dtype=torch.int64), ("cat", "dog"), 4)
     board.close()
     again = curves.Curves(Run(tmp_path, {}), 4, run)
     again.close()
@@ -78,8 +84,8 @@ def test_wandb_gets_curves_pictures_and_the_runs_own_id(tmp_path, wandb):
     assert given[0]["id"] == given[1]["id"] != ""
     assert [what for kind, what in wandb.said if kind == "log"] == [
         {"step": 3, "train/loss": 0.5},
-        {"step": 1, "batch/labeled": ("image", (68, 134, 3))},
-        {"step": 4, "eval/confusion": ("image", (64, 64, 3))},
+        {"step": 1, "batch/labeled": ("image", (68, 134, 3), None)},
+        {"step": 4, "eval/confusion": ("image", (64, 64, 3), f"{ROWS}cat, dog")},
     ]
     assert wandb.said[-1] == ("finish", None)
 
@@ -96,7 +102,7 @@ def mlflow(tmp_path, monkeypatch):
 
 def fill(board: curves.Curves, step: int) -> None:
     board.add({"kind": "train", "step": step, "loss": 0.5 / step, "ood_recall": 0.25, "data_wait": 0.0})
-    board.confusion(torch.eye(2, dtype=torch.int64), step)
+    board.confusion(torch.eye(2, dtype=torch.int64), ("cat", "d\x1bog"), step)
     board.close()
 
 
@@ -151,7 +157,11 @@ def test_trackio_gets_curves_pictures_and_one_name_a_run(tmp_path, monkeypatch, 
         log = lambda values, step: said.append((step, values))  # noqa: E731
         return SimpleNamespace(log=log)
 
-    fake.init, fake.finish, fake.Image = init, lambda: said.append("finish"), lambda pixels: pixels.shape
+    fake.init, fake.finish, fake.Image = (
+        init,
+        lambda: said.append("finish"),
+        lambda pixels, caption: (pixels.shape, caption),
+    )
     monkeypatch.setitem(sys.modules, "trackio", fake)
     folder, run = tmp_path / "digits_1", RunConfig(tensorboard=False, trackio=True)
     folder.mkdir()
@@ -163,7 +173,7 @@ def test_trackio_gets_curves_pictures_and_one_name_a_run(tmp_path, monkeypatch, 
     assert (first["project"], first["resume"], first["config"]) == ("realmix", "allow", {"run.lr": 1})
     assert logged == [
         (2, {"train/loss": 0.25, "foreign/recall": 0.25, "time/data_wait": 0.0}),
-        (2, {"eval/confusion": (64, 64, 3)}),
+        (2, {"eval/confusion": ((64, 64, 3), rf"{ROWS}cat, d\x1bog")}),
     ]
     assert capfd.readouterr().out == "", "stdout is for results"
 
@@ -197,10 +207,18 @@ def test_tensorboard_pictures_are_png(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = curves.Curves(Run(tmp_path, {}), 0, RunConfig())
-    board.confusion(torch.tensor([[3, 1], [0, 4]]), 5)
+    board.confusion(torch.tensor([[3, 1], [0, 4]]), ("cat", "dog"), 5)
     board.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events = EventAccumulator(str(tmp_path))
     events.Reload()
+    assert "cat, dog" in events.SummaryMetadata("eval/confusion").summary_description
     (event,) = events.Images("eval/confusion")
     image = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
     np.testing.assert_array_equal(image, pictures.heat_map(np.array([[3, 1], [0, 4]])))
+
+
+def test_tensorboard_goes_on_where_an_earlier_version_wrote(tmp_path):
+    (tmp_path / "tensorboard").mkdir()
+    fill(curves.Curves(Run(tmp_path, {}), 0, RunConfig()), 2)
+    assert list(tmp_path.glob("events*")) == []
+    assert len(list((tmp_path / "tensorboard").glob("events*"))) == 1

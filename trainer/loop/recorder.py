@@ -83,7 +83,7 @@ class Recorder:
         record = {"kind": "eval", **state.history[-1], "seconds": self._clock.total}
         self._write(record)
         if self._curves is not None:
-            self._curves.confusion(state.confusion, state.step)
+            self._curves.confusion(state.confusion, self._parts.spec.store.class_names, state.step)
         self._console.evaluated(record)
 
     def show(self, raw: Raw) -> None:

@@ -12,13 +12,14 @@ Packages of trackers are imported when a run asks for them and never otherwise. 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from stores.errors import UsageError
+from stores.system.text import visible
 from trainer.config.run import Log
 from trainer.contract import Batch
 from trainer.runs.run_dir import Run
@@ -39,8 +40,8 @@ class Board(Protocol):
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         """Numbers by name."""
 
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """uint8 [H, W, 3]."""
+    def picture(self, name: str, pixels: np.ndarray, step: int, legend: str = "") -> None:
+        """uint8 [H, W, 3], and what it shows."""
 
     def close(self) -> None:
         """Write what is pending."""
@@ -57,7 +58,7 @@ class Curves:
 
     def __init__(self, folder: Run, start: int, log: Log) -> None:
         makers: dict[str, Callable[[], Board]] = {
-            "tensorboard": lambda: TensorBoard(folder.path / "tensorboard", start),
+            "tensorboard": lambda: TensorBoard(folder.path, start),
             "wandb": lambda: WeightsAndBiases(folder.path, folder.config),
             "mlflow": lambda: MLflow(folder.path, folder.config),
             "trackio": lambda: Trackio(folder.path, folder.config),
@@ -79,17 +80,19 @@ class Curves:
             if views:
                 self._picture(f"batch/{name}", pictures.grid(views), step)
 
-    def confusion(self, matrix: Tensor, step: int) -> None:
+    def confusion(self, matrix: Tensor, class_names: Sequence[str], step: int) -> None:
         """Rows are true classes, columns predicted ones; colour is the share of the row."""
-        self._picture("eval/confusion", pictures.heat_map(matrix.numpy()), step)
+        names = ", ".join(visible(name) for name in class_names)
+        legend = f"rows: true classes, columns: predicted ones, from the top and from the left: {names}"
+        self._picture("eval/confusion", pictures.heat_map(matrix.numpy()), step, legend)
 
     def close(self) -> None:
         for board in self._boards:
             board.close()
 
-    def _picture(self, name: str, pixels: np.ndarray, step: int) -> None:
+    def _picture(self, name: str, pixels: np.ndarray, step: int, legend: str = "") -> None:
         for board in self._boards:
-            board.picture(name, pixels, step)
+            board.picture(name, pixels, step, legend)
 
 
 def curve(kind: str, name: str) -> str:

@@ -45,7 +45,7 @@ class MLflow:
         metrics = [self._entities.Metric(name, float(value), now, step) for name, value in values.items()]
         self._send(lambda: self._client.log_batch(self._id, metrics=metrics))
 
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
+    def picture(self, name: str, pixels: np.ndarray, step: int, legend: str = "") -> None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"{name.split('/')[-1]}-{step:07}.png"
             file.write_bytes(png.encode(pixels))

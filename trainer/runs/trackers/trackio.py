@@ -32,8 +32,8 @@ class Trackio:
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        self._run.log({name: self._trackio.Image(pixels)}, step=step)
+    def picture(self, name: str, pixels: np.ndarray, step: int, legend: str = "") -> None:
+        self._run.log({name: self._trackio.Image(pixels, caption=legend or None)}, step=step)
 
     def close(self) -> None:
         with contextlib.redirect_stdout(sys.stderr):

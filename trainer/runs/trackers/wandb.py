@@ -44,8 +44,8 @@ class WeightsAndBiases:
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         self._run.log({"step": step, **values})
 
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        self._run.log({"step": step, name: self._wandb.Image(pixels)})
+    def picture(self, name: str, pixels: np.ndarray, step: int, legend: str = "") -> None:
+        self._run.log({"step": step, name: self._wandb.Image(pixels, caption=legend or None)})
 
     def close(self) -> None:
         self._run.finish()
