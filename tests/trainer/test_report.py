@@ -22,7 +22,7 @@ from PIL import Image
 from stores import open_store
 from stores.errors import IntegrityError, StoreError, UsageError
 from trainer.evaluation import outcomes
-from trainer.report import charts, comparison, markup, records, significance, verdict, write
+from trainer.report import charts, comparison, markup, records, samples, significance, verdict, write
 from trainer.runs import png
 from trainer.runs.run_dir import open_run, write_json
 
@@ -462,3 +462,14 @@ def test_names_that_no_page_can_hold(runs, tmp_path):
     write_json(run / "config.json", json.loads(text.replace('"strange"', '"\\ud800"')))
     with pytest.raises(IntegrityError, match=r"config\.json"):
         write([run], None)
+
+
+@pytest.mark.parametrize("size", [(96, 50), (97, 97), (160, 300), (1, 1000)])
+def test_thumbnails_of_photographs_are_means_of_squares(size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    small, k = samples.thumbnail(image), -(-max(size) // samples.SIDE)
+    assert max(small.shape[:2]) <= samples.SIDE
+    for row in range(small.shape[0]):
+        for column in range(small.shape[1]):
+            square = image[row * k : (row + 1) * k, column * k : (column + 1) * k].reshape(-1, 3)
+            np.testing.assert_allclose(small[row, column], square.mean(0), atol=0.5)

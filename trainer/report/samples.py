@@ -17,7 +17,7 @@ from trainer.runs import png
 
 ROWS, COPIES = 8, 8
 BYTES = 1_200_000  # most bytes of pixels on a page
-SIDE = 96  # pixels; larger images are subsampled
+SIDE = 96  # pixels; larger images are scaled down
 
 
 def open_split(record: Record) -> SplitStore | None:
@@ -121,9 +121,15 @@ def _strips(dataset: DatasetStore, rows: np.ndarray, copies: int) -> list[list[n
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Every k-th pixel of uint8 [H, W, 3], so that neither side is longer than SIDE."""
-    step = -(-max(image.shape[:2]) // SIDE)
-    return image[::step, ::step]
+    """uint8 [H, W, 3], each pixel the mean of k × k ones, so that neither side is longer than SIDE."""
+    k = -(-max(image.shape[:2]) // SIDE)
+    if k == 1:
+        return image
+    total, count = image.astype(np.float64), np.ones((*image.shape[:2], 1))
+    for axis in (0, 1):  # the last pixel of a side may be the mean of fewer
+        starts = np.arange(0, image.shape[axis], k)
+        total, count = (np.add.reduceat(part, starts, axis) for part in (total, count))
+    return np.rint(total / count).astype(np.uint8)
 
 
 def photo(image: np.ndarray, name: str, below: str, tip: str = "") -> Markup:
