@@ -20,6 +20,7 @@ import difflib
 import errno
 import os
 import resource
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -96,6 +97,22 @@ def suggest(word: str, known: Iterable[str]) -> str:
         return twin
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(text.spelled(known))}"
+
+
+def require_place(*targets: Path | None) -> None:
+    """Check, before the work whose results go there, that files can be at these paths; None: nobody wants one.
+
+    Raises:
+        UsageError: one is a folder, or its folder is missing.
+    """
+    for target in targets:
+        if target is not None and target.is_dir():
+            raise UsageError(f"'{target}' is a folder", "a file is to be written", f"a file in it: {target}/NAME")
+        if target is not None and not target.resolve().parent.is_dir():
+            folder = target.parent
+            raise UsageError(
+                f"no folder '{folder}' to write '{target.name}' to", hint=f"mkdir -p {shlex.quote(str(folder))}"
+            )
 
 
 def run(command: Callable[[], object]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import StorePath, open_dataset
+from stores.errors import require_place
 from stores.system.text import say
 
 
@@ -20,5 +21,6 @@ def preview(
     """Draw a contact sheet: images and their copies, erased boxes outlined."""
     from pipeline.commands.contact_sheet import contact_sheet
 
+    require_place(output)
     contact_sheet(open_dataset(store), output, rows=rows, copies=copies)
     say(output)

@@ -214,7 +214,7 @@ def test_without_a_scorer_confidence_goes_by_its_own_name(command, first, odd_im
     """As runs of early versions are."""
     (first / scorer.FILE).unlink()
     code, out, err = command("predict", first, odd_images)
-    assert (code, out.splitlines()[0]) == (0, "path,class,confidence,one_minus_confidence,p_ant,p_bee,p_cow")
+    assert (code, out.splitlines()[0]) == (0, "path,class,confidence,one_minus_confidence,p_ant,p_bee,p_cow,error")
     assert "note: no 'foreign.safetensors' beside the weights" in err
     for row in csv.DictReader(out.splitlines()):
         assert float(row["one_minus_confidence"]) == pytest.approx(1 - float(row["confidence"]), abs=2e-6)
@@ -248,14 +248,46 @@ def test_a_damaged_scorer_is_named(command, trained, first, odd_images, tmp_path
 def test_predict_without_a_file_prints(command, trained, odd_images):
     code, out, err = command("predict", trained / "runs" / "plain", odd_images)
     assert (code, len(out.splitlines()), err) == (0, 7, "note: passed over: 1 text file\n")
-    assert out.startswith("path,class,confidence,ood_score,p_ant,p_bee,p_cow\n")
+    assert out.startswith("path,class,confidence,ood_score,p_ant,p_bee,p_cow,error\n")
 
 
-def test_a_broken_picture_is_named_and_nothing_is_written(command, trained, odd_images, tmp_path):
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("to_file", [True, False])
+def test_a_broken_picture_has_a_row_that_says_so_and_the_others_are_classified(
+    command, trained, odd_images, tmp_path, kind, to_file
+):
+    run, said = trained / "runs" / "first", tmp_path / "said"
+    whole = rows_of(command("predict", run, odd_images, "--format", kind)[1], kind)
     (odd_images / "grey.png").write_bytes((odd_images / "grey.png").read_bytes()[:200])
-    code, out, err = command("predict", trained / "runs" / "first", odd_images, "-o", tmp_path / "said.csv")
-    assert (code, out, "grey.png" in err, "Traceback" in err) == (4, "", True, False)
-    assert {path.name for path in tmp_path.iterdir()} == {"odd"}
+    (odd_images / "zero.png").write_bytes(b"")
+    words = ["predict", run, odd_images, "--format", kind, *(["-o", said] if to_file else [])]
+    code, out, err = command(*words)
+    assert (code, "Traceback" in err) == (4, False)
+    assert "2 of 7 images could not be read" in err
+    rows = {row["path"]: row for row in rows_of(said.read_text() if to_file else out, kind)}
+    broken = {str(odd_images / "grey.png"): "fix or remove it", str(odd_images / "zero.png"): "it is empty"}
+    assert len(rows) == 7
+    for path, why in broken.items():
+        assert why in rows[path]["error"]
+        assert not rows[path].get("class")
+        assert path in err
+    for row in whole:
+        if row["path"] not in broken:
+            assert rows[row["path"]]["class"] == row["class"]
+            assert not rows[row["path"]].get("error")
+
+
+def rows_of(text: str, kind: str) -> list[dict]:
+    lines = text.splitlines()
+    return list(csv.DictReader(lines)) if kind == "csv" else [json.loads(line) for line in lines]
+
+
+def test_where_the_rows_go_is_looked_at_before_anything_is_read(command, trained, odd_images, tmp_path):
+    code, out, err = command("predict", trained / "runs" / "first", odd_images, "-o", tmp_path / "no" / "said.csv")
+    assert (code, out) == (2, "")
+    assert f"no folder '{tmp_path / 'no'}' to write 'said.csv' to" in err
+    assert f"mkdir -p {tmp_path / 'no'}" in err
+    assert "a folder" in command("predict", trained / "runs" / "first", odd_images, "-o", tmp_path)[2]
 
 
 def test_deep_pictures_are_read_with_the_range_of_the_store(command, tmp_path):
@@ -284,8 +316,7 @@ def test_a_picture_may_be_too_large_to_predict(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "trainer", *map(str, words)], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, said.exists()) == (4, False)
-    assert "too large" in done.stderr
+    assert (done.returncode, "more than 500 pixels" in said.read_text()) == (4, True)
     assert "--max-pixels" in done.stderr
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stores.errors import UsageError
+from stores.errors import UsageError, require_place
 from stores.system import text
 from trainer.commands.options import Debug, Device, Json, RunPath, Threads, use_threads
 
@@ -39,9 +39,7 @@ def foreign(
     """Find the unlabelled images that belong to no training class: a ranked list, a page, a cleaned split."""
     if format not in ("csv", "jsonl"):
         raise UsageError(f"--format {format}: not a format", hint="csv or jsonl")
-    for path in (output, sheet):  # before the images are looked through
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"no folder '{path.parent}' to write '{path.name}' to", hint=f"mkdir -p {path.parent}")
+    require_place(output, sheet)
     use_threads(threads)
     from stores.system import aside
     from trainer.inference import foreign as inference

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stores.errors import IntegrityError, require_place
 from stores.system import text
 from stores.system.terminal import is_lost
 from trainer.commands.options import Debug, Device, Json, RunPath, Threads, use_threads
@@ -35,6 +36,8 @@ Remote = Annotated[
 Page = Annotated[
     Path | None, typer.Option("-o", "--output", help="File to write.", show_default="report.html beside the runs")
 ]
+
+LISTED = 8  # files that could not be read, after all rows
 
 
 def eval(
@@ -107,7 +110,10 @@ def predict(
     threads: Threads = None,
     debug: Debug = False,
 ) -> None:
-    """Classify images of any size: class, probabilities, and a score that is high for images of no class."""
+    """Classify images of any size: class, probabilities, and a score that is high for images of no class.
+
+    A file that cannot be read has a row that says why; then the exit code is 4.
+    """
     use_threads(threads)
     from networks import hardware
     from stores.system import aside
@@ -117,21 +123,27 @@ def predict(
     from trainer.runs.weights import find
 
     write = predict.writer(format)
+    require_place(output)
     trained, found = from_images(find(run), weights), scorer.find(run)
     count, images, passed = predict.pictures(paths)
     if passed:
         text.say(f"note: {passed}", error=True)
     if found is None:
         text.say(f"note: no '{scorer.FILE}' beside the weights: 1 − confidence stands for a score", error=True)
-    said = predict.predict(trained, images, hardware.usable(device or "auto"), max_pixels, found)
-    lines = write(said, trained.class_names, found is not None)
+    failed: list[str] = []
+    said = predict.predict_all(trained, images, hardware.usable(device or "auto"), max_pixels, found)
+    lines = write(predict.noting(said, failed), trained.class_names, found is not None)
     if output is None:
         for line in takewhile(lambda _: not is_lost(sys.stdout), lines):
             text.write(line)
-        return
-    with aside.output(output) as out:
-        out.writelines(line.encode(errors="surrogateescape") for line in lines)
-    text.say(f"{output}: {count:,} images", error=True)
+    else:
+        with aside.output(output) as out:
+            out.writelines(line.encode(errors="surrogateescape") for line in lines)
+        text.say(f"{output}: {count:,} images", error=True)
+    if failed:
+        what = f"{len(failed):,} of {count:,} images could not be read"
+        more = [f"… and {len(failed) - LISTED:,} more"] * (len(failed) > LISTED)
+        raise IntegrityError(what, "\n".join(failed[:LISTED] + more), "their rows say why; all others are classified")
 
 
 def export(

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Union
 
 import numpy as np
 import torch
+from torch import nn
 
-from stores.errors import UsageError, suggest
+from stores.errors import IntegrityError, UsageError, suggest
 from stores.images import walk
 from stores.system.text import csv_line
 from stores.system.threads import thread_pool
@@ -106,13 +107,26 @@ def pictures(paths: Sequence[Path]) -> tuple[int, Iterable[Picture], str]:
     return count, chain.from_iterable(found), "; ".join(notes)
 
 
-def predict(
+@dataclass
+class Failed:
+    """An image file that could not be read, in the place of its prediction.
+
+    Attributes:
+        path: as of a `Prediction`.
+        why: one line.
+    """
+
+    path: str
+    why: str
+
+
+def predict_all(
     trained: Trained,
     images: Iterable[Picture],
     device: str,
     max_pixels: int | None = None,
     scorer: Scorer | None = None,
-) -> Iterator[Prediction]:
+) -> Iterator[Prediction | Failed]:
     """Predictions in the images' order; a few batches are in memory at a time.
 
     Args:
@@ -123,7 +137,6 @@ def predict(
         scorer: scores foreign images.
 
     Raises:
-        IntegrityError: a file that is no whole image; names it.
         UsageError: an array of another kind; Pillow is needed and not installed.
     """
     todo = iter(images)
@@ -136,15 +149,63 @@ def predict(
     with thread_pool() as pool:
         size = max(1, min(BATCH, BATCH_BYTES // (3 * trained.image_size[0] * trained.image_size[1])))
         while batch := list(islice(todo, size)):
-            pixels = np.stack(list(pool.map(lambda image: pixels_of(image, trained), batch)))
-            with torch.no_grad():
-                said = model(scale(torch.from_numpy(pixels).to(device)), heads=("features", "classes"))
-            probs, scores = probabilities(said["classes"]), list[float | None]([None] * len(batch))
-            if scorer is not None:
-                scores = scorer.score(said["features"].double().cpu().numpy()).tolist()
-            for image, row, score in zip(batch, probs, scores, strict=True):
+            read = list(pool.map(lambda image: _pixels_or_error(image, trained), batch))
+            pixels = [one for one in read if not isinstance(one, IntegrityError)]
+            found = iter(_classified(model, np.stack(pixels), device, scorer) if pixels else ())
+            for image, one in zip(batch, read, strict=True):
+                name = _name(image)
+                if isinstance(one, IntegrityError):
+                    yield Failed(name, "; ".join(part for part in (one.why or one.what, one.hint) if part))
+                    continue
+                row, score = next(found)
                 best = int(row.argmax())
-                yield Prediction(_name(image), trained.class_names[best], float(row[best]), score, row)
+                yield Prediction(name, trained.class_names[best], float(row[best]), score, row)
+
+
+def noting(said: Iterable[Prediction | Failed], failed: list[str]) -> Iterator[Prediction | Failed]:
+    """The same; a line about each failure is appended to `failed`."""
+    for one in said:
+        if isinstance(one, Failed):
+            failed.append(f"'{one.path}': {one.why}")
+        yield one
+
+
+def _classified(
+    model: nn.Module, pixels: np.ndarray, device: str, scorer: Scorer | None
+) -> Iterator[tuple[np.ndarray, float | None]]:
+    """Probabilities float64 [K] and the foreign score, if there is one, of each of some images."""
+    with torch.no_grad():
+        said = model(scale(torch.from_numpy(pixels).to(device)), heads=("features", "classes"))
+    probs, scores = probabilities(said["classes"]), list[float | None]([None] * len(pixels))
+    if scorer is not None:
+        scores = scorer.score(said["features"].double().cpu().numpy()).tolist()
+    return zip(probs, scores, strict=True)
+
+
+def _pixels_or_error(image: Picture, trained: Trained) -> np.ndarray | IntegrityError:
+    try:
+        return pixels_of(image, trained)
+    except IntegrityError as error:
+        return error
+
+
+def predict(
+    trained: Trained,
+    images: Iterable[Picture],
+    device: str,
+    max_pixels: int | None = None,
+    scorer: Scorer | None = None,
+) -> Iterator[Prediction]:
+    """As `predict_all`, for callers who need every image.
+
+    Raises:
+        IntegrityError: a file that is no whole image; names it.
+        UsageError: an array of another kind; Pillow is needed and not installed.
+    """
+    for said in predict_all(trained, images, device, max_pixels, scorer):
+        if isinstance(said, Failed):
+            raise IntegrityError(f"broken image '{said.path}'", said.why)
+        yield said
 
 
 def _name(image: Picture) -> str:
@@ -175,22 +236,32 @@ def pixels_of(image: Picture, trained: Trained) -> np.ndarray:
     return picture.fitted(image, trained.image_size, trained.range)
 
 
-def as_csv(predictions: Iterable[Prediction], class_names: Sequence[str], scored: bool) -> Iterator[str]:
-    """A header line, then path, class, confidence, ood_score and every class's probability `p_NAME`.
+def as_csv(predictions: Iterable[Prediction | Failed], class_names: Sequence[str], scored: bool) -> Iterator[str]:
+    """A header line, then path, class, confidence, ood_score, every class's probability `p_NAME`, and error.
 
-    Where nothing scores foreign images, `one_minus_confidence` stands in the place of `ood_score`.
+    A file that could not be read has a path and an error, and nothing else. Where nothing scores foreign images,
+    `one_minus_confidence` stands in the place of `ood_score`.
     For people and spreadsheets: what does not print is an escape, what a spreadsheet would compute has an apostrophe
     before it. `as_jsonl` has the names themselves.
     """
-    yield csv_line(["path", "class", "confidence", SCORE[scored], *(f"p_{name}" for name in class_names)])
+    yield csv_line(["path", "class", "confidence", SCORE[scored], *(f"p_{name}" for name in class_names), "error"])
     for said in predictions:
+        if isinstance(said, Failed):
+            yield csv_line([said.path, *[""] * (3 + len(class_names)), said.why])
+            continue
         numbers = (said.confidence, said.foreignness, *said.probabilities.tolist())
-        yield csv_line([said.path, said.class_name, *(f"{number:.6f}" for number in numbers)])
+        yield csv_line([said.path, said.class_name, *(f"{number:.6f}" for number in numbers), ""])
 
 
-def as_jsonl(predictions: Iterable[Prediction], class_names: Sequence[str], scored: bool) -> Iterator[str]:
-    """An object a line: path, class, confidence, ood_score (or one_minus_confidence), probabilities {name: p}."""
+def as_jsonl(predictions: Iterable[Prediction | Failed], class_names: Sequence[str], scored: bool) -> Iterator[str]:
+    """An object a line: path, class, confidence, ood_score (or one_minus_confidence), probabilities {name: p}.
+
+    Of a file that could not be read: path and error.
+    """
     for said in predictions:
+        if isinstance(said, Failed):
+            yield json.dumps({"path": said.path, "error": said.why}) + "\n"
+            continue
         line = {
             "path": said.path,
             "class": said.class_name,
@@ -203,7 +274,7 @@ def as_jsonl(predictions: Iterable[Prediction], class_names: Sequence[str], scor
         yield json.dumps(line) + "\n"
 
 
-Writer = Callable[[Iterable[Prediction], Sequence[str], bool], Iterator[str]]
+Writer = Callable[[Iterable[Prediction | Failed], Sequence[str], bool], Iterator[str]]
 FORMATS: dict[str, Writer] = {"csv": as_csv, "jsonl": as_jsonl}
 
 

@@ -18,7 +18,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from stores.errors import UsageError
+from stores.errors import UsageError, require_place
 from stores.system import aside
 from trainer.report import page, records
 
@@ -41,6 +41,7 @@ def write(runs: Sequence[Path], output: Path | None, remote: bool = False) -> Pa
         IntegrityError: a file of a run is damaged.
         UsageError: a run is named twice, or the folder of `output` does not exist.
     """
+    require_place(output)
     found = [records.read(path, remote) for path in runs]
     resolved = [record.path.resolve() for record in found]
     for i, path in enumerate(resolved):
@@ -49,8 +50,6 @@ def write(runs: Sequence[Path], output: Path | None, remote: bool = False) -> Pa
     if output is None:
         folder = found[0].path if len(found) == 1 else Path(os.path.commonpath([path.parent for path in resolved]))
         output = folder / FILE
-    if output.is_dir() or not output.parent.is_dir():
-        raise UsageError(f"'{output}' cannot be written", "it must be a file in a folder that exists")
     text = page.render(found).encode()
     with aside.output(output) as out:
         out.write(text)
