@@ -70,9 +70,6 @@ class Neighbours(OnEmbeddings):
             how many rows vote; power [], their votes are weighted by the cosine to this power.
     """
 
-    nearest: Tensor
-    power: Tensor
-
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(tensors["rows"].shape[1])
         self.num_classes = tensors["targets"].shape[1]
@@ -80,6 +77,10 @@ class Neighbours(OnEmbeddings):
         self.targets = nn.Parameter(tensors["targets"].float())
         self.register_buffer("nearest", tensors["nearest"].float())
         self.register_buffer("power", tensors["power"].float())
+        self.numbers = (
+            int(tensors["nearest"]),
+            float(tensors["power"]),
+        )  # of the two buffers: constants of an ONNX graph
 
     @property
     def trains_features(self) -> bool:
@@ -92,7 +93,7 @@ class Neighbours(OnEmbeddings):
 
     def classify(self, features: Tensor) -> Tensor:
         """Embeddings [n, D] to the logarithms of their votes' shares [n, K]."""
-        index, weight = neighbours(unit(features), self.rows, int(self.nearest), float(self.power))
+        index, weight = neighbours(unit(features), self.rows, *self.numbers)
         votes = (weight.unsqueeze(2) * self.targets[index]).sum(1) + TINY / self.targets.shape[1]
         logits: Tensor = (votes / votes.sum(1, keepdim=True)).log()
         return logits

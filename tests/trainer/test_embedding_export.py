@@ -15,10 +15,12 @@ import torch
 from networks.pretrained import load_backbone
 from pipeline.embedding.job import Request, embed
 from stores import open_store
-from stores.errors import IntegrityError, UsageError
+from stores.errors import IntegrityError, RealMixError, UsageError
 from trainer import api
 from trainer.data.embedded import EmbeddedSplit, samples_of
 from trainer.evaluation import scorer
+from trainer.inference import onnx_graph
+from trainer.inference.embedding import from_images
 from trainer.inference.export import export
 from trainer.inference.model import load_model
 from trainer.runs import weights
@@ -69,8 +71,11 @@ def test_the_export_classifies_images(made: Any, run: Path, tmp_path: Path) -> N
     assert load_model(run, weights=file).predict(images).probabilities == pytest.approx(said.probabilities, abs=1e-5)
 
 
-def test_one_graph_of_backbone_and_classifier_says_what_predict_says(made: Any, run: Path, tmp_path: Path) -> None:
+def test_one_graph_of_backbone_and_classifier_says_what_predict_says(made: Any, tmp_path: Path) -> None:
+    """Of a table of neighbours, which is more than a product."""
     split, file = made
+    flags = {"store": str(split), "embeddings": "mobile", "method": "label_spreading", "device": "cpu"}
+    run = api.train([], flags, tmp_path, quiet=True)[0]
     export(open_run(run), tmp_path / "out", True, str(file))
     images = open_store(split).dataset.test_images.read()
     session = onnxruntime.InferenceSession(str(tmp_path / "out/model.onnx"), providers=["CPUExecutionProvider"])
@@ -78,6 +83,16 @@ def test_one_graph_of_backbone_and_classifier_says_what_predict_says(made: Any, 
     said = load_model(run, weights=file).predict(images)
     np.testing.assert_allclose(probabilities, said.probabilities, atol=1e-4)
     assert logits.shape == (len(images), len(said.class_names)) and said.labels.tolist() == logits.argmax(1).tolist()
+
+
+def test_what_has_no_graph_is_one_clear_error(made: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = from_images(weights.of_run(open_run(run)), str(made[1]))
+    monkeypatch.setattr(
+        trained.model, "forward", lambda images: images.mean((2, 3)) @ torch.linalg.eigh(images[0])[1][0]
+    )
+    with pytest.raises(RealMixError, match="cannot be written as an ONNX graph") as caught:
+        onnx_graph.graph(trained)
+    assert "without --onnx" in caught.value.hint
 
 
 def test_weights_that_came_from_a_file_have_to_be_named(made: Any, run: Path, tmp_path: Path) -> None:

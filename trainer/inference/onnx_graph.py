@@ -41,22 +41,28 @@ def graph(trained: Trained) -> bytes:
 
     Raises:
         UsageError: a package of the extra `onnx` is not installed.
+        RealMixError: the network does something that ONNX has no operation for.
     """
     require()
     images = torch.zeros(2, *trained.image_size, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
         warnings.simplefilter("ignore", DeprecationWarning)
-        program = torch.onnx.export(
-            FromPixels(trained.model).eval(),
-            (images,),
-            dynamo=True,
-            dynamic_shapes=({0: "n"},),
-            input_names=["images"],
-            output_names=["logits", "probabilities"],
-            opset_version=OPSET,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                FromPixels(trained.model).eval(),
+                (images,),
+                dynamo=True,
+                dynamic_shapes=({0: "n"},),
+                input_names=["images"],
+                output_names=["logits", "probabilities"],
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            why = f"torch's exporter: {str(error.__cause__ or error).strip().splitlines()[0]:.200}"
+            hint = "without --onnx, `realmix-train export` writes the weights and the card alone"
+            raise RealMixError(f"'{trained.name}' cannot be written as an ONNX graph", why, hint) from None
     assert program is not None, "what the exporter returns with dynamo=True"
     model = program.model_proto
     model.producer_name, model.producer_version = "realmix", stores.__version__
