@@ -72,7 +72,7 @@ def build(
     labeled_classes: Listed = None,
     unlabeled_classes: Listed = None,
     split_seed: int = 1,
-    valid: int = 0,
+    valid: int | None = None,
     protocol: str | None = None,
     shares: str | float | Iterable[float] | None = None,
     from_: str | Path | None = None,
@@ -118,7 +118,8 @@ def build(
         labeled_classes: names of the classes that are trained on; None: all.
         unlabeled_classes: names of the classes of the unlabelled images; None: all.
         split_seed: of the draw of the labelled images.
-        valid: images held out for validation.
+        valid: images held out for validation; None: of one's own images a tenth of the labels, where every class has
+            20 or more.
         protocol: an open-set protocol: "openmatch", "iomatch", "oliver" or "fixed-known".
         shares: of the foreign images, one split each ("fixed-known").
         from_: local archive of the dataset, instead of a download.
@@ -146,7 +147,7 @@ def build(
         ResourceError: it would not fit on the disk.
     """
     copies, seed = whole("copies", copies), whole("seed", seed)
-    split_seed, valid = whole("split_seed", split_seed), whole("valid", valid)
+    split_seed, held = whole("split_seed", split_seed), None if valid is None else whole("valid", valid)
     require_copies(copies)
     where = target(root, name, source, path, extra)
     if require_format(format_) == "ffcv":
@@ -159,7 +160,7 @@ def build(
     from pipeline.sources import load
     from pipeline.splits.split_stores import write_all, write_standard
 
-    requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid, protocol, shares)
+    requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, held or 0, protocol, shares)
     data = load(
         source,
         _path(path),
@@ -193,7 +194,7 @@ def build(
         check_space=check_space,
         progress=progress,
     )
-    paths, left_out = (write_all(store, requests), []) if requests else write_standard(store, split_seed, valid)
+    paths, left_out = (write_all(store, requests), []) if requests else write_standard(store, split_seed, held)
     return Built(store, [_split(place) for place in paths], left_out, new)
 
 
@@ -206,9 +207,10 @@ def split(
     labeled_classes: Listed = None,
     unlabeled_classes: Listed = None,
     split_seed: int = 1,
-    valid: int = 0,
+    valid: int | None = None,
     protocol: str | None = None,
     shares: str | float | Iterable[float] | None = None,
+    folds: int | None = None,
     name: str | None = None,
 ) -> list[SplitStore]:
     """Add split stores to a dataset store: which images are labelled, as index arrays, without pixels.
@@ -224,9 +226,10 @@ def split(
         labeled_classes: names of the classes that are trained on; None: all.
         unlabeled_classes: names of the classes of the unlabelled images; None: all.
         split_seed: of the draw of the labelled images; STL-10: its predefined fold.
-        valid: images held out for validation, taken from the unlabelled ones.
+        valid: images held out for validation, taken from the unlabelled ones; None: none.
         protocol: an open-set protocol: "openmatch", "iomatch", "oliver" or "fixed-known".
         shares: of the foreign images, one split each ("fixed-known").
+        folds: of a cross-validation over all labels, one split each; alone.
         name: of the split store; None: made from what it is.
 
     Raises:
@@ -236,12 +239,15 @@ def split(
     from pipeline.splits.split_stores import write_all
     from stores import DatasetStore, SplitStore
 
-    split_seed, valid = whole("split_seed", split_seed), whole("valid", valid)
-    requests = _requests(labels, mismatch, labeled_classes, unlabeled_classes, split_seed, valid, protocol, shares)
+    split_seed, held = whole("split_seed", split_seed), 0 if valid is None else whole("valid", valid)
+    several = None if folds is None else whole("folds", folds)
+    requests = _requests(
+        labels, mismatch, labeled_classes, unlabeled_classes, split_seed, held, protocol, shares, several
+    )
     place = store.path if isinstance(store, DatasetStore | SplitStore) else store
     if not requests:
         raise UsageError(
-            "split needs --labels, --mismatch, --labeled-classes or --protocol",
+            "split needs --labels, --mismatch, --labeled-classes, --protocol or --folds",
             hint=f"realmix-data split {place} --labels 40",
         )
     return [_split(path) for path in write_all(_dataset(store), requests, name)]
@@ -336,13 +342,14 @@ def _requests(
     valid: int,
     protocol: str | None,
     shares: str | float | Iterable[float] | None,
+    folds: int | None = None,
 ) -> list[Request]:
     from pipeline.splits.split_stores import requests_for
 
     words = (_words(labels), _words(mismatch), _words(labeled), _words(unlabeled))
     if shares is not None and not isinstance(shares, str):
         shares = ",".join(map(str, [shares] if isinstance(shares, int | float) else shares))
-    return requests_for(*words, seed, valid, protocol, shares)
+    return requests_for(*words, seed, valid, protocol, shares, folds)
 
 
 def _words(listed: Listed) -> str | None:

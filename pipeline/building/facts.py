@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline.sources import Source
+from pipeline.splits.split_stores import OWN
 from stores import DatasetStore, SplitStore
 from stores.embeddings import EmbeddingStore
 from stores.errors import UsageError
@@ -33,6 +35,16 @@ def told(source: Source) -> tuple[str, ...]:
         f"{unlabeled} unlabelled images; {len(source.test.labels):,} test images{held}; {width}×{height} pixels each",
         *source.notes,
     )
+
+
+def held_out(store: DatasetStore, splits: Sequence[SplitStore]) -> str:
+    """What there is to choose settings by, of one's own images; "" of others."""
+    if store.manifest["source"] not in OWN or not splits:
+        return ""
+    if count := len(splits[0].valid):
+        return f"validation: {count:,} labelled images of each split, to choose settings by"
+    cross = shlex.join(["realmix-data", "split", str(store.path), "--folds", "5"])
+    return f"validation: none, a class has few labels; `{cross}` makes splits for cross-validation"
 
 
 def dataset_facts(store: DatasetStore) -> dict[str, Any]:

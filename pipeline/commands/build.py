@@ -34,7 +34,7 @@ def build(
         plan(made, images, as_json=as_json)
         return
     from pipeline.api import build as build_store
-    from pipeline.building.facts import dataset_facts, size
+    from pipeline.building.facts import dataset_facts, held_out, size
     from pipeline.commands.progress import Bars
 
     with Bars(quiet=quiet or as_json) as bars:
@@ -63,6 +63,8 @@ def build(
     named = ", ".join(split.path.name for split in built.splits) or "none"
     counts = ", ".join(f"{len(split.labeled):,}" for split in built.splits)
     say(f"splits: {named}" + (f"; labels in total: {counts}" if counts else ""))
+    if said := held_out(built.store, built.splits):
+        say(said)
     for why in built.left_out:
         say(f"left out: {why}")
     if built.splits:

@@ -160,8 +160,13 @@ class SplitOptions:
     ] = None
     split_seed: Annotated[int, typer.Option(min=0, help="Seed of the labelled draw; STL-10: its predefined fold.")] = 1
     valid: Annotated[
-        int, typer.Option(min=0, help="Images held out for validation, taken from the unlabelled pool.")
-    ] = 0
+        int | None,
+        typer.Option(
+            min=0,
+            help="Images held out for validation.",
+            show_default="of own images a tenth, where each class has 20 labels",
+        ),
+    ] = None
     protocol: Annotated[
         str | None,
         typer.Option(

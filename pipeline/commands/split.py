@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Annotated
+
+import typer
 
 from pipeline.commands.options import Json, Name, SplitOptions, StorePath
 from stores.system.text import say
 
 
-def split(store: StorePath, splits: SplitOptions, name: Name = None, as_json: Json = False) -> None:
+def split(
+    store: StorePath,
+    splits: SplitOptions,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Cross-validation: as many splits, each holds another part of all labels out."),
+    ] = None,
+    name: Name = None,
+    as_json: Json = False,
+) -> None:
     """Add split stores to a dataset store: index arrays, no pixels."""
     from pipeline.api import split as add_splits
 
-    made = add_splits(store, **dataclasses.asdict(splits), name=name)
+    made = add_splits(store, **dataclasses.asdict(splits), folds=folds, name=name)
     if as_json:
         say(json.dumps([str(split.path) for split in made]))
         return

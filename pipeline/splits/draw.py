@@ -113,7 +113,7 @@ def _taking(store: Labelled, taken: np.ndarray, name: str, seed: int, valid: int
     rest = [rows[n:] for rows, n in zip(lists, taken, strict=True)]
     labeled = np.sort(np.concatenate([rows[:n] for rows, n in zip(lists, taken, strict=True)]))
     held = take_valid(rest, valid)
-    return _whole(store, f"{name}{suffix(seed, valid)}", "labels", seed, labeled, held, asked)
+    return whole(store, f"{name}{suffix(seed, valid)}", "labels", seed, labeled, held, asked)
 
 
 def fold_split(store: Labelled, fold: int = 1, *, valid: int = 0) -> Split:
@@ -135,7 +135,7 @@ def fold_split(store: Labelled, fold: int = 1, *, valid: int = 0) -> Split:
     rest = [rows[~np.isin(rows, labeled)] for rows in class_lists(store, fold)]
     name = f"{len(labeled)}_fold{fold}" + (f"_valid{valid}" if valid else "")
     asked = {"labels": len(labeled), "fold": fold, "valid": valid}
-    split = _whole(store, name, "folds", fold, labeled, take_valid(rest, valid), asked)
+    split = whole(store, name, "folds", fold, labeled, take_valid(rest, valid), asked)
     require_pool(split.unlabeled)
     return split
 
@@ -240,7 +240,7 @@ def require_pool(unlabeled: np.ndarray) -> None:
         raise UsageError("no image is left for the unlabelled pool", hint="ask for fewer labels or validation images")
 
 
-def _whole(
+def whole(
     store: Labelled, name: str, protocol: str, seed: int, labeled: np.ndarray, valid: np.ndarray, asked: dict
 ) -> Split:
     """A split of all classes: every row that is neither in `labeled` nor in `valid` is unlabelled."""

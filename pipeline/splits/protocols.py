@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.splits import validation
 from pipeline.splits.draw import Labelled, Split, even_split, fold_split, label_split, suffix
 from pipeline.splits.mismatch import LABELS_PER_CLASS, LEVELS, class_split, mismatch_split
 from pipeline.splits.open_set import PROTOCOLS, SHARES, Published, open_split, published
@@ -46,6 +47,7 @@ class Request:
         share: of the foreign images, of the protocol "fixed-known".
         seed: of the draw; if the dataset has predefined labelled folds of `labels` images (STL-10), the fold.
         valid: number of validation images.
+        folds: cross-validation over all labels: their number; `seed` is which of them is held out.
     """
 
     labels: int | Literal["all"] | None = None
@@ -57,15 +59,18 @@ class Request:
     valid: int = 0
     protocol: str | None = None
     share: float | None = None
+    folds: int | None = None
 
 
 def completed(store: Labelled, request: Request) -> list[Request]:
-    """The splits that a request of an open-set protocol stands for: what it leaves open is as in the papers.
+    """The splits that a request stands for: all folds; what an open-set protocol leaves open is as in papers.
 
     Raises:
         UsageError: no such protocol, or neither papers nor the request say the known classes or the number of labels.
     """
     name = request.protocol
+    if request.folds is not None:
+        return [replace(request, seed=fold + 1) for fold in range(request.folds)]
     if name is None:
         return [request]
     if request.share is not None and name != "fixed-known":
@@ -104,6 +109,8 @@ def draw_split(store: Labelled, request: Request) -> Split:
     seed, valid, labels = request.seed, request.valid, request.labels
     if valid < 0:
         raise UsageError(f"--valid {valid}: the number of validation images cannot be negative")
+    if request.folds is not None:
+        return validation.fold_split(store, request.folds, seed)
     if request.protocol is not None:
         return _draw_open(store, request.protocol, request)
     if labels == "all":
@@ -154,6 +161,9 @@ def draw_again(store: Labelled, content: dict[str, Any]) -> Iterator[Split]:
     """
     spec = content["spec"]
     seed = spec.get("fold", content["seed"])
+    if "folds" in spec:
+        yield draw_split(store, Request(folds=spec["folds"], seed=seed))
+        return
     labels: Any = spec["labels"] if content["counts"]["unlabeled"] else "all"
     asked = Request(mismatch=spec.get("mismatch"), labels=labels, seed=seed, valid=spec["valid"])
     if "per_class" in spec:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pipeline.splits.draw import Split
 from pipeline.splits.protocols import Request, completed, draw_split, draw_standard
+from pipeline.splits.validation import default_valid
 from stores import DatasetStore
 from stores.errors import UsageError
 from stores.format import names
@@ -16,6 +17,7 @@ from stores.writer import write_split
 
 _EACH = ("class", "each")
 N = TypeVar("N", int, float)
+OWN = ("folder", "arrays")  # sources of one's own images
 ARRAYS = ("labeled", "unlabeled", "valid", "test")
 
 
@@ -28,6 +30,7 @@ def requests_for(
     valid: int,
     protocol: str | None = None,
     shares: str | None = None,
+    folds: int | None = None,
 ) -> list[Request]:
     """The requests of these options; empty if they name no split.
 
@@ -40,10 +43,17 @@ def requests_for(
         valid: number of validation images.
         protocol: `--protocol`, with every number of labels.
         shares: `--shares`: numbers separated by commas, each for a split.
+        folds: `--folds`, of all labels.
 
     Raises:
-        UsageError: a list is not of whole numbers, or not of class names.
+        UsageError: `folds` is given with anything else; a list is not of whole numbers, or not of class names.
     """
+    if folds is not None:
+        if any(one is not None for one in (mismatch, labeled_classes, unlabeled_classes, protocol, shares)) or valid:
+            raise UsageError("--folds holds a part of all labels out in turn", "nothing else can be asked for with it")
+        if labels not in (None, "all"):
+            raise UsageError(f"--labels {labels} cannot be given with --folds", "it divides all labels")
+        return [Request(folds=folds)]
     levels = _numbers("--mismatch", mismatch, int)
     asked = Request(
         labeled_classes=_names("--labeled-classes", labeled_classes),
@@ -83,9 +93,19 @@ def write_all(dataset: DatasetStore, requests: list[Request], name: str | None =
     return [write_split_store(dataset, split, name) for split in [draw_split(dataset, request) for request in requests]]
 
 
-def write_standard(dataset: DatasetStore, seed: int, valid: int) -> tuple[list[Location], list[str]]:
-    """Write the standard splits of a dataset; returns their locations, and why others are left out."""
-    splits, left_out = draw_standard(dataset, dataset.manifest["protocol"], seed=seed, valid=valid)
+def write_standard(dataset: DatasetStore, seed: int, valid: int | None) -> tuple[list[Location], list[str]]:
+    """Write the standard splits of a dataset; returns their locations, and why others are left out.
+
+    Args:
+        valid: number of validation images; None: by default of one's own images some, see `validation.default_valid`,
+            which the names of the splits then do not say; of others none.
+    """
+    chosen = valid or 0
+    if valid is None and dataset.manifest["source"] in OWN:
+        chosen = default_valid(dataset)
+    splits, left_out = draw_standard(dataset, dataset.manifest["protocol"], seed=seed, valid=chosen)
+    if valid is None:
+        splits = [replace(split, name=split.name.removesuffix(f"_valid{chosen}")) for split in splits]
     return [write_split_store(dataset, split) for split in splits], [why for _, why in left_out]
 
 

@@ -32,6 +32,9 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of every run that has it; may be repeated."),
 ]
 Runs = Annotated[Path, typer.Option(help="Folder of the runs and of the finished table.")]
+By = Annotated[
+    str, typer.Option(metavar="IMAGES", help="Which images count: test, or valid to choose method and settings by.")
+]
 Show = Annotated[bool, typer.Option("--show", help="Train nothing: the table of the runs that are finished.")]
 
 
@@ -44,6 +47,7 @@ def compare(
     model: Model = None,
     assignments: Set = None,
     runs: Runs = Path("runs/compare"),
+    by: By = "test",
     show: Show = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -53,7 +57,7 @@ def compare(
     from trainer.compare.run import Compared, Comparison
 
     chosen = [name for name in (methods or "").split(",") if name]
-    made, paths, notes = recipe(stores, embeddings, chosen, numbers_of(seeds), steps, model)
+    made, paths, notes = recipe(stores, embeddings, chosen, numbers_of(seeds), steps, model, by)
     comparison = Comparison(made, paths, assignments or [], runs, notes)
 
     def tell(compared: Compared) -> None:

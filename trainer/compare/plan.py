@@ -16,6 +16,7 @@ from trainer.reproduce.recipe import Recipe, Row, Vary
 
 PIXEL_STEPS = 5_000  # of a run on images, where the papers make 500,000
 SEEDS = (1, 2, 3, 4, 5)
+BY = {"test": ("last", ""), "valid": ("valid", "_by_valid")}  # error of a run that counts, and what a table's name adds
 
 
 def recipe(
@@ -25,6 +26,7 @@ def recipe(
     seeds: Sequence[int],
     steps: int | None,
     model: str | None,
+    by: str = "test",
 ) -> tuple[Recipe, list[str], list[str]]:
     """The recipe of a comparison.
 
@@ -35,11 +37,13 @@ def recipe(
         seeds: a labelled split and a training run each; training runs alone where a split of another seed is missing.
         steps, model: of the runs; None: 1,000 steps of a linear classifier on embeddings, 5,000 of the papers' network.
 
+        by: which images count: "test", or "valid", by which settings and methods are chosen.
+
     Returns:
         the recipe, the paths of its columns' stores, and what a person should know about it.
 
     Raises:
-        UsageError: an unknown method.
+        UsageError: an unknown method; validation images are to count and there are none.
         StoreError: there is no such store, or its splits are of different datasets.
     """
     paths = [path for place in places for path in _splits(place)]
@@ -56,8 +60,15 @@ def recipe(
             "the stores are splits of different datasets", ", ".join(sorted(names)), "compare them one by one"
         )
     on = f", on embeddings '{embeddings}'" if embeddings else ""
+    if by not in BY:
+        raise UsageError(f"--by {by}: there are no such images", suggest(by, BY))
+    if by == "valid" and (bare := [store for store in stores if not len(store.valid)]):
+        raise UsageError(
+            f"'{bare[0].path}' has no validation images",
+            hint=f"`realmix-data split {bare[0].path} --folds 5` makes splits for cross-validation",
+        )
     made = Recipe(
-        name=f"compare_{'_'.join(columns) if len(columns) == 1 else names.pop()}",
+        name=f"compare_{'_'.join(columns) if len(columns) == 1 else names.pop()}{BY[by][1]}",
         title=f"All methods on {', '.join(columns)}{on}",
         source="",
         axis="split" if len(columns) > 1 else "",
@@ -66,7 +77,7 @@ def recipe(
         model=model or _model(stores[0]),
         seeds=tuple(seeds),
         vary=vary,
-        error="last",
+        error=BY[by][0],
         settings={},
         columns=tuple(columns),
         rows=tuple(Row(name, name, {}, columns, dict.fromkeys(columns, "")) for name in dict.fromkeys(chosen)),

@@ -154,7 +154,8 @@ class Comparison:
         for column in self.recipe.columns:
             cells = {row.name: found[row.name, column] for row in self.recipe.rows}
             alone = {name: cell for name, cell in cells.items() if not uses_unlabeled(name)}
-            said.append(sentence(column, alone, {name: cell for name, cell in cells.items() if name not in alone}))
+            helped = {name: cell for name, cell in cells.items() if name not in alone}
+            said.append(sentence(column, alone, helped, "validation" if self.recipe.error == "valid" else "test"))
         return said
 
     def seconds(self, method: str) -> float | None:

@@ -19,13 +19,14 @@ def best(cells: Mapping[str, Cell]) -> str | None:
     return min(means, key=lambda name: means[name]) if means else None
 
 
-def sentence(store: str, alone: Mapping[str, Cell], helped: Mapping[str, Cell]) -> str:
+def sentence(store: str, alone: Mapping[str, Cell], helped: Mapping[str, Cell], images: str = "test") -> str:
     """Whether the unlabelled images of a store help, by how much and with which method.
 
     Args:
         store: its name.
         alone: methods that look at labelled images only, by name.
         helped: those that look at the unlabelled ones too.
+        images: which ones the errors are of, "test" or "validation".
     """
     without, with_ = best(alone), best(helped)
     if without is None or with_ is None:
@@ -34,7 +35,7 @@ def sentence(store: str, alone: Mapping[str, Cell], helped: Mapping[str, Cell]) 
     if found is None:
         return f"{store}: {with_} and {without} have no seed in common."
     errors = (
-        f"{with_} takes {helped[with_].mean:.1f} % of the test images for another class, "
+        f"{with_} takes {helped[with_].mean:.1f} % of the {images} images for another class, "
         f"{without}, the best method without them, {alone[without].mean:.1f} %"
     )
     over = f"{found.seeds} seed" + ("" if found.seeds == 1 else "s")

@@ -141,6 +141,7 @@ def summary(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         median_of: how many these were.
         error_best_by_valid: test error of the first evaluation with the lowest validation error; None without one.
         best_step: step of that evaluation, or None.
+        valid_error_last: validation error of the last evaluation, or None.
         raw_error_last: test error of the current weights in the last evaluation, or None.
         evaluations: number of evaluations.
     """
@@ -153,6 +154,7 @@ def summary(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "median_of": len(last),
         "error_best_by_valid": best["test_error"] if best else None,
         "best_step": best["step"] if best else None,
+        "valid_error_last": history[-1].get("valid_error"),
         "raw_error_last": history[-1].get("raw_test_error"),
         "evaluations": len(history),
     }

@@ -20,6 +20,7 @@ SCORES = (  # name in result.json, heading, factor, decimals
     ("error_last", "last, %", 1, 2),
     ("error_median20", "median, %", 1, 2),
     ("error_best_by_valid", "best by valid., %", 1, 2),
+    ("valid_error_last", "validation, %", 1, 2),
     ("raw_error_last", "live weights, %", 1, 2),
     ("calibration.ece", "ECE, %", 100, 2),
     ("detection.auroc", "AUROC", 1, 3),

@@ -140,4 +140,8 @@ def _experiment(record: Record) -> dict[str, Any]:
 
 
 def _data(record: Record) -> list[Any]:
-    return [record.store.get(key) for key in ("dataset_fingerprint", "protocol", "counts", "class_names", "gamma")]
+    store = record.store
+    counts = dict(store["counts"])
+    if store["protocol"] == "cross-validation":  # some folds have an image more than others
+        counts["labeled"] += counts.pop("valid")
+    return [counts, *(store.get(key) for key in ("dataset_fingerprint", "protocol", "class_names", "gamma"))]

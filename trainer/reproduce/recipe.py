@@ -8,7 +8,7 @@ steps = 500_000
 model = "wrn-28-2"
 seeds = [1, 2]
 vary = "both"                      # the default: a seed is a labelled split and a training; or "split", "training"
-error = "median20"                 # the default, as in the papers; or "last", "best_by_valid"
+error = "median20"                 # the default, as in the papers; or "last", "best_by_valid", "valid"
 set = { batch = 16 }               # settings of all runs
 [columns]                          # heading = split store
 "250" = "cifar10_250"
@@ -40,7 +40,12 @@ from stores.errors import StoreError, UsageError, suggest
 from stores.format import names
 
 LARGEST = 1 << 18  # bytes of a file
-ERRORS = {"median20": "error_median20", "last": "error_last", "best_by_valid": "error_best_by_valid"}
+ERRORS = {
+    "median20": "error_median20",
+    "last": "error_last",
+    "best_by_valid": "error_best_by_valid",
+    "valid": "valid_error_last",
+}
 UNVERIFIED = "?"  # after a published error that was not checked against the paper
 Vary = Literal["both", "split", "training"]  # what a seed changes
 RENAMED = {  # recipes of earlier versions

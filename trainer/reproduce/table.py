@@ -24,6 +24,7 @@ KINDS = {
     "last": "of the last step",
     "median20": "median of the last 20 evaluations",
     "best_by_valid": "of the step with the best validation error",
+    "valid": "of the last step",
 }
 
 
@@ -85,7 +86,7 @@ def cells(recipe: Recipe, runs: Runs) -> dict[tuple[str, str], Cell]:
             finished = [run for run in runs[row.name, column] if run.finished]
             results = [(result, run.seed) for run in finished if (result := open_run(run.path).result()) is not None]
             name = ERRORS[recipe.error]
-            scored = [(result[name], seed) for result, seed in results if result[name] is not None]
+            scored = [(result[name], seed) for result, seed in results if result.get(name) is not None]
             counts = [result["ood"] for result, _ in results if result["ood"]]
             names = ("masked", "masked_ood", "ood", "rows")
             masks = {name: sum(one[name] for one in counts) for name in names} if counts else None
@@ -150,7 +151,7 @@ def caption(
     sides = config["store"].get("image_size") if config else None  # runs of early versions do not say it
     size = ", images of {} × {}".format(*sides) if sides else ""
     text = (
-        f"Test error in %, {KINDS[recipe.error]}, averaged weights; "
+        f"{'Validation' if recipe.error == 'valid' else 'Test'} error in %, {KINDS[recipe.error]}, averaged weights; "
         f"± is the standard deviation over {VARIED[recipe.vary]}. "
         f"{named(recipe.model)}, {recipe.steps:,} steps{batch}{size}, {seeds}."
     )

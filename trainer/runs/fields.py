@@ -169,6 +169,7 @@ _RESULT: dict[str, Check] = {
     "median_of": whole(1),
     "error_best_by_valid": or_none(_percent),
     "best_step": or_none(whole(0)),
+    "valid_error_last": or_none(_percent),
     "raw_error_last": or_none(_percent),
     "seconds": number(0, MOST),
     "store": _path,
@@ -240,7 +241,7 @@ _RESULT: dict[str, Check] = {
     "files": or_none(_named(_object({"bytes": whole(0), "sha256": digest}))),
 }
 # runs of early versions lack these
-_LATER = {"raw_error_last", "calibration", "foreign", "detection", "open_set", "files"}
+_LATER = {"raw_error_last", "valid_error_last", "calibration", "foreign", "detection", "open_set", "files"}
 _FIT: dict[str, Check] = {
     "best_step": lambda c: (c["best_step"] is None) == (c["error_best_by_valid"] is None),
     "per_class_error": lambda c: c["per_class_error"].keys() == set(c["class_names"]),
