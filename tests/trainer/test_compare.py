@@ -185,3 +185,32 @@ def finished(runs: Path) -> dict[Path, int]:
 
 def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_methods_are_chosen_by_the_parts_that_were_held_out(stores: Path, tmp_path: Path) -> None:
+    from pipeline.splits.protocols import Request
+    from pipeline.splits.split_stores import write_all
+    from stores import open_store
+    from trainer.compare.run import Comparison
+
+    folds = [str(path) for path in write_all(open_store(stores), [Request(folds=3)])]
+    made, paths, notes = recipe([folds[0]], "clusters", ["probe", "knn"], (1, 2, 3), None, None, by="valid")
+    assert notes == []
+    comparison = Comparison(made, paths, [], tmp_path)
+    comparison.train()
+    folder = comparison.runs[0].path.parent
+    said = json.loads((folder / f"{made.name}.json").read_text())
+    assert made.name.endswith("_by_valid"), "beside the table of test errors"
+    for row in said["rows"]:
+        results = [read_result(run.path) for run in comparison.cells[row["method"], row["store"]]]
+        assert row["errors"] == [result["valid_error_last"] for result in results]
+        assert row["errors"] == [result["history"][-1]["valid_error"] for result in results]
+    assert "Validation error in %" in (folder / f"{made.name}.md").read_text()
+    with pytest.raises(UsageError, match="has no validation images"):
+        recipe([str(stores.with_name("tiny_20"))], "clusters", ["probe"], (1,), None, None, by="valid")
+    with pytest.raises(UsageError, match="there are no such images"):
+        recipe([folds[0]], "clusters", ["probe"], (1,), None, None, by="train")
+
+
+def read_result(path: Path) -> dict:
+    return json.loads((path / "result.json").read_text())
