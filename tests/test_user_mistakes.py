@@ -77,7 +77,7 @@ SMALL = "--model wrn-10-1 --batch 4 --steps 2 --device cpu --threads 1 --set ten
         ("realmix-data build digits --drop-conflicts", 2, "takes no --drop-conflicts"),
         ('realmix-data split stores/tiny --labeled-classes "ant,bee', 2, "not a list of class names"),
         ("realmix-train --store stores/tiny_20 --name a/b", 2, "--name 'a/b' cannot be the name"),
-        ("realmix-data build digits --labels ten", 2, "not a list of whole numbers"),
+        ("realmix-data build digits --labels ten", 2, "not a number of labels"),
         ("realmix-data build digits --dask nowhere", 2, "--dask nowhere: no address"),
         ("realmix-data build digits --dry-run --copies 0", 2, "at least one copy"),
         ("realmix-data plan cifar11", 2, "did you mean cifar10"),
