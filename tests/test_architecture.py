@@ -238,6 +238,11 @@ def test_the_wheel_holds_the_code_and_no_built_store(tmp_path):
     assert code <= shipped
     assert "stores/FORMAT.md" in shipped
     assert not [n for n in shipped if n.startswith("stores/digits")]
+    said = (
+        zipfile.ZipFile(next(tmp_path.glob("*.whl"))).read(f"realmix-{stores.__version__}.dist-info/METADATA").decode()
+    )
+    assert "# realmix" in said
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", said) == [], "what leads nowhere on an index"
     assert {n.split("/")[0] for n in shipped} == {*PACKAGES, f"realmix-{stores.__version__}.dist-info"}
 
 

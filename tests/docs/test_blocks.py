@@ -38,7 +38,9 @@ REASONS = {
 }
 APPS = {"realmix-data": pipeline.cli, "realmix-train": trainer.cli}
 ELSEWHERE = {"pip", "make", "dask", "aws"}  # not our commands
+BUILDS_DIGITS = re.compile(r"build(\(\"| )digits(?![^\n]*name)")
 STEPS = 3
+PARTS = {"train": slice(60), "test": slice(60, 80)}  # of a stand-in for CIFAR-10
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,13 @@ def prepared(tmp_path_factory) -> Path:
         lines.append(f"day{i % 3}/{i}.png,{('cat', 'dog')[i % 2] if i < 16 else ''}")
     (folder / "labels.csv").write_text("\n".join(lines))
     realmix.build("digits", root=folder / "stores", copies=2, labels="20")
+    pixels = {"x": rng.integers(0, 256, (80, 32, 32, 3), dtype=np.uint8), "y": np.arange(80) % 4}
+    np.savez(
+        folder / "small.npz",
+        **{f"{kind}_{part}": values[rows] for kind, values in pixels.items() for part, rows in PARTS.items()},
+    )
+    realmix.build("arrays", folder / "small.npz", root=folder / "stores", name="cifar10", copies=2, labels="40")
+    realmix.split(folder / "stores" / "cifar10", labels=8, name="cifar10_250")
     return folder
 
 
@@ -152,14 +161,20 @@ def shortened(code: str) -> str:
     return re.sub(r"steps=\d+", f"steps={STEPS}", code)
 
 
-RUN = [page for page in PAGES if any(b.why is None and b.language in ("sh", "python") for b in blocks_of(page))]
+RUN = [
+    page
+    for page in (ROOT / "README.md", *PAGES)
+    if any(b.why is None and b.language in ("sh", "python") for b in blocks_of(page))
+]
 
 
 @pytest.mark.parametrize("page", RUN, ids=name)
 def test_pages_do_what_they_say(page, prepared, workplace, monkeypatch):
     found = blocks_of(page)
-    if not any("build digits" in block.text for block in found[:1]):
-        shutil.copytree(prepared / "stores", workplace / "stores")
+    shutil.copytree(prepared / "stores", workplace / "stores")
+    if any(BUILDS_DIGITS.search(block.text) for block in found):
+        for store in (workplace / "stores").glob("digits*"):
+            shutil.rmtree(store)
     page_module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", page_module)  # what is defined there says so
     for block in found:
