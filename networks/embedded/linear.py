@@ -46,7 +46,9 @@ class OnEmbeddings(Network):
 class Linear(OnEmbeddings):
     """A classifier on the embeddings or, with `hidden`, on a layer of so many features.
 
-    The classifier starts at 0: at first every class is as likely, and what it says of an image comes from the labels.
+    The classifier and single layers of Xavier's initialisation start at 0: at first every class is as likely, and what
+    they say of an image comes from the labels. Random weights of a thousand features would be noise that a few labels
+    never take away.
     """
 
     def __init__(self, num_features: int, num_classes: int, heads: Sequence[Head] = (), hidden: int = 0) -> None:
@@ -54,6 +56,10 @@ class Linear(OnEmbeddings):
         self.hidden = nn.Sequential(nn.Linear(num_features, hidden), nn.ReLU()) if hidden else nn.Identity()
         self.add_heads(hidden or num_features, num_classes, heads)
         nn.init.zeros_(self.head.weight)
+        for head in heads:
+            module = self.get_submodule(head.name)
+            if head.init == "xavier" and isinstance(module, nn.Linear):
+                nn.init.zeros_(module.weight)
         self.num_classes = num_classes
 
     def embed(self, x: Tensor, groups: int = 1, update: int | None = None, running: bool = False) -> Tensor:

@@ -14,13 +14,14 @@ import torch
 from embedded_stores import COPIES, FEATURES, STRONG, copied
 from test_resume import assert_equal as assert_same_run
 
+from networks.embedded import linear
 from stores.errors import ResourceError, StoreError, UsageError
 from trainer import api
 from trainer.augment.views import make_batch
 from trainer.data import embedded
 from trainer.data.loader import Loader
 from trainer.inference.reevaluate import reevaluate
-from trainer.methods import FITTED, METHODS
+from trainer.methods import FITTED, METHODS, load_method
 from trainer.runs import checkpoint
 
 CPU = torch.device("cpu")
@@ -239,3 +240,10 @@ def test_more_embeddings_than_memory(stores: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("trainer.data.memory.free_memory", lambda device: 1000)
     with pytest.raises(ResourceError):
         loader_of(spec)
+
+
+def test_what_a_head_says_comes_from_the_labels() -> None:
+    """Random weights of a thousand features would be noise that a few labels never take away."""
+    heads = load_method("openmatch").views(load_method("openmatch").Settings()).heads
+    outputs = linear.build("linear", 1000, 3, heads)(torch.randn(4, 1000), heads=("classes", "detector"))
+    assert not any(output.any() for output in outputs.values())

@@ -14,6 +14,9 @@ from pipeline import api as stores_api
 from stores import open_store
 from trainer import api
 from trainer.evaluation import open_set, scores
+from trainer.reproduce.open_set import lines as table_of
+from trainer.reproduce.recipe import load
+from trainer.reproduce.table import Cell
 
 QUICK = ["eval_every=4", "batch=4", "precision=fp32", "tensorboard=false"]
 
@@ -98,3 +101,24 @@ def test_the_report_says_it(split: Path, tmp_path: Path, command: Any) -> None:
     assert "foreign test images" in text
     assert "rejected by its heads" in text
     assert "rejected above 95 % of the validation images" in text
+
+
+def cell(*errors: float, **measures: float | None) -> Cell:
+    told = tuple({"auroc": None, "balanced": None} | measures for _ in errors) if measures else ()
+    return Cell(errors, tuple(range(1, len(errors) + 1)), "", "store", None, open_set=told)
+
+
+def test_a_table_of_foreign_images_beside_published_ones() -> None:
+    """Gains are seed by seed; a closed-set method without validation images has an AUROC alone."""
+    one = load("openset")
+    found = {(row.name, column): cell() for row in one.rows for column in one.columns}
+    column = "6 of 10, 24"
+    found["Supervised", column] = cell(50, 60, auroc=0.5)
+    found["IOMatch", column] = cell(40, 52, auroc=0.875, balanced=0.75)
+    lines = {line[0]: line[1] for line in table_of(one, found) if line[0] != "published"}
+    assert lines["IOMatch, AUROC of foreign test images, %"] == "87.5 ± 0.0"
+    assert lines["IOMatch, gain over the labels alone, points"] == "+9.00 ± 1.41"
+    assert lines["Supervised, AUROC of foreign test images, %"] == "50.0 ± 0.0"
+    assert not any(name.startswith(("Supervised, gain", "Supervised, balanced", "FixMatch")) for name in lines)
+    assert ["published", "75.08", "78.96", "45.94", "58.52", "46.36", "60.78", "39.96", "54.39"] in table_of(one, found)
+    assert table_of(one, {key: cell(50) for key in found}) == []

@@ -19,7 +19,7 @@ from stores.system.text import markdown as plain
 from trainer.compare.execute import execute
 from trainer.compare.plan import uses_unlabeled
 from trainer.compare.verdict import sentence
-from trainer.reproduce import picture
+from trainer.reproduce import open_set, picture
 from trainer.reproduce import table as tables
 from trainer.reproduce.gain import Gain, gain
 from trainer.reproduce.plan import Planned, Scale, plan
@@ -123,7 +123,8 @@ class Comparison:
         said = self.sentences(found)
         data = self._data(found, said)
         content = {
-            "md": _markdown(self.recipe, header, rows, said, caption, self.notes),
+            "md": _markdown(self.recipe, header, rows, said, caption, self.notes)
+            + open_set.markdown(self.recipe, found),
             "csv": _csv(data),
             "json": json.dumps(data, indent=1) + "\n",
             "svg": picture.draw(self.recipe, found, caption),

@@ -35,9 +35,10 @@ def lines(recipe: Recipe, found: Mapping[tuple[str, str], Cell]) -> list[list[st
     for row in recipe.rows:
         for name, said in MEASURES.items():
             own = {column: _spread(found[row.name, column], name) for column in row.stores}
-            if any(own.values()):
-                rows.append([f"{row.name}, {said}", *(own.get(column, "") for column in recipe.columns)])
             printed = row.open_set.get(name, {})
+            if any(own.values()) or any(printed.values()):
+                own = {column: text or "–" for column, text in own.items()}
+                rows.append([f"{row.name}, {said}", *(own.get(column, "") for column in recipe.columns)])
             if any(printed.values()):
                 rows.append(["published", *(printed.get(column, "") for column in recipe.columns)])
         if alone is not None and row is not alone:

@@ -50,6 +50,7 @@ class Settings:
 PRESETS = {
     "any": {"run": {"optimizer": "sgd", "lr": 0.03, "lr_schedule": "cosine", "weight_decay": 5e-4}},
     "cifar100": {"lambda_consistency": 1.0},
+    "embeddings": {"threshold": 0.8},  # FixMatch's there
 }
 
 
