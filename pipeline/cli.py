@@ -22,17 +22,20 @@ from pipeline.commands.split import split
 from pipeline.commands.verify import verify
 from stores import __version__
 from stores.errors import run
+from stores.system.command_line import CONTEXT, Command, Group, shown
 from stores.system.text import say
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    cls=Group,
+    context_settings=CONTEXT,
     help="Build stores of augmented copies once; train from them with `realmix-train` as often as you like.",
     epilog="Example: `realmix-data build cifar10 --copies 50`, then `realmix-train --store stores/cifar10_250`",
 )
 for command in (build, plan, split, embed, info, verify, repair, export, preview):
-    app.command()(grouped(command))
+    app.command(cls=Command)(grouped(command))
 
 
 def _version(asked: bool) -> None:
@@ -46,7 +49,6 @@ def main() -> None:
     run(app)
 
 
-@app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
@@ -56,3 +58,6 @@ def options(
     """Options of every command."""
     if debug:
         os.environ["REALMIX_DEBUG"] = "1"
+
+
+app.callback()(shown(options))

@@ -7,18 +7,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import stores
 from stores import errors
 from stores.errors import UsageError
+from stores.system.command_line import CONTEXT, Command, Group, runs_here, shown, stores_here
 from stores.system.text import say
-from trainer.commands import audit, compare, doctor, foreign, methods, reproduce, results
+from trainer.commands import audit, compare, completion, doctor, foreign, methods, reproduce, results
 from trainer.commands.options import Debug, Device, Json
 
+
+class _Train(Group):
+    """The command line, which knows what people look for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            option = getattr(error, "option_name", None)
+            if option is None or not hasattr(error, "possibilities"):
+                raise
+            known = [name for parameter in self.params for name in parameter.opts if name.startswith("--")]
+            raise completion.explain(option, known) from None
+
+
 app = typer.Typer(
+    cls=_Train,
+    context_settings=CONTEXT,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -39,15 +57,37 @@ def _version(asked: bool) -> None:
 
 
 Store = Annotated[
-    str | None, typer.Option(help="Split store to train from: a folder, or s3://bucket/….", show_default=False)
+    str | None,
+    typer.Option(
+        metavar="STORE",
+        help="Split store to train from: a folder, or s3://bucket/….",
+        show_default=False,
+        autocompletion=stores_here,
+    ),
 ]
 Embeddings = Annotated[
     str | None, typer.Option(metavar="NAME", help="Train on these embeddings of its images.", show_default=False)
 ]
-Method = Annotated[str | None, typer.Option(help="Training method, see `methods`.", show_default="realmix")]
-Steps = Annotated[int | None, typer.Option(help="Updates.", show_default="500000, the paper's")]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Training method, see `methods`.",
+        show_default="realmix",
+        autocompletion=completion.methods,
+    ),
+]
+Steps = Annotated[int | None, typer.Option(help="Updates.", show_default="500000; on a CPU minutes")]
 Seed = Annotated[int | None, typer.Option(help="Of weights, order and draws.", show_default="1")]
-Model = Annotated[str | None, typer.Option(help="Network; wrn-10-1 suits a CPU.", show_default="the papers'")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Network: wrn-28-2, timm:NAME, torchvision:NAME.",
+        show_default="the papers'; on a CPU wrn-10-1",
+        autocompletion=completion.networks,
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -61,9 +101,17 @@ Init = Annotated[
     ),
 ]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
-Name = Annotated[str | None, typer.Option(help="Folder of this run.", show_default="STORE_METHOD_sSEED")]
+Name = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Folder of this run.", show_default="STORE_METHOD_sSEED")
+]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, see `methods`; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting, see `methods`; may be repeated.",
+        autocompletion=completion.settings,
+    ),
 ]
 Copies = Annotated[int | None, typer.Option(help="Train on the first K stored copies.", show_default="all")]
 Batch = Annotated[int | None, typer.Option(help="Labelled images a step.", show_default="64")]
@@ -85,7 +133,10 @@ CheckpointEvery = Annotated[
 Resume = Annotated[
     Path | None,
     typer.Option(
-        metavar="RUN", help="Continue this run, with its own settings; --steps makes it longer.", show_default=False
+        metavar="RUN",
+        help="Continue this run, with its own settings; --steps makes it longer.",
+        show_default=False,
+        autocompletion=runs_here,
     ),
 ]
 Wandb = Annotated[
@@ -102,7 +153,6 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the last line."
 Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)]
 
 
-@app.callback()
 def train(
     context: typer.Context,
     store: Store = None,
@@ -165,6 +215,14 @@ def train(
     show_result(last_line(path, result), json.dumps({"run": str(path), **result}) if as_json else None)
 
 
+PANELS = {
+    "Network": ("weights", "init"),
+    "Data": ("embeddings", "copies", "feed", "window"),
+    "Machine": ("device", "engine", "threads"),
+    "Evaluation and curves": ("eval_every", "checkpoint_every", "wandb", "mlflow", "trackio"),
+    "Output": ("runs", "as_json", "quiet", "debug", "version"),
+}
+app.callback()(shown(train, {name: panel for panel, names in PANELS.items() for name in names}))
 for command in (
     compare.compare,
     reproduce.reproduce,
@@ -177,4 +235,4 @@ for command in (
     methods.methods,
     doctor.doctor,
 ):
-    app.command()(command)
+    app.command(cls=Command)(shown(command))

@@ -15,9 +15,9 @@ from stores.system.text import say
 
 
 def build(
-    made: StoreOptions,
-    splits: SplitOptions,
     images: SourceOptions,
+    splits: SplitOptions,
+    made: StoreOptions,
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers make the copies.")
     ] = None,
@@ -29,7 +29,10 @@ def build(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make a dataset store with its copies, and its standard split stores. An interrupted build continues."""
+    """Make a dataset store with its copies, and its standard split stores. An interrupted build continues.
+
+    Example: `realmix-data build folder photos/labelled --unlabeled photos/rest --test photos/test`
+    """
     if dry_run:
         plan(made, images, as_json=as_json)
         return

@@ -52,7 +52,10 @@ def embed(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Embed the images and copies of a store with a frozen network, for training in seconds. It can be interrupted."""
+    """Embed the images and copies of a store with a frozen network, for training in seconds. It can be interrupted.
+
+    Example: `realmix-data embed stores/mine --backbone timm:resnet18 --size 96`
+    """
     from pipeline.building.facts import embedding_facts
     from pipeline.building.facts import size as size_text
     from pipeline.commands.progress import Bars

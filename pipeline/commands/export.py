@@ -19,7 +19,10 @@ def export(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Add the images and copies as FFCV's `.beton` files, beside the arrays, for training code that reads those."""
+    """Add the images and copies as FFCV's `.beton` files, beside the arrays, for training code that reads those.
+
+    Example: `realmix-data export stores/cifar10 --format ffcv`
+    """
     if require_format(format_) == "zarr":
         raise UsageError("every store is a zarr group: there is nothing to export", hint="--format ffcv")
     from pipeline.building.export_ffcv import export as export_store

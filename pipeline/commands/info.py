@@ -19,7 +19,10 @@ def info(
         typer.Option("--files", help="Print which file each image came from instead, as CSV: part,row,class,file."),
     ] = False,
 ) -> None:
-    """What a store holds."""
+    """What a store holds.
+
+    Example: `realmix-data info stores/cifar10_mismatch75`
+    """
     from pipeline.building.facts import dataset_facts, embedding_facts, file_lines, show, split_facts
     from stores import DatasetStore, SplitStore, open_store
     from stores.embeddings import holds_embeddings, names_of, open_with_dataset

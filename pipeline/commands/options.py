@@ -19,12 +19,15 @@ import typer
 from pipeline.api import CACHE, require_copies, require_format, target
 from stores.errors import UsageError
 from stores.storage.location import Location, locate
+from stores.system.command_line import describe, starting, stores_here
 from stores.system.text import say
 
 if TYPE_CHECKING:
     from pipeline.sources import Options
     from stores import DatasetStore
 
+SOURCES = ("digits", "cifar10", "cifar100", "svhn", "stl10", "folder", "arrays", "imagenet32")
+RECIPES = ("cutout", "erase", "simple", "color", "strong")
 MOST = 1e30  # a float32 holds it
 
 
@@ -44,7 +47,14 @@ def _range(text: str) -> tuple[float, float]:
 
 
 StorePath = Annotated[
-    Any, typer.Argument(metavar="STORE", parser=locate, help="Folder of a store, or s3://bucket/….", show_default=False)
+    Any,
+    typer.Argument(
+        metavar="STORE",
+        parser=locate,
+        help="Folder of a store, or s3://bucket/….",
+        show_default=False,
+        autocompletion=stores_here,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
@@ -56,7 +66,13 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Parallel workers.", sh
 class SourceOptions:
     """Which images."""
 
-    source: Annotated[str, typer.Argument(help="digits, cifar10, cifar100, svhn, stl10, folder, arrays or imagenet32.")]
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="digits, cifar10, cifar100, svhn, stl10, folder, arrays or imagenet32.",
+            autocompletion=starting(SOURCES),
+        ),
+    ]
     path: Annotated[Path | None, typer.Argument(help="The folder or file, for folder, arrays and imagenet32.")] = None
     from_: Annotated[
         Path | None, typer.Option("--from", help="Local archive of the dataset, instead of a download.")
@@ -115,9 +131,12 @@ class StoreOptions:
     """Which copies, and where the store goes."""
 
     copies: Annotated[int, typer.Option(help="Augmented copies of every training image.")] = 50
-    recipe: Annotated[str, typer.Option(help="cutout, erase, simple, color, strong, or an albumentations file.")] = (
-        "cutout"
-    )
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="cutout, erase, simple, color, strong, or an albumentations file.", autocompletion=starting(RECIPES)
+        ),
+    ] = "cutout"
     root: Annotated[str, typer.Option(help="Folder that holds the stores, or s3://bucket/prefix (extra `cloud`).")] = (
         "stores"
     )
@@ -182,18 +201,29 @@ class SplitOptions:
     ] = None
 
 
+MORE = ("dask", "force", "check_space")
+COMMON = ("unlabeled", "test", "labels_from", "size", "copies", "labels", "name")
+PANELS = {"SourceOptions": "More about the images", "StoreOptions": "More about the store", "SplitOptions": "Splits"}
+
+
 def grouped(command: Callable[..., object]) -> Callable[..., object]:
-    """The same command with a parameter for each field of those of its parameters that are groups of options."""
+    """The same command with a parameter for each field of those of its parameters that are groups of options.
+
+    In its help each group has a panel, but for the options that everybody needs.
+    """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
 
     def flat() -> Iterator[inspect.Parameter]:
         for name, parameter in inspect.signature(command).parameters.items():
             if name not in groups:
+                describe(name, hints[name], PANELS["StoreOptions"] if name in MORE else None)
                 yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
                 continue
             types = get_type_hints(groups[name], include_extras=True)
             for field in dataclasses.fields(groups[name]):
+                panel = None if field.name in (*COMMON, "source", "path") else PANELS[groups[name].__name__]
+                describe(field.name, types[field.name], panel)
                 default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
                 yield inspect.Parameter(
                     field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[field.name]

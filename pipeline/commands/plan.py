@@ -23,6 +23,8 @@ def plan(
     """Say what a build would take: bytes, files, time, memory, measured on a sample. Downloads and writes nothing.
 
     `realmix-data embed STORE … --dry-run` says what embeddings would take.
+
+    Example: `realmix-data plan imagenet32 --copies 50`
     """
     from pipeline.api import require_copies, require_format, target
     from pipeline.building.plan import make_plan, show

@@ -18,7 +18,10 @@ def preview(
     rows: Annotated[int, typer.Option(min=1, max=200, help="Images shown.")] = 8,
     copies: Annotated[int, typer.Option(min=1, max=200, help="Copies shown of each.")] = 12,
 ) -> None:
-    """Draw a contact sheet: images and their copies, erased boxes outlined."""
+    """Draw a contact sheet: images and their copies, erased boxes outlined.
+
+    Example: `realmix-data preview stores/cifar10 -o sheet.png`
+    """
     from pipeline.commands.contact_sheet import contact_sheet
 
     require_place(output)

@@ -22,6 +22,8 @@ def repair(
     """Restore damaged files that follow from the rest: copies, params, metadata, indices of a split, embeddings.
 
     Exit code 4 if something is lost for good: base images and labels follow from nothing.
+
+    Example: `realmix-data repair stores/cifar10`
     """
     from pipeline.check.repair import AGAIN
     from pipeline.check.repair import repair as repair_store

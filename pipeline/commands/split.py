@@ -22,7 +22,10 @@ def split(
     name: Name = None,
     as_json: Json = False,
 ) -> None:
-    """Add split stores to a dataset store: index arrays, no pixels."""
+    """Add split stores to a dataset store: index arrays, no pixels.
+
+    Example: `realmix-data split stores/cifar10 --labels 40,4/class --split-seed 3`
+    """
     from pipeline.api import split as add_splits
 
     made = add_splits(store, **dataclasses.asdict(splits), folds=folds, name=name)

@@ -25,7 +25,10 @@ def verify(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Check every file of a store against its checksum. Exit code 4 if any is damaged or missing."""
+    """Check every file of a store against its checksum. Exit code 4 if any is damaged or missing.
+
+    Example: `realmix-data verify stores/cifar10 --deep`
+    """
     from pipeline.check.deep_verify import check_copies
     from pipeline.commands.progress import Bars
     from stores import SplitStore, open_store

@@ -34,7 +34,10 @@ def audit(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Look through the labelled images: labels that look wrong, pairs that look like the same picture."""
+    """Look through the labelled images: labels that look wrong, pairs that look like the same picture.
+
+    Example: `realmix-train audit runs/mine --sheet audit.html`
+    """
     if format not in ("csv", "jsonl"):
         raise UsageError(f"--format {format}: not a format", hint="csv or jsonl")
     require_place(output, sheet)

@@ -52,7 +52,10 @@ def compare(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train all methods on a store, and say whether its unlabelled images help. Finished runs are kept."""
+    """Train all methods on a store, and say whether its unlabelled images help. Finished runs are kept.
+
+    Example: `realmix-train compare stores/mine_all --embeddings tiny`
+    """
     from trainer.compare.plan import recipe
     from trainer.compare.run import Compared, Comparison
 

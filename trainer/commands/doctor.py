@@ -18,7 +18,10 @@ def doctor(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show versions, devices and extras, and read a store for two seconds."""
+    """Show versions, devices and extras, and read a store for two seconds.
+
+    Example: `realmix-train doctor`
+    """
     from trainer.commands.examine import examine
 
     found = examine(store)

@@ -36,7 +36,10 @@ def foreign(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Find the unlabelled images that belong to no training class: a ranked list, a page, a cleaned split."""
+    """Find the unlabelled images that belong to no training class: a ranked list, a page, a cleaned split.
+
+    Example: `realmix-train foreign runs/mine --sheet foreign.html`
+    """
     if format not in ("csv", "jsonl"):
         raise UsageError(f"--format {format}: not a format", hint="csv or jsonl")
     require_place(output, sheet)

@@ -16,7 +16,10 @@ def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """List methods and their settings."""
+    """List methods and their settings.
+
+    Example: `realmix-train methods realmix`
+    """
     from trainer.config.run import COMPONENTS, FROM_FLAGS, Experiment
     from trainer.methods import list_methods, load_method
 

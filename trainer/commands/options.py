@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from stores.system.command_line import runs_here
+
 
 def _debug(asked: bool) -> None:
     if asked:
@@ -18,7 +20,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.", show_default="auto")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's choice")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False, autocompletion=runs_here)
+]
 
 
 def use_threads(threads: int | None) -> None:

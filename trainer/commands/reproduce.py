@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trainer.commands import completion
 from trainer.commands.options import Debug, Threads
 
 if TYPE_CHECKING:
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
 Name = Annotated[
     str | None,
-    typer.Argument(metavar="RECIPE", help="A recipe by name, or a .toml file; none: list them.", show_default=False),
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe by name, or a .toml file; none: list them.",
+        show_default=False,
+        autocompletion=completion.recipes,
+    ),
 ]
 Stores = Annotated[str, typer.Option(help="Folder of the stores, or s3://bucket/….")]
 Store = Annotated[
@@ -68,7 +74,10 @@ def reproduce(
     dry_run: Dry = False,
     debug: Debug = False,
 ) -> None:
-    """Train what a paper's table still lacks, and print it beside the published one."""
+    """Train what a paper's table still lacks, and print it beside the published one.
+
+    Example: `realmix-train reproduce table2 --steps 3000 --model wrn-10-1`
+    """
     from stores.system.text import say
     from trainer.reproduce import recipe, run
     from trainer.reproduce.plan import Scale

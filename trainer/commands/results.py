@@ -29,7 +29,7 @@ Weights = Annotated[
 ]
 Folder = Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write.", show_default="RUN/export")]
 Onnx = Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, and check it (extra `onnx`).")]
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders of runs.", show_default=False)]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Runs, and folders of them.", show_default=False)]
 Remote = Annotated[
     bool, typer.Option("--remote", help="Ask object storage for the images of runs that were trained from there.")
 ]
@@ -48,7 +48,10 @@ def eval(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Evaluate a run's averaged and live weights: errors, calibration, AUROC of foreign images."""
+    """Evaluate a run's averaged and live weights: errors, calibration, AUROC of foreign images.
+
+    Example: `realmix-train eval runs/mine --store stores/other`
+    """
     use_threads(threads)
     from trainer.inference.reevaluate import reevaluate
 
@@ -113,6 +116,8 @@ def predict(
     """Classify images of any size: class, probabilities, and a score that is high for images of no class.
 
     A file that cannot be read has a row that says why; then the exit code is 4.
+
+    Example: `realmix-train predict runs/mine photos/ -o said.csv`
     """
     use_threads(threads)
     from networks import hardware
@@ -149,7 +154,10 @@ def predict(
 def export(
     run: RunPath, output: Folder = None, onnx: Onnx = False, weights: Weights = None, debug: Debug = False
 ) -> None:
-    """Write weights (safetensors), a model card and, with `--onnx`, an ONNX graph to a folder."""
+    """Write weights (safetensors), a model card and, with `--onnx`, an ONNX graph to a folder.
+
+    Example: `realmix-train export runs/mine --onnx`
+    """
     from trainer.inference.export import export as write
     from trainer.runs.run_dir import open_run
 
@@ -158,7 +166,11 @@ def export(
 
 
 def report(runs: Runs, output: Page = None, remote: Remote = False, debug: Debug = False) -> None:
-    """Write one HTML page about a run, or about several: curves, errors, calibration, comparison over seeds."""
-    from trainer.report import write
+    """Write one HTML page about a run, or about several: curves, errors, calibration, comparison over seeds.
 
-    text.say(write(runs, output, remote))
+    Example: `realmix-train report runs -o report.html`
+    """
+    from trainer.report import write
+    from trainer.runs.run_dir import each_run
+
+    text.say(write(each_run(runs), output, remote))

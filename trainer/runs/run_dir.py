@@ -25,7 +25,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -213,6 +213,15 @@ def open_run(path: Path) -> Run:
     if wrong := fields.wrong_config(config):
         raise damaged(file, f"wrong or missing: {', '.join(wrong)}")
     return Run(path, config)
+
+
+def each_run(paths: Sequence[Path]) -> list[Path]:
+    """The runs that are meant: folders of runs stand for the runs in them, by name."""
+    found = list[Path]()
+    for path in paths:
+        inside = [] if (path / "config.json").exists() else sorted(file.parent for file in path.glob("*/config.json"))
+        found += inside or [path]
+    return found
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
