@@ -115,7 +115,8 @@ def load_backbone(name: str, weights: str = "pretrained", size: int | None = Non
     Args:
         name: "timm:NAME" or "torchvision:NAME" of any of their classification networks.
         weights: "pretrained" downloads those of timm or torchvision, unless they are there already; "none" draws random
-            ones from torch's generator; else a .safetensors or .pth file with tensors under the network's own names.
+            ones from torch's generator; else a .safetensors or .pth file with tensors under the network's own names, or
+            the model.safetensors of a run that trained it.
         size: side of the input in pixels; None: that of the weights.
 
     Returns:

@@ -18,6 +18,8 @@ from stores.errors import IntegrityError, StoreError, UsageError, out_of_memory
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training scripts keep a network's tensors
 
+OWN = "backbone.net."  # what a fine-tuned run puts before these names in its model.safetensors
+
 
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name.
@@ -32,6 +34,8 @@ def read(path: Path) -> dict[str, Tensor]:
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
         raise UsageError(f"'{path}' is no file of weights", "its name ends otherwise", "a .safetensors or .pth file")
     tensors = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    of_a_run = {key.removeprefix(OWN): tensor for key, tensor in tensors.items() if key.startswith(OWN)}
+    tensors = of_a_run or tensors
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
             raise IntegrityError(f"'{path}' is damaged", f"'{name}' holds a number that is not finite")

@@ -16,6 +16,7 @@ from torch import nn
 
 from networks.build import build_model
 from networks.layers.batch_norm import ConvertedBatchNorm
+from networks.pretrained import load_backbone
 from stores import open_store
 from stores.errors import IntegrityError, Interrupted, StoreError, UsageError
 from trainer import api, config
@@ -255,7 +256,8 @@ def test_predictions_need_nothing_but_the_run_and_an_export_says_the_same(traine
     images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), dtype=np.uint8)
     said = load_model(trained).predict(images).probabilities
     written = export(open_run(trained), tmp_path / "out", onnx=True)  # its graph is checked against the network
-    assert [path.name for path in written] == ["model.safetensors", "model.onnx", "README.md"]
+    names = ["model.safetensors", "foreign.safetensors", "model.onnx", "README.md"]
+    assert [path.name for path in written] == names
     np.testing.assert_allclose(load_model(tmp_path / "out").predict(images).probabilities, said)
     assert "starts from a pretrained network, SHA-256" in (tmp_path / "out" / "README.md").read_text()
 
@@ -266,6 +268,15 @@ def test_another_run_goes_on_from_it(trained: Path, split: Path, tmp_path: Path,
     assert record["run"]["weights"] == "none"
     assert record["init"]["path"] == str(trained / weights.FILE)
     assert record["run"]["backbone_lr"] == 0.1
+
+
+def test_a_run_is_a_file_of_weights_too(trained: Path, split: Path) -> None:
+    """What was fine-tuned embeds images."""
+    backbone = load_backbone(MODEL, str(trained / weights.FILE), 32).eval()
+    images = torch.rand(2, 3, 12, 12) * 2 - 1
+    with torch.no_grad():
+        expected = weights.load(trained).model(images, heads=["features"])["features"]
+        torch.testing.assert_close(backbone(images), expected)
 
 
 def test_wrong_weights_leave_nothing_behind(split: Path, tmp_path: Path) -> None:
