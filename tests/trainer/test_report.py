@@ -392,6 +392,22 @@ def test_lines_stay_within_their_chart(values):
             assert charts.TOP - 0.1 <= y <= charts.HEIGHT - charts.BOTTOM + 0.1
 
 
+def test_a_level_is_drawn_where_it_lies_within_the_chart_and_named_in_any_case():
+    series = [charts.Series("a", [(1.0, 10.0), (2.0, 20.0)])]
+    for level, drawn in ((15.0, True), (20.0, True), (90.0, False)):
+        page = Page(charts.lines("t", series, "{:g}".format, level=("Chance", level)))
+        rules = [said for tag, said in page.tags if tag == "line" and said.get("class") == "ideal"]
+        assert len(rules) == drawn
+        assert f"Chance: {level:g}, {'dashed' if drawn else 'beyond the chart'}." in page.text
+        assert "step" in page.texts, "the title of the axis"
+
+
+def test_lines_that_never_change_are_dropped():
+    points = [[(1.0, 2.0), (2.0, 2.0)], [(1.0, 2.0), (2.0, 3.0)], [(1.0, 2.0)], []]
+    series = [charts.Series(str(i), one) for i, one in enumerate(points)]
+    assert [one.name for one in charts.varying(series)] == ["1", "2", "3"]
+
+
 @settings(deadline=None)
 @given(st.integers(3, 5000))
 def test_thinning_keeps_ends_and_mean(n):

@@ -1,4 +1,4 @@
-"""Images that say something about a run: those it is wrong about, least sure of, and finds most foreign."""
+"""Images that say something about a run: confident mistakes, the least confident guesses, the most foreign-looking."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def shown(record: Record) -> list[Markup]:
     unsure = np.argsort(said.pool_confidences, kind="stable")[:EACH]
     foreign = np.argsort(-said.pool_scores, kind="stable")[:EACH]
     test = [
-        (f"{names[said.test_labels[i]]} → {names[said.test_guesses[i]]}", f"sure to {said.test_confidences[i]:.2f}")
+        (f"{names[said.test_labels[i]]} → {names[said.test_guesses[i]]}", f"confidence {said.test_confidences[i]:.2f}")
         for i in wrong
     ]
-    kinds = [_kind("Wrong, and most sure of it: test images", store.dataset, True, said.test_rows[wrong], test)]
+    kinds = [_kind("Wrong and most confident: test images", store.dataset, True, said.test_rows[wrong], test)]
     for heading, chosen, what in (
-        ("Least sure of: unlabelled images", unsure, "sure to {0:.2f}"),
-        ("Most foreign: unlabelled images", foreign, "score {1:.2f}"),
+        ("Least confident: unlabelled images", unsure, "confidence {0:.2f}"),
+        ("Most foreign-looking: unlabelled images", foreign, "score {1:.2f}"),
     ):
         captions = [
             (
@@ -43,7 +43,9 @@ def shown(record: Record) -> list[Markup]:
             for i in chosen
         ]
         kinds.append(_kind(heading, store.dataset, False, said.pool_rows[chosen], captions))
-    return [kind for kind in kinds if kind is not None]
+    note = el("p", "Below each image its true class → the guess.", class_="note")
+    found = [kind for kind in kinds if kind is not None]
+    return [note, *found] if found else []
 
 
 def _true(names: Sequence[str], label: int) -> str:
