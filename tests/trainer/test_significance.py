@@ -113,7 +113,7 @@ def test_over_seeds_the_wider_interval_counts() -> None:
     reach = significance.t_reach([20.0, 22.0, 1.0])
     mean = 43 / 3
     assert "no clear difference: " in said
-    assert f"14.3 points, 95 % interval {mean - reach:.1f} to {mean + reach:.1f} over 3 seeds." in said
+    assert f"14.3 points, 95 % interval −{reach - mean:.1f} to {mean + reach:.1f} over 3 seeds." in said
     same = significance.difference(group("supervised", 60, 60, 60), group("realmix", 20, 20, 20))
     assert same is not None
     assert same.images == 200, "three times the same run says nothing about chance"

@@ -33,12 +33,11 @@ LARGER = {"detection.auroc", "open_set.auroc", "open_set.balanced"}  # is better
 
 def compare(groups: Sequence[Group]) -> list[Child]:
     """The sections of a comparison: for each data set verdict, table, curves and classes, then a list of all runs."""
-    names = dict(zip(map(id, groups), labels(groups), strict=True))
     sets = records.by_data(groups)
     found: list[Child] = []
     for these in sets:
         heading = "Comparison" if len(sets) == 1 else f"On {_store(these[0])}"
-        found += _on_one(heading, these, [names[id(one)] for one in these])
+        found += _on_one(heading, these, labels(these))
     return [*found, el("section", el("h3", "Runs"), _runs(groups, labels(groups)))]
 
 

@@ -135,7 +135,9 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 def photo(image: np.ndarray, name: str, below: str, tip: str = "") -> Markup:
     """A figure of uint8 [H, W, 3] with a name and a line below it; `tip`: under the mouse, by default the name."""
     small = thumbnail(image)
-    picture = el("img", src=data_uri(small), alt=name, width=small.shape[1], height=small.shape[0])
+    height, width, _ = small.shape
+    kind = "pixels" if max(height, width) <= SIDE // 2 else None  # else a blur
+    picture = el("img", src=data_uri(small), alt=name, width=width, height=height, class_=kind)
     return el("figure", picture, el("figcaption", el("span", name), el("small", below)), title=tip or name)
 
 

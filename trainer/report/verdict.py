@@ -84,7 +84,8 @@ def chance_error(record: Record) -> float | None:
 
 def spelled(found: Difference) -> str:
     """`1.2 to 4.5 over 5 seeds`."""
-    reach = f"{found.low:.1f} to {found.high:.1f}" if found.mean >= 0 else f"{-found.high:.1f} to {-found.low:.1f}"
+    ends = (found.low, found.high) if found.mean >= 0 else (-found.high, -found.low)
+    reach = " to ".join(f"{end:.1f}".replace("-", "−") for end in ends)
     if found.images is None:
         return f"{reach} over {found.seeds} seeds"
     runs = "one run" if found.seeds == 1 else f"{found.seeds} runs"
