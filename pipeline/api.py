@@ -14,7 +14,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stores.errors import UsageError, suggest
+from stores.errors import UsageError, install, suggest
 from stores.format import names
 from stores.storage.location import Location, locate
 
@@ -52,7 +52,7 @@ def _with_extra() -> Iterator[None]:
         yield
     except ModuleNotFoundError as missing:
         why = f"the Python package '{missing.name}' is not installed"
-        raise UsageError("stores cannot be built here", why, "pip install 'realmix[data]'") from None
+        raise UsageError("stores cannot be built here", why, install("data")) from None
 
 
 @_with_extra()

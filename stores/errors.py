@@ -99,6 +99,15 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(text.spelled(known))}"
 
 
+def install(extra: str) -> str:
+    """The hint to install an extra, from a registry or from a checkout.
+
+    >>> install("data")
+    "pip install 'realmix[data]', or in a checkout pip install '.[data]'"
+    """
+    return f"pip install 'realmix[{extra}]', or in a checkout pip install '.[{extra}]'"
+
+
 def require_place(*targets: Path | None) -> None:
     """Check, before the work whose results go there, that files can be at these paths; None: nobody wants one.
 

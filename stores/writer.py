@@ -213,12 +213,12 @@ def write_split(path: Location, content: dict[str, Any], arrays: dict[str, np.nd
     fingerprint = manifest.fingerprint(content, digests)
     if isinstance(path, Path):
         aside.clear(path)
-    if _holds_split(path, fingerprint):
+    if _holds_split(path, fingerprint, content):
         clear_leftovers(path)
         return fingerprint
     if isinstance(path, BucketPath):
         with lock.exclusive(path) as still_held:
-            if not _holds_split(path, fingerprint):
+            if not _holds_split(path, fingerprint, content):
                 _fill_split(path, content, arrays, fingerprint, still_held)
         return fingerprint
     durable.make_folder(path.parent)
@@ -227,14 +227,14 @@ def write_split(path: Location, content: dict[str, Any], arrays: dict[str, np.nd
         try:
             made.path.rename(path)
         except OSError:
-            if not _holds_split(path, fingerprint):  # otherwise another process has just written the same split
+            if not _holds_split(path, fingerprint, content):  # else another process has just written it
                 raise
     durable.sync_folder(path.parent)
     return fingerprint
 
 
-def _holds_split(path: Location, fingerprint: str) -> bool:
-    """Whether exactly this split store is at `path`."""
+def _holds_split(path: Location, fingerprint: str, content: dict[str, Any]) -> bool:
+    """Whether exactly this split store, of this manifest, is at `path`."""
     if not path.exists():
         return False
     if isinstance(path, BucketPath):
@@ -247,10 +247,18 @@ def _holds_split(path: Location, fingerprint: str) -> bool:
     if found.get("fingerprint") != fingerprint:
         raise StoreError(
             f"'{path}' holds another store",
-            "its split or its dataset store differs",
+            f"it differs in: {', '.join(_of_split(found, content)) or 'which images it takes'}",
             "choose another --name, or remove it first",
         )
     return True
+
+
+def _of_split(found: dict[str, Any], content: dict[str, Any]) -> list[str]:
+    """What a store has otherwise than a split that is to be written in its place."""
+    if found["kind"] != "split":
+        return [f"its kind: it is a store of the kind '{found['kind']}'"]
+    old, new = ({**one["spec"], **{key: one[key] for key in ("seed", "gamma", "dataset")}} for one in (found, content))
+    return _differences(old, new)
 
 
 def _fill_split(
@@ -322,12 +330,17 @@ def _is_ours(path: Location) -> bool:
     return path.name == lock.NAME or (path.name.startswith(".zarr.json.") and path.name.endswith(".tmp"))
 
 
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     out: list[str] = []
     for name in sorted(old.keys() | new.keys()):
         a, b = old.get(name), new.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
             out += _differences(a, b, f"{prefix}{name}.")
+        elif a != b and any(_DIGEST.fullmatch(str(value)) for value in (a, b)):
+            out.append(f"{prefix}{name.replace('sha256', 'content')}")
         elif a != b:
             out.append(f"{prefix}{name} ({_short(a)} there, {_short(b)} asked for)")
     return out

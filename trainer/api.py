@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 
 from networks.build import build_model
+from networks.cost import outputs
 from networks.embedded import linear
 from networks.hardware import kind
 from networks.network import Network
@@ -35,7 +38,9 @@ from stores.system.text import say
 from trainer import config, distributed, hardware
 from trainer.config import Resolved, RunConfig, cpu
 from trainer.config.build import ON_EMBEDDINGS
+from trainer.config.fine_tuning import is_backbone
 from trainer.contract import Options
+from trainer.data import memory
 from trainer.data.embedded import EmbeddedSplit
 from trainer.data.loader import Loader, sizes_of
 from trainer.data.placement import place, unlabeled_rows
@@ -55,6 +60,8 @@ from trainer.runs.record import Spec
 from trainer.runs.run_dir import Run, how_to_continue
 from trainer.runs.telemetry import Telemetry
 from trainer.runs.trackers import curves as boards
+
+FEW = 2048  # images of a step that fit into any memory
 
 
 def train(
@@ -84,6 +91,8 @@ def train(
         path = naming.choose(runs, spec, config.names_of(assignments, flags))
     else:
         path = runs / names.require(name, "--name")
+    if os.path.lexists(path):
+        require_trainable(spec)  # a mistake in the command is told first
     distributed.by_first(lambda: run_dir.refuse_existing(path))
     return path, execute(spec, path, quiet=quiet)
 
@@ -198,6 +207,26 @@ def require_trainable(spec: Spec) -> None:
         _build(spec, "none")
 
 
+def _require_room(spec: Spec, device: torch.device) -> None:
+    """Refuse a batch whose step cannot fit into memory, before the system ends the process.
+
+    Counted is what the convolutions of a wide network give, which the backward pass needs; all else comes on top.
+    """
+    run, views = spec.run, spec.method.views(spec.settings)
+    sizes = sizes_of(spec.store, views, run)
+    images = max(1, len(views.labeled)) * sizes.labeled + len(views.unlabeled) * sizes.unlabeled
+    if images < FEW or isinstance(spec.store, EmbeddedSplit) or is_backbone(run.model):
+        return
+    with torch.device("meta"):
+        each = outputs(_build(spec, "none"), sizes.image_size) * (2 if run.precision == "bf16" else 4)
+    free = memory.free_memory(device)
+    if images * each > free:
+        fits = max(2, 2 ** int(math.log2(max(2, run.batch * free / (2 * images * each)))))
+        what = f"a step of {run.batch:,} labelled images takes at least {images * each / 2**30:,.1f} GiB"
+        why = f"{images:,} images go through {run.model}, and {free / 2**30:,.1f} GiB are free"
+        raise ResourceError(what, why, f"a smaller one: --batch {fits}")
+
+
 def _build(spec: Spec, weights: str) -> Network:
     """The run's network as the first step finds it; of a method that is fitted at once, as its only step leaves it.
 
@@ -262,6 +291,7 @@ def assemble(spec: Spec, path: Path | None = None) -> Parts:
     torch.manual_seed(run.seed)
     sizes = sizes_of(store, declared, run)
     method.check(sizes, spec.settings)
+    _require_room(spec, device)
     new, started = path is None, time.perf_counter()
     model = _build(spec, run.weights if new and run.weights is not None else "none")
     fitted = 0.0 if method.fit is None else time.perf_counter() - started

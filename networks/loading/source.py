@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from stores.errors import RealMixError, StorageError, UsageError, suggest
+from stores.errors import RealMixError, StorageError, UsageError, install, suggest
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def require(package: str, name: str) -> ModuleType:
         if error.name != package:
             raise
         raise UsageError(
-            f"'{name}' needs the Python package '{package}'", "it is not installed", "pip install 'realmix[backbones]'"
+            f"'{name}' needs the Python package '{package}'", "it is not installed", install("backbones")
         ) from None
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.building.executors import AHEAD, Pool
 from stores import __version__
-from stores.errors import IntegrityError, RealMixError, StoreError, UsageError
+from stores.errors import IntegrityError, RealMixError, StoreError, UsageError, install
 from stores.format import manifest
 from stores.storage.location import Location, locate
 from stores.system import aside
@@ -51,7 +51,7 @@ def cluster(address: str, store: Location) -> Iterator[Pool]:
     try:
         from distributed import KilledWorker
     except ImportError as error:
-        raise UsageError("--dask needs Dask", str(error), "pip install 'realmix[dask]'") from None
+        raise UsageError("--dask needs Dask", str(error), install("dask")) from None
     with _connected(address) as client:
         threads = _check_workers(client, address, store)
         executor = client.get_executor(pure=False)  # pure: results of an earlier build could be reused

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.api import require_format
-from pipeline.commands.options import Json, Quiet, StorePath, open_dataset
+from pipeline.commands.options import Json, Quiet, StorePath, open_dataset, print_notes
 from stores.errors import UsageError
 from stores.system.text import say
 
@@ -28,8 +28,12 @@ def export(
     from pipeline.building.export_ffcv import export as export_store
     from pipeline.building.facts import size as size_text
     from pipeline.commands.progress import Bars
+    from stores.ffcv.beton import betons
 
     dataset = open_dataset(store)
+    whole = sum(beton.bytes for beton in betons(dataset.num_images, dataset.num_copies, dataset.image_size))
+    held = sum(facts["bytes"] for facts in dataset.manifest["files"].values())
+    print_notes([f"FFCV's files hold every copy as it is: {size_text(whole)} beside the store's {size_text(held)}"])
     with Bars(quiet=quiet or as_json) as bars:
         new = export_store(dataset, bars.update)
     seconds = bars.seconds()

@@ -23,7 +23,7 @@ from pipeline.recipes.cutout import draw_squares
 from pipeline.recipes.recipe import Recipe, number
 from stores.copies import BOX
 from stores.draws import key, philox
-from stores.errors import StoreError, UsageError, suggest
+from stores.errors import StoreError, UsageError, install, suggest
 
 SUFFIXES = (".yaml", ".yml", ".json")
 # they open files that the recipe names: copies would depend on more than their image, and could show any file
@@ -167,7 +167,7 @@ def _albumentations() -> Any:
     try:
         import albumentations
     except ImportError as error:
-        raise UsageError("this recipe needs albumentations", str(error), "pip install 'realmix[data]'") from error
+        raise UsageError("this recipe needs albumentations", str(error), install("data")) from error
     return albumentations
 
 

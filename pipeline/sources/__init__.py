@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from pipeline.sources.source import Images, Part, Source
-from stores.errors import UsageError, suggest
+from stores.errors import UsageError, install, suggest
 from stores.format.fields import LARGEST_SIDE, SMALLEST_SIDE
 
 __all__ = ["CACHE", "NAMES", "Images", "Options", "Part", "Source", "load"]
@@ -85,7 +85,7 @@ def load(
         source = _open(name, path or Path(), cache, progress, options)
     except ModuleNotFoundError as missing:
         why = f"the Python package '{missing.name}' is not installed"
-        raise UsageError(f"source '{name}' cannot be read", why, "pip install 'realmix[data]'") from missing
+        raise UsageError(f"source '{name}' cannot be read", why, install("data")) from missing
     _require_text(source.class_names)
     _check_sides(*source.train.images.shape[1:3])
     return source if flip is None else dataclasses.replace(source, weak=source.weak | {"flip": flip})

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from stores.errors import IntegrityError, ResourceError, UsageError
+from stores.errors import IntegrityError, ResourceError, UsageError, install
 from stores.storage.location import Location
 
 TRAIN, COPIES = "train.beton", "copies.beton"
@@ -197,7 +197,7 @@ def _not_installed(why: str) -> UsageError:
     return UsageError(
         "the FFCV format needs the package ffcv",
         why,
-        f"apt-get install -y {APT}, then pip install 'realmix[ffcv]'; the zarr format needs neither",
+        f"apt-get install -y {APT}, then {install('ffcv')}; the zarr format needs neither",
     )
 
 

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from stores.errors import IntegrityError, StorageError, UsageError
+from stores.errors import IntegrityError, StorageError, UsageError, install
 from stores.storage.answers import wait_for
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def _library() -> ModuleType:
         import obstore
     except ImportError:
         raise UsageError(
-            "s3:// needs the package obstore", "stores in object storage are an extra", "pip install 'realmix[cloud]'"
+            "s3:// needs the package obstore", "stores in object storage are an extra", install("cloud")
         ) from None
     return obstore
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -195,3 +196,24 @@ def test_a_stopped_build_says_how_to_continue_and_continues_to_the_same_bytes(tm
         }
 
     assert contents("stopped") == contents("whole")
+
+
+def test_a_name_that_is_taken_is_told_by_what_differs_and_no_digest(command, tmp_path, capfd, monkeypatch):
+    pictures(tmp_path / "photos", "cat", "dog")
+    pictures(tmp_path / "others", "cat", "dog", seed=1)
+    command("build folder photos --copies 1 --name pets --labels 4")
+    command("split stores/pets --labels 6 --name mine")
+    for words, said in {
+        "build folder others --copies 1 --name pets --labels 4": "it differs in: source.content\n",
+        "build folder photos --copies 2 --name pets": "it differs in: copies (1 there, 2 asked for)\n",
+        "split stores/pets --labels 8 --name mine": "it differs in: labels (6 there, 8 asked for)\n",
+        "split stores/pets --labels 3/class --name mine": "it differs in: per_class (null there, 3 asked for)\n",
+        "split stores/pets --labels 6 --name pets": "it is a store of the kind 'dataset'\n",
+    }.items():
+        monkeypatch.setattr(sys, "argv", ["realmix-data", *shlex.split(words)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        err = capfd.readouterr().err
+        assert (left.value.code, "holds another store" in err) == (3, True)
+        assert said in err
+        assert not re.search("[0-9a-f]{20}", err)

@@ -20,6 +20,7 @@ from pipeline import cli
 from pipeline.building import export_ffcv
 from pipeline.building.build import build
 from pipeline.building.export_ffcv import copies_of, export
+from pipeline.building.facts import size
 from pipeline.check.deep_verify import check_copies
 from pipeline.recipes import load_recipe
 from pipeline.sources import Part, Source
@@ -326,8 +327,9 @@ def test_an_ffcv_that_does_not_load_is_told_like_a_missing_one(tiny_copy, monkey
 
 
 def test_the_commands(command, both):
-    code, out, _ = command("export", both.with_name("tiny_20"), "--json")
+    code, out, err = command("export", both.with_name("tiny_20"), "--json")
     facts = json.loads(out)
+    assert f"note: FFCV's files hold every copy as it is: {size(sum(facts['bytes'].values()))} beside" in err
     assert (code, facts["exported"]) == (0, False)
     assert facts["bytes"] == {str(both / n): (both / n).stat().st_size for n in ("train.beton", "copies.beton")}
     assert "already exported and sound" in command("export", both)[1]

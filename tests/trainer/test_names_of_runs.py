@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from trainer.data import memory
+
 SMALL = ("--model", "wrn-10-1", "--batch", 4, "--steps", 2, "--device", "cpu", "--threads", 1, "--quiet")
 SMALL += ("--set", "precision=fp32", "--set", "tensorboard=false")
 
@@ -32,3 +34,22 @@ def test_other_settings_are_another_name_and_the_same_ones_are_refused(command: 
         assert "holds a finished run" in train(*again)
     assert "holds a finished run" in train("--name", "tiny_20_realmix_s1", "--set", "gamma=0.1")
     assert sorted(path.name for path in Path("runs").iterdir()) == found
+
+
+def test_a_mistake_is_told_before_that_the_run_exists(command: Any, tiny: Path) -> None:
+    words = ["--store", tiny.with_name("tiny_20"), *SMALL[2:], "--name", "one"]
+    assert command(*words, "--model", "wrn-10-1")[0] == 0
+    code, _, err = command(*words, "--model", "wrn-11-1x")
+    assert (code, "unknown model 'wrn-11-1x'" in err, "exists" in err) == (2, True, False)
+
+
+def test_a_batch_that_cannot_fit_is_refused_with_what_it_takes(command: Any, tiny: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1 << 30)
+    words = ("--store", tiny.with_name("tiny_20"), "--model", "wrn-10-1", "--steps", 2, "--device", "cpu")
+    code, out, err = command(*words, "--batch", 100_000)
+    assert (code, out) == (5, "")
+    assert "a step of 100,000 labelled images takes at least " in err
+    assert "300,000 images go through wrn-10-1, and 1.0 GiB are free" in err
+    fits = int(err.rsplit("--batch ", 1)[1])
+    assert 2 <= fits < 50_000
+    assert not Path("runs").exists()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from networks.build import build_model
-from networks.cost import multiplications
+from networks.cost import multiplications, outputs
 from stores import open_store
 from trainer import api
 from trainer.config import RunConfig, cpu
@@ -67,6 +67,8 @@ def test_the_multiplications_of_a_network_are_those_of_its_layers():
     blocks = sum((9 * a * b + 9 * b * b + (a * b if a != b else 0)) * side**2 for a, b, side in groups)
     expected = 27 * 16 * 32**2 + blocks + 64 * 3
     assert multiplications(model, (32, 32)) == expected
+    held = 16 * 32**2 + sum(2 * b * side**2 + (b * side**2 if a != b else 0) for a, b, side in groups)
+    assert outputs(model, (32, 32)) == held
     assert multiplications(model, (64, 64)) == 4 * (expected - 64 * 3) + 64 * 3
     with torch.device("meta"):
         assert multiplications(build_model("wrn-10-1", 3), (32, 32)) == expected

@@ -13,6 +13,7 @@ import numpy as np
 
 import stores
 from stores import DatasetStore, open_store
+from stores.errors import install
 from stores.storage.location import locate, stores_in
 
 PACKAGES = ("torch", "numpy", "zarr", "numcodecs", "google-crc32c", "safetensors", "tensorboard", "typer", "rich")
@@ -62,7 +63,7 @@ def examine(store: str | None) -> dict[str, Any]:
         "devices": devices(),
         "extras": extras,
         "read": read_test(store) if store is not None else _read_any(),
-        "install": [f"pip install 'realmix[{name}]'" for name in missing],
+        "install": [install(name) for name in missing],
     }
 
 

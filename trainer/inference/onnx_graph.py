@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import stores
-from stores.errors import RealMixError, UsageError
+from stores.errors import RealMixError, UsageError, install
 from trainer.augment.flip_shift import scale
 from trainer.runs.weights import Trained
 
@@ -112,5 +112,5 @@ def require() -> None:
         raise UsageError(
             f"an ONNX file needs the Python package '{missing[0]}'",
             "it is not installed",
-            "pip install 'realmix[onnx]'",
+            install("onnx"),
         )

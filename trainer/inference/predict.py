@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stores.errors import IntegrityError, UsageError, suggest
+from stores.errors import IntegrityError, UsageError, install, suggest
 from stores.images import walk
 from stores.system.text import csv_line
 from stores.system.threads import thread_pool
@@ -297,5 +297,5 @@ def require_pictures() -> None:
         raise UsageError(
             f"reading pictures needs the Python package '{missing.name}'",
             "it is not installed",
-            "pip install 'realmix[predict]'",
+            install("predict"),
         ) from None

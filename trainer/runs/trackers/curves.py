@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from stores.errors import UsageError
+from stores.errors import UsageError, install
 from stores.system.text import visible
 from trainer.config.run import Log
 from trainer.contract import Batch
@@ -117,6 +117,4 @@ def require(log: Log) -> None:
     """Raises UsageError if the run asks for a tracker that is not installed."""
     for name in EXTRAS:
         if getattr(log, name) and importlib.util.find_spec(name) is None:
-            raise UsageError(
-                f"--{name} needs the package {name}", "it is not installed", f"pip install 'realmix[{name}]'"
-            )
+            raise UsageError(f"--{name} needs the package {name}", "it is not installed", install(name))
