@@ -135,6 +135,7 @@ def test_a_loop_never_waits_for_the_gpu(split, device, tmp_path, monkeypatch, na
         return counted
 
     monkeypatch.setattr(loop, "build_step", strict)
+    monkeypatch.setattr(load_method(name), "hook_every", lambda steps, settings: None)  # a hook waits, on purpose
     flags = {"store": str(split), "method": name, "model": "wrn-10-1", "steps": 30, "batch": 8, "threads": 1}
     settings = ["tensorboard=false", "log_every=30", "eval_every=30", "checkpoint_every=30"]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline import api as stores_api
 from stores import open_store
 from trainer import api
 from trainer.evaluation import open_set, scores
+from trainer.reproduce import sweep
 from trainer.reproduce.open_set import lines as table_of
 from trainer.reproduce.recipe import load
 from trainer.reproduce.table import Cell
@@ -122,3 +124,15 @@ def test_a_table_of_foreign_images_beside_published_ones() -> None:
     assert not any(name.startswith(("Supervised, gain", "Supervised, balanced", "FixMatch")) for name in lines)
     assert ["published", "75.08", "78.96", "45.94", "58.52", "46.36", "60.78", "39.96", "54.39"] in table_of(one, found)
     assert table_of(one, {key: cell(50) for key in found}) == []
+
+
+def test_slopes_of_a_sweep() -> None:
+    at, accuracy = [0, 0.2, 0.4, 0.5, 0.6, 0.8, 1], [0.638, 0.643, 0.632, 0.629, 0.628, 0.621, 0.629]
+    expected = {"R": -0.016429, "GM": 0.037429, "WAD": -0.055, "BAD": 0.04, "P": 0.333333}
+    assert sweep.measures(at, accuracy) == pytest.approx(expected, abs=6e-7)
+    one = load("openset-sweep")
+    found = {(row.name, column): cell() for row in one.rows for column in one.columns}
+    assert sweep.markdown(one, found) == ""
+    found |= {("UASD", column): cell(100 - 100 * right) for column, right in zip(one.columns, accuracy, strict=True)}
+    assert "| UASD | -0.016 | 0.037 | -0.055 | 0.040 | 0.333 |" in sweep.markdown(one, found).replace("\\", "")
+    assert sweep.markdown(dataclasses.replace(one, sweep=False), found) == ""

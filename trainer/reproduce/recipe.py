@@ -9,6 +9,7 @@ model = "wrn-28-2"
 seeds = [1, 2]
 vary = "both"                      # the default: a seed is a labelled split and a training; or "split", "training"
 error = "median20"                 # the default, as in the papers; or "last", "best_by_valid", "valid"
+sweep = false                      # the default; true: headings are numbers, and the page has slopes between them
 set = { batch = 16 }               # settings of all runs
 [columns]                          # heading = split store
 "250" = "cifar10_250"
@@ -103,6 +104,7 @@ class Recipe:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     init: tuple[str, str] | None = None
+    sweep: bool = False
     embeddings: str | None = None
 
     def split_and_training(self, seed: int) -> tuple[int, int]:
@@ -169,11 +171,16 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
         tuple(columns),
         tuple(_row(name, one, columns) for one in take("rows", list)),
         (str(init["store"]), str(init.get("method", "supervised"))) if "store" in init else None,
+        take("sweep", bool, False),
     )
     take.finish()
     wanted = [str(store) for row in recipe.rows for store in row.stores.values()]
     for store in [*wanted, *([recipe.init[0]] if recipe.init is not None else [])]:
         names.require(store, f"recipe '{name}': the store")
+    if recipe.sweep:
+        take.check("columns", recipe.columns, _is_number, "a number, in a sweep")
+        places = [float(column) for column in recipe.columns]
+        take.check("columns", [places], lambda value: value == sorted(set(value)), "ascending, in a sweep")
     take.check("seeds", recipe.seeds, lambda value: type(value) is int and value >= 0, "a whole number")
     take.check("steps", [recipe.steps], lambda value: value > 0, "at least 1")
     rows = [row.name for row in recipe.rows]
@@ -232,6 +239,10 @@ def mean_and_std(published: str) -> tuple[float, float]:
     """The numbers of a published error, the deviation 0 if there is none: (9.79, 0.75) of "9.79 ± 0.75 ?"."""
     mean, _, std = published.rstrip(f" {UNVERIFIED}").partition("±")
     return float(mean), float(std or 0)
+
+
+def _is_number(heading: str) -> bool:
+    return re.fullmatch(r"\d{1,9}(\.\d{1,9})?", heading, re.ASCII) is not None
 
 
 _ERROR = re.compile(r"\s*\d+(\.\d+)?\s*(±\s*\d+(\.\d+)?\s*)?( \?)?", re.ASCII)

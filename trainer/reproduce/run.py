@@ -13,7 +13,7 @@ from stores.errors import Interrupted, RealMixError
 from stores.format import manifest
 from stores.system import durable
 from stores.system.text import print_table, say, visible
-from trainer.reproduce import open_set, picture
+from trainer.reproduce import open_set, picture, sweep
 from trainer.reproduce import table as tables
 from trainer.reproduce.execute import execute
 from trainer.reproduce.plan import Planned, Scale, plan, scaled
@@ -111,8 +111,9 @@ def _texts(table: Table) -> dict[str, str]:
     """Contents of the files, by suffix."""
     recipe, paper = table.recipe, table.paper
     found, config = _found(table)
+    more = open_set.markdown(recipe, found) + sweep.markdown(recipe, found)
     return {
-        "md": tables.markdown(recipe, paper, found, config) + open_set.markdown(recipe, found),
+        "md": tables.markdown(recipe, paper, found, config) + more,
         "csv": tables.as_csv(recipe, found),
         "svg": picture.draw(recipe, found, tables.caption(recipe, paper, found, config)),
     }

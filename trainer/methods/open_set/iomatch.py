@@ -5,6 +5,7 @@ a target over K + 1 classes, by which a second classifier learns from all confid
 Targets are soft and not sharpened.
 
 Differs from the official code:
+- the projection's hidden layer has at most 512 units; there as many as there are features;
 - strong views are FixMatch's; there RandAugment always makes three operations;
 - the average over batches for the alignment is that of the batches so far; there zeros are averaged in at first;
 - logarithms of the detectors' probabilities are exact; there ln(p + 1e-8).
@@ -26,7 +27,7 @@ from trainer.functional import one_vs_all, ops
 
 NAME = "iomatch"
 SUMMARY = "FixMatch, and a classifier with one class more for whatever is foreign"
-WIDTH = 128  # of the projection
+HIDDEN, WIDTH = 512, 128  # of the projection: its hidden layer is as wide as the features, but no wider than this
 HEADS = ("classes", "detector", "open")
 
 
@@ -48,14 +49,14 @@ class Settings:
 PRESETS = {
     "any": {"run": {"optimizer": "sgd", "lr": 0.03, "lr_schedule": "cosine", "weight_decay": 5e-4}},
     "cifar100": {"align": True, "run": {"weight_decay": 1e-3}},
-    "embeddings": {"threshold": 0.8},  # FixMatch's there
+    "embeddings": {"threshold": 0.8, "ratio": 2},  # ours
 }
 
 
 def views(settings: Settings) -> Views:
     """A weak and a strong view of all training images; the new heads share a projection."""
     heads = (
-        Head("projection", lambda classes, features: [features, WIDTH], init="torch"),
+        Head("projection", lambda classes, features: [min(features, HIDDEN), WIDTH], init="torch"),
         Head("detector", lambda classes, features: [2 * classes], bias=False, on="projection"),
         Head("open", lambda classes, features: [classes + 1], on="projection"),
     )
