@@ -67,7 +67,7 @@ def test_tensorboard_holds_the_curves(command, split, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     assert command("--store", split, *SMALL, "--set", "tensorboard=true", "--quiet", "--name", "one")[0] == 0
-    events = EventAccumulator(str(tmp_path / "runs/one/tensorboard"))
+    events = EventAccumulator(str(tmp_path / "runs/one"))
     events.Reload()
     assert [event.step for event in events.Scalars("eval/test_error")] == [2, 3]
     assert {"train/loss", "train/loss_u", "train/weight_u"} <= set(events.Tags()["scalars"])
