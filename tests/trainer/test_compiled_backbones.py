@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from networks.build import build_model
 
-NETS = ["timm:test_resnet", "timm:test_convnext", "timm:test_vit", "timm:test_efficientnet"]
+NETS = ["timm:test_convnext", "timm:test_vit", "timm:test_efficientnet"]
 
 
 @pytest.mark.parametrize("name", NETS)

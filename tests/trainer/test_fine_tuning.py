@@ -22,6 +22,7 @@ from stores.errors import IntegrityError, Interrupted, StoreError, UsageError
 from trainer import api, config
 from trainer.config import RunConfig
 from trainer.functional import schedules
+from trainer.inference import onnx_graph
 from trainer.inference.export import export
 from trainer.inference.model import load_model
 from trainer.loop import optimizer, prepare
@@ -260,6 +261,15 @@ def test_predictions_need_nothing_but_the_run_and_an_export_says_the_same(traine
     assert [path.name for path in written] == names
     np.testing.assert_allclose(load_model(tmp_path / "out").predict(images).probabilities, said)
     assert "starts from a pretrained network, SHA-256" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_graph_of_a_transformer_says_the_same() -> None:
+    """ResNet and MobileNet are exported elsewhere."""
+    torch.manual_seed(0)
+    name = "timm:test_vit"
+    model = build_model(name, 3, size=32).eval().requires_grad_(False)
+    trained = weights.Trained(model, name, ["a", "b", "c"], (12, 12), input_size=32)
+    onnx_graph.check(onnx_graph.graph(trained), trained)
 
 
 def test_another_run_goes_on_from_it(trained: Path, split: Path, tmp_path: Path, file: Path) -> None:
