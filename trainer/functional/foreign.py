@@ -81,8 +81,9 @@ def share(walks: Walks, scores: np.ndarray | None = None) -> Share | None:
         drawn = weight * np.bincount(rng.choice(classes, len(classes)), minlength=len(images))[y]
         lows.append(_count(scores, known, foreign, drawn, fewer, 1)[0])
         highs.append(_count(scores, known, foreign, drawn, fewer**3, 0)[0])
-    low, high = np.quantile(lows, COVERED[0]), np.quantile(highs, COVERED[1])
-    return Share(value, min(float(low), value), max(float(high), value), threshold, separation)
+    low, high = float(np.quantile(lows, COVERED[0])), float(np.quantile(highs, COVERED[1]))
+    value = value if low > 0 else 0.0  # where there may be none, none is told
+    return Share(value, min(low, value), max(high, value), threshold, separation)
 
 
 def estimate(x: np.ndarray, y: np.ndarray, u: np.ndarray) -> float:
