@@ -19,6 +19,8 @@ from tiny_stores import build_stores
 from pipeline.sources import Part
 from stores import SplitStore, open_store
 from trainer import api
+from trainer.data.embedded import EmbeddedSplit
+from trainer.evaluation import scorer
 from trainer.evaluation.scores import auroc
 from trainer.report.foreign_sheet import chosen
 from trainer.runs import checkpoint
@@ -179,6 +181,13 @@ def test_on_embeddings_the_foreign_images_are_found_and_the_mask_is_told_how_man
     assert summary["interval"][0] <= summary["share"] <= summary["interval"][1]
     masked = checkpoint.read(run, torch.device("cpu"))["method"]["gamma"]
     assert abs(masked - summary["share"]) < 1e-6, "training masks what the command reports"
+    split = api.open_split(str(stores / "strange"), "clusters")
+    assert isinstance(split, EmbeddedSplit)
+    own = scorer.find(run)
+    assert own is not None
+    score = own.score(split.embeddings.test.read(np.arange(len(split.test_labels))))
+    told = json.loads((run / "result.json").read_text())["open_set"]["default"]["auroc"]
+    assert told == pytest.approx(auroc(score, split.test_labels < 0), abs=0.02), "test images are scored alike"
 
 
 @pytest.mark.parametrize("embeddings", ["clusters", None])

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from networks.embedded.linear import OnEmbeddings
 from networks.network import Network
 from stores import SplitStore
 from stores.errors import StoreError
@@ -88,10 +89,16 @@ class Evaluator:
 
     @torch.no_grad()
     def outputs(self, images: Tensor, heads: Sequence[str]) -> dict[str, Tensor]:
-        """Outputs of `self.model` by name for uint8 [n, H, W, 3] images: float32 [n, …] on the host."""
+        """Outputs of `self.model` by name for uint8 [n, H, W, 3] images: float32 [n, …] on the host.
+
+        For standardised embeddings [n, D] the features are these embeddings, not standardised.
+        """
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             parts = [self.model(as_input(part.to(self._device)), heads=heads) for part in images.split(BATCH)]
-        return {name: torch.cat([part[name] for part in parts]).cpu() for name in heads}
+        outputs = {name: torch.cat([part[name] for part in parts]).cpu() for name in heads}
+        if "features" in heads and isinstance(self.model, OnEmbeddings):
+            outputs["features"] = images * self.model.std.cpu() + self.model.mean.cpu()
+        return outputs
 
     def _errors(self) -> tuple[dict[str, float], Tensor]:
         assert self._test is not None

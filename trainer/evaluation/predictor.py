@@ -69,18 +69,11 @@ class PoolPredictor:
         """Yields one chunk at least, an empty one if there are no images."""
         if most is not None:
             chosen, images = self._sample(kind, positions, rows, min(most, self._fitting))
-            yield chosen, self._of(images, heads)
+            yield chosen, self.evaluator.outputs(images, heads)
             return
         for start in range(0, max(len(positions), 1), BATCH):
             chunk = positions[start : start + BATCH]
-            yield chunk, self._of(torch.from_numpy(self._images.read(rows[chunk])), heads)
-
-    def _of(self, images: Tensor, heads: tuple[str, ...]) -> dict[str, Tensor]:
-        """Outputs for images, or for standardised embeddings: then the features are the embeddings themselves."""
-        outputs, network = self.evaluator.outputs(images, heads), self.evaluator.model
-        if "features" in heads and isinstance(network, OnEmbeddings):
-            outputs["features"] = images * network.std.cpu() + network.mean.cpu()
-        return outputs
+            yield chunk, self.evaluator.outputs(torch.from_numpy(self._images.read(rows[chunk])), heads)
 
     def _sample(self, kind: str, positions: np.ndarray, rows: np.ndarray, most: int) -> tuple[np.ndarray, Tensor]:
         """Evenly spread positions and their images, uint8 [n, H, W, 3]; read once."""
