@@ -508,6 +508,18 @@ def test_exif_orientation(orientation, kind):
     np.testing.assert_allclose(picture.pixels(data, (12, 20)).astype(int), upright.astype(int), atol=4)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_a_picture_with_an_alpha_channel_is_turned_upright_too(kind):
+    upright = smooth(12, 20)
+    opaque = np.dstack([np.rot90(upright, 1), np.full((20, 12), 255, np.uint8)])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(Image.fromarray(np.ascontiguousarray(opaque)), kind, exif=exif, **options)
+    assert picture.size(data) == (12, 20)
+    np.testing.assert_array_equal(picture.pixels(data, (12, 20)), upright)
+
+
 def test_modes():
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     rgb = np.stack([grey] * 3, -1)
