@@ -1,9 +1,10 @@
 """Embeddings in the place of images: the one place where the kind of store decides what a run reads.
 
 An `EmbeddedSplit` is a split store whose images are given by their embeddings under a frozen backbone. Weak views of an
-image are distinct copies of it, strong views are copies of a strong recipe, or further copies where the store has none;
-nothing is left to augment. All embeddings are standardised: each feature has mean 0 and variance 1 over the images that
-the run may look at, labelled and unlabelled. Methods see float32 [n, D] where images would be [n, 3, H, W].
+image are itself and distinct copies of it: of copies alone, a network would not learn the uncut images that it is for.
+Strong views are copies of a strong recipe, or further copies where the store has none; nothing is left to augment. All
+embeddings are standardised: each feature has mean 0 and variance 1 over the images that the run may look at, labelled
+and unlabelled. Methods see float32 [n, D] where images would be [n, 3, H, W].
 """
 
 from __future__ import annotations
@@ -124,7 +125,9 @@ def features_of(store: SplitStore) -> int | None:
 def describe(store: EmbeddedSplit, views: Views) -> str:
     """What the views of a run are, for its header."""
     found = store.embeddings
-    weak = f"{found.num_copies} copies" if found.num_copies else "no copies: every view is the image itself"
+    weak = (
+        f"the image and {found.num_copies} copies" if found.num_copies else "no copies: every view is the image itself"
+    )
     if "strong" not in (*views.labeled, *views.unlabeled, *views.second):
         strong = ""
     elif found.num_strong:
@@ -145,26 +148,27 @@ class Table:
         device: that holds them.
 
     Attributes:
-        weak, strong: which of an image's embeddings are weak views and which are strong ones.
+        weak, strong: which of an image's embeddings are weak views, its own the first, and which are strong ones.
     """
 
     def __init__(
         self, store: EmbeddedSplit, rows: np.ndarray, kinds: tuple[Kind, ...], copies: int | None, device: torch.device
     ) -> None:
         found, (mean, std) = store.embeddings, store.standard
-        arrays: list[Any] = [found.copies] if found.num_copies else [found.train]
-        most = copies or max(found.num_copies, 1)
-        self.weak = self.strong = np.arange(most)
+        most = copies or found.num_copies
+        arrays: list[Any] = [found.train, *([found.copies] if found.num_copies else [])]
+        self.weak = self.strong = np.arange(1 + most)
         self._apart = "strong" in kinds and found.strong is not None
         if self._apart:
             arrays.append(found.strong)
-            self.strong = most + np.arange(found.num_strong)
+            self.strong = 1 + most + np.arange(found.num_strong)
         self.num_features, self._per_row = found.num_features, int(self.strong[-1]) + 1
         held = np.empty((len(rows), self._per_row, self.num_features), np.float32)
         for start in range(0, len(rows), CHUNK):
             some = rows[start : start + CHUNK]
             parts = [array.read(some).reshape(len(some), -1, self.num_features) for array in arrays]
-            parts[0] = parts[0][:, :most]
+            if found.num_copies:
+                parts[1] = parts[1][:, :most]
             np.subtract(np.concatenate(parts, axis=1), mean, out=held[start : start + len(some)])
         held /= std
         self._flat = torch.from_numpy(held).view(-1, self.num_features).to(device)
@@ -273,5 +277,5 @@ def open_views(
 def views_bytes(store: EmbeddedSplit, rows: int, kinds: tuple[Kind, ...], copies: int | None) -> int:
     """Bytes that a `Table` of so many rows will hold."""
     found = store.embeddings
-    each = (copies or max(found.num_copies, 1)) + (found.num_strong if "strong" in kinds else 0)
+    each = 1 + (copies or found.num_copies) + (found.num_strong if "strong" in kinds else 0)
     return 4 * rows * each * found.num_features
