@@ -150,7 +150,7 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if "--steps" in words:
         words[words.index("--steps") + 1] = str(STEPS)
     elif words[0] == "realmix-train" and "--store" in words:
-        words += ["--steps", str(STEPS)]
+        words += ["--steps", str(STEPS), "--batch", "8"]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as left:
         APPS[words[0]].main()
