@@ -53,6 +53,7 @@ SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 
 Image.init()
 _FORMATS = [name for name in NAMED if name in Image.OPEN]  # older versions of Pillow have no AVIF
+COMMON = 6  # formats that an error names
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata; what matters is an error here
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
@@ -150,7 +151,8 @@ def opened(data: bytes, at_least: int | None = None) -> Iterator[Opened]:
     except (BrokenImage, MemoryError, RealMixError):
         raise
     except UnidentifiedImageError as error:
-        known = f"it is none of {', '.join(_FORMATS)}"
+        named = ", ".join(_FORMATS[:COMMON])
+        known = f"it is none of {named} and {len(_FORMATS) - COMMON} other formats"
         raise BrokenImage(known if data else "it is empty") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeImage(f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
