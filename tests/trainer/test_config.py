@@ -288,3 +288,10 @@ def test_every_setting_has_help_a_valid_default_and_a_name_of_its_own(name):
     assert not {f.name for f in run_fields} & {f.name for f in fields}
     for family in (*method.PRESETS, None):
         config.build(method, family, [], {})
+
+
+def test_none_is_a_network_without_weights_and_not_the_default() -> None:
+    """As of `--weights`: a recipe's file and --set say the same."""
+    name = {"method": "fixmatch", "model": "torchvision:resnet18"}
+    for said, weights in (("none", "none"), ("auto", None), ("mine.pth", "mine.pth"), ("pretrained", "pretrained")):
+        assert config.build(load_method("fixmatch"), None, [f"weights={said}"], name)[0].weights == weights

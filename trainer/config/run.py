@@ -39,7 +39,7 @@ class Experiment:
         "wrn-DEPTH-WIDTH, timm:NAME or torchvision:NAME; None: wrn-28-2, from 64 pixels a side on wrn-37-2; on "
         "embeddings linear (None) or mlp",
     )
-    weights: str | None = option(
+    weights: Literal["pretrained", "none"] | str | None = option(
         None, "of a timm: or torchvision: network: pretrained (None), none, or a .safetensors or .pth file", place=True
     )
     input_size: int | None = option(

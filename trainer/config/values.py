@@ -110,7 +110,7 @@ def parse_size(text: str) -> int:
 def _has_type(value: object, kind: Any) -> bool:
     """Whether a value may be that of a field of this type; an int may be that of a float."""
     literals, kinds = _choices(kind)
-    if isinstance(value, str) and literals:
+    if isinstance(value, str) and literals and str not in kinds:
         return value in literals
     return type(value) in kinds or (type(value) is int and float in kinds)
 

@@ -35,7 +35,7 @@ def lines(recipe: Recipe, found: Mapping[tuple[str, str], Cell]) -> list[list[st
     for row in recipe.rows:
         for name, said in MEASURES.items():
             own = {column: _spread(found[row.name, column], name) for column in row.stores}
-            printed = row.open_set.get(name, {})
+            printed = {column: text for column, text in row.open_set.get(name, {}).items() if column in row.stores}
             if any(own.values()) or any(printed.values()):
                 own = {column: text or "–" for column, text in own.items()}
                 rows.append([f"{row.name}, {said}", *(own.get(column, "") for column in recipe.columns)])
