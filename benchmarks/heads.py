@@ -21,6 +21,8 @@ from pathlib import Path
 import torch
 
 from trainer import api
+from trainer.data.split import open_split
+from trainer.loop.assemble import assemble
 from trainer.loop.parts import Parts
 from trainer.loop.train_step import build_step
 
@@ -58,7 +60,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     asked = parser.parse_args()
     flags = {"method": asked.method, "embeddings": asked.embeddings, "steps": asked.steps}
-    parts = api.assemble(api.configure(api.open_split(asked.store), [], flags))
+    parts = assemble(api.configure(open_split(asked.store), [], flags))
     sizes = parts.loader.sizes
     rows = sizes.labeled + len(parts.loader.views.unlabeled) * sizes.unlabeled
     threads = torch.get_num_threads()

@@ -15,6 +15,8 @@ from trainer import api
 from trainer.augment.views import make_batch
 from trainer.config import RunConfig
 from trainer.data.loader import Loader
+from trainer.data.split import open_split
+from trainer.loop import assemble as building
 from trainer.loop import optimizer, train_step
 from trainer.runs.checkpoint import State
 
@@ -55,8 +57,8 @@ def assemble(
         "threads": threads,
         "copies": copies,
     }
-    spec = api.configure(api.open_split(str(store_path)), assignments, flags)
-    made = api.assemble(spec)
+    spec = api.configure(open_split(str(store_path)), assignments, flags)
+    made = building.assemble(spec)
     step = train_step.build_step(made.state, spec.method, spec.settings, spec.run, made.loader.schedule_names)
     side = spec.store.dataset.image_size[0]
     return Parts(made.state, made.loader, step, spec.run, spec.method, spec.settings, side)

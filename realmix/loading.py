@@ -13,6 +13,7 @@ from trainer import api, hardware
 from trainer.augment.views import make_batch
 from trainer.contract import Batch
 from trainer.data import loader
+from trainer.data.split import open_split
 
 
 class Loader:
@@ -45,7 +46,7 @@ class Loader:
         if type(start) is not int or start < 0:
             raise UsageError(f"start={start!r} is no step", hint="the first step is 0")
         place = store if isinstance(store, SplitStore | str) else Path(store)
-        self._spec = api.configure(api.open_split(place), [], {**by_name(settings), "method": method})
+        self._spec = api.configure(open_split(place), [], {**by_name(settings), "method": method})
         self._start = start
 
     def __len__(self) -> int:

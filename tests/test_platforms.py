@@ -13,6 +13,7 @@ from networks import hardware
 from stores.errors import UsageError
 from stores.system import process
 from trainer import api
+from trainer.data.split import open_split
 from trainer.hardware import compiling_pays
 
 ELSEWHERE = """
@@ -92,6 +93,6 @@ def test_strong_views_on_apples_gpus_are_refused_before_anything_is_made(tiny, m
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     flags = {"store": str(tiny.with_name("tiny_20")), "method": "fixmatch", "device": "mps", "model": "wrn-10-1"}
     with pytest.raises(UsageError, match="strong views"):
-        api.configure(api.open_split(flags["store"]), [], flags)
-    spec = api.configure(api.open_split(flags["store"]), [], {**flags, "method": "mixmatch"})
+        api.configure(open_split(flags["store"]), [], flags)
+    spec = api.configure(open_split(flags["store"]), [], {**flags, "method": "mixmatch"})
     assert (spec.run.device, spec.run.precision, spec.run.engine) == ("mps", "fp32", "eager")

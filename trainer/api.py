@@ -1,7 +1,6 @@
 """A run from its settings, or from its checkpoint, to its result.
 
     configure   settings and a store to a `Spec`: every choice is made, nothing is built or written
-    assemble    a `Spec` to `Parts`: model, optimizer, batches, evaluator
     execute     a `Spec` to a result in a run's directory
     train       a new run, from what a command line or a caller says
     resume      a run that has a directory, from its checkpoint
@@ -14,54 +13,36 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import math
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from networks.build import build_model
-from networks.cost import outputs
-from networks.embedded import linear
 from networks.hardware import kind
-from networks.network import Network
-from stores import SplitStore, open_store
+from stores import SplitStore
 from stores.errors import Interrupted, RealMixError, ResourceError, StoreError, UsageError
-from stores.format import manifest, names
-from stores.storage.location import Location, stores_in
+from stores.format import names
 from stores.system import interrupts
 from stores.system.text import say
 from trainer import config, distributed, hardware
 from trainer.config import Resolved, RunConfig, cpu
-from trainer.config.build import ON_EMBEDDINGS
-from trainer.config.fine_tuning import is_backbone
 from trainer.contract import Options
-from trainer.data import memory
 from trainer.data.embedded import EmbeddedSplit
-from trainer.data.loader import Loader, sizes_of
-from trainer.data.placement import place, unlabeled_rows
-from trainer.ema import Ema
-from trainer.evaluation.evaluator import Evaluator
-from trainer.evaluation.predictor import PoolPredictor
-from trainer.loop import fitting, loop, optimizer, prepare
+from trainer.data.placement import place
+from trainer.data.split import family, open_split
+from trainer.loop import fitting, loop
+from trainer.loop.assemble import assemble, require_trainable
 from trainer.loop.finish import finish
 from trainer.loop.pace import estimate
 from trainer.loop.parts import Parts
 from trainer.loop.recorder import Recorder
 from trainer.methods import load_method
 from trainer.runs import checkpoint, longer, naming, run_dir, transfer
-from trainer.runs.checkpoint import State
 from trainer.runs.console import Console, header
 from trainer.runs.record import Spec
 from trainer.runs.run_dir import Run, how_to_continue
-from trainer.runs.telemetry import Telemetry
 from trainer.runs.trackers import curves as boards
-
-FEW = 2048  # images of a step that fit into any memory
 
 
 def train(
@@ -193,65 +174,6 @@ def configure(store: SplitStore, assignments: Sequence[str], flags: Mapping[str,
     return Spec(store, method, settings, run, (*small, *deviations), backbone, placement)
 
 
-def require_trainable(spec: Spec) -> None:
-    """Check what `assemble` would, without building or reading anything.
-
-    Raises:
-        UsageError: the method or the network cannot train with this batch or these images.
-    """
-    store, run, declared = spec.store, spec.run, spec.method.views(spec.settings)
-    spec.method.check(sizes_of(store, declared, run), spec.settings)
-    if spec.method.fit is not None:
-        return
-    with torch.device("meta"):
-        _build(spec, "none")
-
-
-def _require_room(spec: Spec, device: torch.device) -> None:
-    """Refuse a batch whose step cannot fit into memory, before the system ends the process.
-
-    Counted is what the convolutions of a wide network give, which the backward pass needs; all else comes on top.
-    """
-    run, views = spec.run, spec.method.views(spec.settings)
-    sizes = sizes_of(spec.store, views, run)
-    images = max(1, len(views.labeled)) * sizes.labeled + len(views.unlabeled) * sizes.unlabeled
-    if images < FEW or isinstance(spec.store, EmbeddedSplit) or is_backbone(run.model):
-        return
-    with torch.device("meta"):
-        each = outputs(_build(spec, "none"), sizes.image_size) * (2 if run.precision == "bf16" else 4)
-    free = memory.free_memory(device)
-    if images * each > free:
-        fits = max(2, 2 ** int(math.log2(max(2, run.batch * free / (2 * images * each)))))
-        what = f"a step of {run.batch:,} labelled images takes at least {images * each / 2**30:,.1f} GiB"
-        why = f"{images:,} images go through {run.model}, and {free / 2**30:,.1f} GiB are free"
-        raise ResourceError(what, why, f"a smaller one: --batch {fits}")
-
-
-def _build(spec: Spec, weights: str) -> Network:
-    """The run's network as the first step finds it; of a method that is fitted at once, as its only step leaves it.
-
-    Raises:
-        UsageError: there is none of this name, or it cannot be trained on such a batch or such images.
-    """
-    run, store, method = spec.run, spec.store, spec.method
-    heads = method.views(spec.settings).heads
-    if isinstance(store, EmbeddedSplit):
-        reader: linear.OnEmbeddings
-        if method.fit is not None:
-            reader = fitting.fit(store, method, spec.settings, run.seed)
-        else:
-            reader = linear.build(run.model, store.embeddings.num_features, store.num_classes, heads)
-        for own, found in zip((reader.mean, reader.std), store.standard, strict=True):
-            own.copy_(torch.from_numpy(found))
-        return reader
-    if run.model in linear.NAMES:
-        raise UsageError(f"'{run.model}' reads embeddings", hint="--embeddings NAME, or another --model")
-    options: dict[str, Any] = {"weights": weights, "size": run.input_size, "frozen": run.bn != "grouped"}
-    model = build_model(run.model, store.num_classes, run.bn_momentum, heads, **options)
-    model.check(run.batch, store.dataset.image_size)
-    return model
-
-
 def _settings_of(folder: Run) -> Resolved:
     return config.load(Resolved, folder.config["run"], str(folder.path / "config.json"))
 
@@ -270,50 +192,6 @@ def _recorded(folder: Run, run: Resolved, store_path: str | Path | None) -> Spec
         )
     run = hardware.resolve(dataclasses.replace(run, store=str(store_path or run.store)))
     return Spec(store, method, settings, run, tuple(record["deviations"]))
-
-
-def assemble(spec: Spec, path: Path | None = None) -> Parts:
-    """Build model, optimizer, batches and evaluator of a run.
-
-    Args:
-        spec: the run.
-        path: its directory, to go on from its checkpoint; None: a new run.
-
-    Raises:
-        StoreError, IntegrityError: the checkpoint is another run's, or damaged.
-        UsageError, ResourceError: the batch cannot be made of this store, or does not fit into memory.
-    """
-    store, method, run = spec.store, spec.method, spec.run
-    saved = None if path is None else checkpoint.read_own(path, spec.identity)  # before memory is taken for the rest
-    device, declared = hardware.device(run), method.views(spec.settings)
-    torch.backends.cudnn.benchmark = True  # every batch has the same shape
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: VAT's direction is a small difference of two predictions
-    torch.manual_seed(run.seed)
-    sizes = sizes_of(store, declared, run)
-    method.check(sizes, spec.settings)
-    _require_room(spec, device)
-    new, started = path is None, time.perf_counter()
-    model = _build(spec, run.weights if new and run.weights is not None else "none")
-    fitted = 0.0 if method.fit is None else time.perf_counter() - started
-    if spec.backbone is not None:
-        transfer.load_into(model, spec.backbone, head=run.head == "kept")
-    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    if new and not isinstance(store, EmbeddedSplit):
-        prepare.prepare(model, store, declared, run, device)
-    own = {name: tensor.to(device) for name, tensor in method.init_state(sizes, spec.settings).items()}
-    state = State(
-        model, optimizer.build_optimizer(model, run), Ema(model, run.ema_decay), Telemetry(run.log_every), own
-    )
-    state.seconds = fitted
-    if path is not None and saved is not None:
-        checkpoint.restore(path, saved, state, run.steps, device)
-        del saved
-    loader = Loader(store, method, spec.settings, run, device, state.step, spec.placement)
-    evaluator = Evaluator(store, model, device, run.precision == "bf16")
-    predictor = None
-    if method.hook_every(run.scheduled, spec.settings) and distributed.rank() == 0:
-        predictor = PoolPredictor(store, unlabeled_rows(store, declared), evaluator, run.scheduled)
-    return Parts(spec, device, state, loader, evaluator, predictor)
 
 
 def execute(spec: Spec, path: Path, folder: Run | None = None, quiet: bool = False) -> dict[str, Any]:
@@ -409,34 +287,3 @@ def _explained(parts: Parts, path: Path) -> Iterator[None]:
             "the processes cannot go on without it",
             f"{how_to_continue(path)}, under torchrun as before",
         ) from None
-
-
-def open_split(path: str | Location | SplitStore, embeddings: str | None = None) -> SplitStore:
-    """Open the store to train from, if it is not open already; with `embeddings`, to read those of its images.
-
-    Raises:
-        StoreError: it is no store, or a dataset store, which does not say which images are labelled.
-    """
-    store = path if isinstance(path, SplitStore) else open_store(path)
-    if isinstance(store, SplitStore):
-        if embeddings is None or isinstance(store, EmbeddedSplit):
-            return store
-        return EmbeddedSplit(store, embeddings)
-    beside = []
-    for candidate in stores_in(store.path.resolve().parent):
-        try:
-            content = manifest.read(candidate)
-        except StoreError:  # a neighbour's damage is another day's error
-            continue
-        if content["kind"] == "split" and content["dataset"]["name"] == store.name:
-            beside.append(candidate.name)
-    raise StoreError(
-        f"'{path}' is a dataset store: it does not say which images are labelled",
-        "a run trains from one of its splits",
-        f"its splits: {', '.join(beside)}" if beside else f"`realmix-data split {path} --labels 250` makes one",
-    )
-
-
-def family(store: SplitStore) -> str | None:
-    """Dataset family that the presets know, from the dataset store's manifest ("cifar10", "svhn", …)."""
-    return ON_EMBEDDINGS if isinstance(store, EmbeddedSplit) else store.dataset.manifest.get("protocol")

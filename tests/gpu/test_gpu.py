@@ -20,6 +20,7 @@ from trainer import api, config, hardware
 from trainer.augment.views import make_batch
 from trainer.data.loader import Loader, sizes_of
 from trainer.data.placement import Placement, open_images
+from trainer.data.split import open_split
 from trainer.functional import mismatch_share
 from trainer.loop import loop
 from trainer.methods import METHODS, load_method, realmix
@@ -95,7 +96,7 @@ def test_a_pool_on_the_gpu_gives_what_one_in_memory_does(split, device, drawn):
 @pytest.mark.parametrize("name", METHODS)
 def test_views_on_the_gpu_are_those_on_the_cpu(split, device, name):
     """Weak ones to rounding; a strong one's grey levels may fall on the other side of a rounding here and there."""
-    store, method = api.open_split(str(split)), load_method(name)
+    store, method = open_split(str(split)), load_method(name)
     flags = {"store": str(split), "method": name, "model": "wrn-10-1", "steps": 10, "batch": 8, "engine": "eager"}
     run, settings = config.build(method, None, [], flags | {"device": device.type, "precision": "fp32"})
     run, settings, _ = config.resolve(run, settings, store)

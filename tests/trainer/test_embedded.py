@@ -20,6 +20,7 @@ from trainer import api
 from trainer.augment.views import make_batch
 from trainer.data import embedded
 from trainer.data.loader import Loader
+from trainer.data.split import open_split
 from trainer.inference.reevaluate import reevaluate
 from trainer.methods import FITTED, METHODS, load_method
 from trainer.runs import checkpoint
@@ -35,7 +36,7 @@ def stores(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spec_of(split: Path, embeddings: str, method: str, **flags: Any) -> Any:
     given = {"method": method, "embeddings": embeddings, "steps": 4, "batch": 8, "device": "cpu", **flags}
-    return api.configure(api.open_split(str(split)), [], given)
+    return api.configure(open_split(str(split)), [], given)
 
 
 def loader_of(spec: Any, start: int = 0) -> Loader:
@@ -54,7 +55,7 @@ def origin(store: Any, views: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_statistics_are_those_of_the_images_that_the_run_may_look_at(stores: Path) -> None:
-    store = embedded.EmbeddedSplit(api.open_split(str(stores)), "clusters")
+    store = embedded.EmbeddedSplit(open_split(str(stores)), "clusters")
     rows = np.concatenate([store.labeled, store.unlabeled])
     values = store.embeddings.train.read(rows).astype(np.float64)
     mean, std = store.standard
@@ -67,7 +68,7 @@ def test_the_statistics_are_those_of_the_images_that_the_run_may_look_at(stores:
 
 
 def test_a_constant_feature_stays_finite(stores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = embedded.EmbeddedSplit(api.open_split(str(stores)), "clusters")
+    store = embedded.EmbeddedSplit(open_split(str(stores)), "clusters")
     read = store.embeddings.train.read
     monkeypatch.setattr(store.embeddings.train, "read", lambda rows: read(rows) * (np.arange(16) > 0))
     assert store.standard[1][0] == 1
@@ -141,7 +142,7 @@ def test_batches_are_a_function_of_seed_and_step(stores: Path) -> None:
 
 
 def test_a_second_stream_takes_the_chosen_images(stores: Path) -> None:
-    store = embedded.EmbeddedSplit(api.open_split(str(stores)), "numbered")
+    store = embedded.EmbeddedSplit(open_split(str(stores)), "numbered")
     run = spec_of(stores, "numbered", "fixmatch").run
     rows = np.sort(store.unlabeled)
     given = (rows, ("weak",), 4, run, "order unlabeled", CPU, ("weak", "strong"))
@@ -198,7 +199,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 def test_a_store_that_is_open_names_its_embeddings_in_the_runs_record(stores: Path) -> None:
     """Otherwise the run could not be resumed."""
-    opened = api.open_split(str(stores), "numbered")
+    opened = open_split(str(stores), "numbered")
     spec = api.configure(opened, [], {"method": "mixmatch", "steps": 4, "batch": 8, "device": "cpu"})
     assert spec.run.embeddings == "numbered"
 

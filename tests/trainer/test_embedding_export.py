@@ -18,6 +18,7 @@ from stores import open_store
 from stores.errors import IntegrityError, RealMixError, UsageError
 from trainer import api
 from trainer.data.embedded import EmbeddedSplit, samples_of
+from trainer.data.split import open_split
 from trainer.evaluation import scorer
 from trainer.inference import onnx_graph
 from trainer.inference.embedding import from_images
@@ -52,7 +53,7 @@ def expected(split: Path, run: Path) -> np.ndarray:
     """What the run's network says of the stored embeddings of the test images."""
     trained = weights.of_run(open_run(run))
     assert trained.embedding is not None
-    rows = samples_of(EmbeddedSplit(api.open_split(str(split)), "mobile")).test.read()
+    rows = samples_of(EmbeddedSplit(open_split(str(split)), "mobile")).test.read()
     return trained.model(torch.from_numpy(rows)).softmax(1).numpy()
 
 
@@ -64,7 +65,7 @@ def test_the_export_classifies_images(made: Any, run: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(said.probabilities, expected(split, run), atol=0.02)
     assert said.probabilities.std(0).max() > 0.01, "the images make a difference"
     assert said.ood_scores is not None
-    rows = EmbeddedSplit(api.open_split(str(split)), "mobile").embeddings.test.read().astype(np.float64)
+    rows = EmbeddedSplit(open_split(str(split)), "mobile").embeddings.test.read().astype(np.float64)
     own = scorer.find(run)
     assert own is not None
     np.testing.assert_allclose(said.ood_scores, own.score(rows), atol=0.05)

@@ -20,6 +20,7 @@ from pipeline.sources import Part
 from stores import SplitStore, open_store
 from trainer import api
 from trainer.data.embedded import EmbeddedSplit
+from trainer.data.split import open_split
 from trainer.evaluation import scorer
 from trainer.evaluation.scores import auroc
 from trainer.report.foreign_sheet import chosen
@@ -181,7 +182,7 @@ def test_on_embeddings_the_foreign_images_are_found_and_the_mask_is_told_how_man
     assert summary["interval"][0] <= summary["share"] <= summary["interval"][1]
     masked = checkpoint.read(run, torch.device("cpu"))["method"]["gamma"]
     assert abs(masked - summary["share"]) < 1e-6, "training masks what the command reports"
-    split = api.open_split(str(stores / "strange"), "clusters")
+    split = open_split(str(stores / "strange"), "clusters")
     assert isinstance(split, EmbeddedSplit)
     own = scorer.find(run)
     assert own is not None

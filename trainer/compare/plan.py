@@ -8,8 +8,8 @@ from pathlib import Path
 from stores import DatasetStore, SplitStore, open_store
 from stores.errors import StoreError, UsageError, suggest
 from stores.storage.location import Location, locate, stores_in
-from trainer.api import open_split
 from trainer.data.embedded import EmbeddedSplit
+from trainer.data.split import open_split
 from trainer.methods import FITTED, METHODS, list_methods, load_method
 from trainer.reproduce.plan import split_of
 from trainer.reproduce.recipe import Recipe, Row, Vary

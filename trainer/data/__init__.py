@@ -1,5 +1,7 @@
 """From a store to the batches of a run: which samples, from where, read ahead of the step.
 
+split       the store that a run trains from
+embedded    embeddings of its images
 loader      the batches of a run, each a function of (seed, step)
 placement   where the unlabelled images are held, decided once
 memory      free memory, a check before anything is read, and reusable buffers

@@ -18,8 +18,8 @@ from networks import hardware
 from stores import SplitStore
 from stores.errors import StoreError, UsageError
 from stores.system import aside
-from trainer.api import open_split
 from trainer.data.embedded import EmbeddedSplit
+from trainer.data.split import open_split
 from trainer.evaluation import foreign
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictor import PoolPredictor

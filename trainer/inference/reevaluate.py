@@ -19,8 +19,8 @@ from stores.storage.bucket import BucketPath
 from stores.storage.location import locate
 from stores.system.text import spelled
 from trainer import config
-from trainer.api import open_split
 from trainer.contract import Method, Options
+from trainer.data.split import open_split
 from trainer.evaluation import foreign
 from trainer.evaluation.assess import assess, is_foreign
 from trainer.evaluation.evaluator import Evaluator

@@ -1,4 +1,4 @@
-"""What a run is trained with: everything that `trainer.api.assemble` builds."""
+"""What a run is trained with: everything that `trainer.loop.assemble` builds."""
 
 from __future__ import annotations
 

@@ -18,8 +18,10 @@ from stores.errors import StoreError, UsageError, suggest
 from stores.format import names
 from stores.storage.location import Location, locate
 from trainer import config
-from trainer.api import configure, open_split, require_trainable
+from trainer.api import configure
 from trainer.config import RunConfig
+from trainer.data.split import open_split
+from trainer.loop.assemble import require_trainable
 from trainer.methods import load_method
 from trainer.reproduce.recipe import Recipe, Row, Vary
 from trainer.runs.record import Spec
