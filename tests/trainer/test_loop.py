@@ -105,7 +105,10 @@ def test_a_run_leaves_its_whole_directory(store, tmp_path):
     assert sum(map(sum, result["confusion"])) == 30
     assert set(result["per_class_error"]) == {"left", "middle", "right"}
     names = {file.name for file in path.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "checkpoint.pt", "model.safetensors", "result.json"}
+    assert names == {
+        *("config.json", "metrics.jsonl", "checkpoint.pt", "model.safetensors", "result.json"),
+        *("foreign.safetensors", "outcomes.safetensors"),
+    }
 
 
 def test_the_exported_weights_are_the_evaluated_ones(store, tmp_path):

@@ -135,12 +135,13 @@ def loss(learner: Learner, batch: Batch, settings: Settings) -> Losses:
     loss_x = masks.kept_mean(errors_x, keep_x)
 
     # Unlabelled loss over the rows that look in-distribution.
-    if settings.ood_confidence == "feature":
+    by_feature = settings.ood_confidence == "feature"
+    if by_feature:
         confidence = learner.state["known"][batch.u_id].repeat(VIEWS)
     else:
         p_u = ops.softmax(mixed.z_u.detach()) if settings.ood_confidence == "mixed" else torch.cat([mixed.q] * VIEWS)
         confidence = p_u.amax(1)
-    gamma = learner.state["gamma"] if settings.gamma == "auto" or "gamma" in learner.state else settings.gamma
+    gamma = learner.state["gamma"] if settings.gamma == "auto" or by_feature else settings.gamma
     keep_u = masks.ood_mask(confidence, gamma, settings.ood_strict)
     loss_u = masks.kept_mean(ops.squared_error(mixed.z_u, mixed.y_u), keep_u)
 

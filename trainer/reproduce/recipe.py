@@ -203,8 +203,8 @@ def _row(name: str, content: dict[str, Any], columns: Mapping[str, str]) -> Row:
     open_set = take("open_set", dict, {})
     take.check("only, store", [*only, *own.values()], lambda value: isinstance(value, str), "text")
     take.check("open_set", list(open_set), lambda value: value in ("auroc", "balanced"), "auroc or balanced")
-    lists = [*elsewhere.values(), *open_set.values()]
-    take.check("elsewhere, open_set", lists, lambda value: isinstance(value, list), "a list")
+    for key, lists in (("elsewhere", elsewhere), ("open_set", open_set)):
+        take.check(key, list(lists.values()), lambda value: isinstance(value, list), "a list")
     printed = {"published": published, **elsewhere, **open_set}
     for paper, errors in printed.items():
         take.check(paper, errors, is_error, 'like "9.79 ± 0.75", in per cent')

@@ -83,7 +83,7 @@ def lines(tiny, runs, monkeypatch, share: float) -> list[dict]:
     flags = {"store": str(tiny.with_name("tiny_20")), "model": "wrn-10-1", "steps": 40, "batch": 4, "threads": 1}
     words = ["gamma=auto", "log_every=1", "eval_every=40", "tensorboard=false", "precision=fp32", "engine=eager"]
     path, _ = api.train(words, {**flags, "device": "cpu"}, runs, "run", quiet=True)
-    assert len(seen) == 20
+    assert len(seen) == 20 + 1, "once more of the finished run"
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [record for record in records if record["kind"] == "train"]
 
