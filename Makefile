@@ -7,6 +7,8 @@ BENCH := .venv/.ready-bench
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 # torch's own kernels and compiled code without vectors, oneDNN's with the oldest; one thread, where `make test` has two or more
 PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1
+# tests of commands and pages, which compute nothing that other instructions would change
+COMMANDS := boards cli compare damaged_runs report reproduce
 # what building FFCV, an extra that the tests need, takes from the system
 SYSTEM := pkg-config libturbojpeg0-dev libopencv-dev g++ python3-dev
 
@@ -30,7 +32,7 @@ test: $(DEV)          ## every test; hundreds of processes import torch, so what
 	$(PYTEST)
 
 test-isa: $(DEV)       ## the trainer's tests as on the plainest processor: other instructions, so other rounding; one thread
-	$(PLAIN) $(PYTEST) tests/trainer
+	$(PLAIN) $(PYTEST) tests/trainer $(COMMANDS:%=--ignore=tests/trainer/test_%.py)
 
 soak: $(DEV)           ## the long half of the fault injection: minutes to an hour; SOAK="--kills 100 --every 10" chooses
 	PYTHONPATH=tests:tests/pipeline $(BIN)/python -W error tests/soak/soak.py $(SOAK)

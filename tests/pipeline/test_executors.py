@@ -125,11 +125,11 @@ from pipeline.building.executors import processes
 from stores import errors
 def task(index):
     half = Path(f"half_{index}")
-    half.touch()
     try:
+        half.touch()
         time.sleep(60)
     finally:
-        half.unlink()
+        half.unlink(missing_ok=True)
 def main():
     with processes(2) as pool:
         pool.run(task, range(20), print)
