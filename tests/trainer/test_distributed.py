@@ -106,7 +106,8 @@ def test_a_killed_process_ends_the_job_with_a_word_and_the_run_continues(split: 
     os.kill(workers(process)[1], signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "error: another process of this run ended" in stderr
+    # Who is left notices the loss, or is ended by torchrun, which notices it too.
+    assert "error: another process of this run ended" in stderr or "error: interrupted at step" in stderr
     assert f"--resume {tmp_path / 'run'}" in stderr
     step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
     assert step > 0
