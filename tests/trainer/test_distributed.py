@@ -107,7 +107,7 @@ def test_a_killed_process_ends_the_job_with_a_word_and_the_run_continues(split: 
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     # Who is left notices the loss, or is ended by torchrun, which notices it too.
-    assert "error: another process of this run ended" in stderr or "error: interrupted at step" in stderr
+    assert "error: another process of this run ended" in stderr or "error: interrupted" in stderr, stderr[-3000:]
     assert f"--resume {tmp_path / 'run'}" in stderr
     step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"]
     assert step > 0
