@@ -23,22 +23,6 @@ PROGRAM = Path(sys.executable).with_name("realmix-data")
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
-@pytest.fixture
-def command(monkeypatch, capfd, tmp_path):
-    """Run `realmix-data` in an empty folder and return its standard output; it must succeed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(line: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["realmix-data", *shlex.split(line)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert not left.value.code, err
-        return out
-
-    return run
-
-
 def test_digits_from_build_to_preview(command):
     out = command("build digits --copies 3")
     assert "splits: digits_20, digits_50, digits_100" in out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_splits import check, store_of
 
-from pipeline import api, cli
+from pipeline import api
 from pipeline.splits.protocols import Request, completed, draw_again, draw_split
 from pipeline.splits.split_stores import requests_for
 from pipeline.splits.validation import default_valid
@@ -87,25 +86,10 @@ def test_splits_of_own_images_have_validation_images_and_keep_their_names(images
     assert len(without.splits[0].labeled) == known
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run `realmix-data` and return its standard output; it must succeed."""
-
-    def run(*words: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["realmix-data", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert not left.value.code, err
-        return out
-
-    return run
-
-
-def test_folds_on_the_command_line(images: Path, tmp_path: Path, command: Callable[..., str]) -> None:
-    said = command("build", "arrays", images, "--copies", 1, "--root", tmp_path, "--name", "x")
+def test_folds_on_the_command_line(images: Path, tmp_path: Path, command: Callable[[str], str]) -> None:
+    said = command(f"build arrays {images} --copies 1 --root {tmp_path} --name x")
     assert "validation: 10 labelled images of each split, to choose settings by" in said
-    out = command("split", tmp_path / "x", "--folds", 3, "--json")
+    out = command(f"split {tmp_path / 'x'} --folds 3 --json")
     assert [Path(path).name for path in json.loads(out)] == ["x_cv3", "x_cv3_seed2", "x_cv3_seed3"]
     assert open_store(tmp_path / "x_cv3_seed2").protocol == "cross-validation"
-    command("verify", tmp_path / "x_cv3")
+    command(f"verify {tmp_path / 'x_cv3'}")

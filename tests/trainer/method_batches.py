@@ -189,6 +189,14 @@ class Watched:
         return found
 
 
+def calls_of(method: Any, settings: Any) -> list[Call]:
+    """How one step calls its network."""
+    batch, learner = make_batch(method, settings), make_learner(method, settings)
+    watched = learner.model = Watched(learner.model)
+    method.loss(learner, batch, settings)
+    return watched.calls
+
+
 def blend(rows: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
     """MixUp, written again."""
     lam = lam.view(-1, *[1] * (rows.dim() - 1))

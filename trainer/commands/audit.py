@@ -8,17 +8,15 @@ from typing import Annotated
 
 import typer
 
-from stores.errors import UsageError, require_place
+from stores.errors import require_place
 from stores.system import text
-from trainer.commands.options import Debug, Device, Json, Threads, use_threads
+from trainer.commands.options import Debug, Device, Format, Json, ListFile, Threads, use_threads
 
 Source = Annotated[Path, typer.Argument(metavar="RUN|STORE", help="Run, or split store.", show_default=False)]
 Embeddings = Annotated[
     str | None, typer.Option(metavar="NAME", help="Of a store, whose features are compared.", show_default=False)
 ]
 Store = Annotated[str | None, typer.Option(help="Of a run, split store to look through.", show_default="the run's own")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="File for the list.", show_default="not written")]
-Format = Annotated[str, typer.Option("--format", help="csv or jsonl.")]
 Sheet = Annotated[Path | None, typer.Option(help="Page to write, of what looks wrong.", show_default="not written")]
 
 
@@ -26,7 +24,7 @@ def audit(
     source: Source,
     embeddings: Embeddings = None,
     store: Store = None,
-    output: Output = None,
+    output: ListFile = None,
     format: Format = "csv",
     sheet: Sheet = None,
     device: Device = None,
@@ -38,19 +36,16 @@ def audit(
 
     Example: `realmix-train audit runs/mine --sheet audit.html`
     """
-    if format not in ("csv", "jsonl"):
-        raise UsageError(f"--format {format}: not a format", hint="csv or jsonl")
     require_place(output, sheet)
     use_threads(threads)
-    from stores.system import aside
     from trainer.inference import audit as inference
     from trainer.inference import listing
 
+    listing.require_form(format)
     found = inference.audit(source, store, embeddings, device or "auto")
     written = []
     if output is not None:
-        with aside.output(output) as out:
-            out.write(listing.as_text(inference.COLUMNS, found.table(), format).encode())
+        listing.write(output, inference.COLUMNS, found.table(), format)
         written.append(f"list: {output}")
     if sheet is not None:
         inference.write_sheet(found, sheet)

@@ -8,13 +8,11 @@ from typing import Annotated
 
 import typer
 
-from stores.errors import UsageError, require_place
+from stores.errors import require_place
 from stores.system import text
-from trainer.commands.options import Debug, Device, Json, RunPath, Threads, use_threads
+from trainer.commands.options import Debug, Device, Format, Json, ListFile, RunPath, Threads, use_threads
 
 Store = Annotated[str | None, typer.Option(help="Split store to look through.", show_default="the run's own")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="File for the list.", show_default="not written")]
-Format = Annotated[str, typer.Option("--format", help="csv or jsonl.")]
 Sheet = Annotated[
     Path | None, typer.Option(help="Page to write, of the most and least foreign images.", show_default="not written")
 ]
@@ -27,7 +25,7 @@ Split = Annotated[
 def foreign(
     run: RunPath,
     store: Store = None,
-    output: Output = None,
+    output: ListFile = None,
     format: Format = "csv",
     sheet: Sheet = None,
     split: Split = None,
@@ -40,20 +38,17 @@ def foreign(
 
     Example: `realmix-train foreign runs/mine --sheet foreign.html`
     """
-    if format not in ("csv", "jsonl"):
-        raise UsageError(f"--format {format}: not a format", hint="csv or jsonl")
     require_place(output, sheet)
     use_threads(threads)
-    from stores.system import aside
     from trainer.inference import foreign as inference
     from trainer.inference import listing
 
+    listing.require_form(format)
     found = inference.find(run, store, device or "auto")
     summary = found.summary()
     written = []
     if output is not None:
-        with aside.output(output) as out:
-            out.write(listing.as_text(inference.COLUMNS, found.table(), format).encode())
+        listing.write(output, inference.COLUMNS, found.table(), format)
         written.append(f"list: {output}")
     if sheet is not None:
         inference.write_sheet(found, sheet)

@@ -23,6 +23,8 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_de
 RunPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False, autocompletion=runs_here)
 ]
+Format = Annotated[str, typer.Option("--format", help="csv or jsonl.")]
+ListFile = Annotated[Path | None, typer.Option("-o", "--output", help="File for the list.", show_default="not written")]
 
 
 def use_threads(threads: int | None) -> None:

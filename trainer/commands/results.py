@@ -13,12 +13,11 @@ import typer
 from stores.errors import IntegrityError, require_place
 from stores.system import text
 from stores.system.terminal import is_lost
-from trainer.commands.options import Debug, Device, Json, RunPath, Threads, use_threads
+from trainer.commands.options import Debug, Device, Format, Json, RunPath, Threads, use_threads
 
 Store = Annotated[str | None, typer.Option(help="Split store to evaluate on.", show_default="the run's own")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATHS…", help="Images, and folders of them.", show_default=False)]
 Source = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of an export.", show_default=False)]
-Format = Annotated[str, typer.Option("--format", help="csv or jsonl.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write.", show_default="standard output")]
 MaxPixels = Annotated[
     int | None, typer.Option(min=1, help="Largest picture that is decoded.", show_default="178956970")

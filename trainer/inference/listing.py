@@ -6,9 +6,26 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from stores.errors import UsageError
+from stores.system import aside
 from stores.system.text import csv_cell
+
+FORMS = ("csv", "jsonl")
+
+
+def require_form(form: str) -> None:
+    """Raises UsageError if lists have no such form."""
+    if form not in FORMS:
+        raise UsageError(f"--format {form}: not a format", hint=" or ".join(FORMS))
+
+
+def write(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]], form: str) -> None:
+    """Write a list as `as_text` has it, completely or not at all."""
+    with aside.output(path) as out:
+        out.write(as_text(columns, rows, form).encode())
 
 
 def as_text(columns: Sequence[str], rows: Sequence[dict[str, Any]], form: str) -> str:

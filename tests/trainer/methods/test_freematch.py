@@ -8,7 +8,7 @@ import numpy as np
 import numpy_losses as reference
 import pytest
 import torch
-from method_batches import SIZES, SMALL, Linear, Watched, make_batch, make_learner
+from method_batches import SIZES, SMALL, Linear, calls_of, make_batch, make_learner
 from torch import Tensor
 
 from trainer import config
@@ -160,11 +160,7 @@ def test_the_order_of_the_rows_changes_nothing() -> None:
 
 
 def test_all_rows_go_through_the_network_once_and_update_together() -> None:
-    settings = freematch.Settings()
-    batch, learner = make_batch(freematch, settings), make_learner(freematch, settings)
-    model = learner.model = Watched(learner.model)
-    freematch.loss(learner, batch, settings)
-    (call,) = model.calls
+    (call,) = calls_of(freematch, freematch.Settings())
     assert (call.groups, call.update, len(call.rows)) == (1, 0, 15 * SIZES.labeled)
 
 

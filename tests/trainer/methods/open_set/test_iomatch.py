@@ -8,7 +8,7 @@ import numpy as np
 import numpy_losses as reference
 import pytest
 import torch
-from method_batches import SIZES, SMALL, Watched, make_batch, make_learner
+from method_batches import SIZES, SMALL, calls_of, make_batch, make_learner
 from open_heads import Heads, detection, differences, matches, of_pairs, sigmoid
 from torch import Tensor
 
@@ -108,11 +108,7 @@ def test_a_step_is_that_of_the_paper(options: dict[str, Any]) -> None:
 
 
 def test_all_rows_go_through_the_network_once_and_update_together() -> None:
-    settings = iomatch.Settings()
-    batch, learner = make_batch(iomatch, settings), make_learner(iomatch, settings)
-    model = learner.model = Watched(learner.model)
-    iomatch.loss(learner, batch, settings)
-    (call,) = model.calls
+    (call,) = calls_of(iomatch, iomatch.Settings())
     assert (call.groups, call.update, len(call.rows)) == (1, 0, 15 * SIZES.labeled)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy_losses as reference
 import pytest
 import torch
-from method_batches import SIZES, SMALL, Linear, Watched, make_batch, make_learner
+from method_batches import SIZES, SMALL, Linear, calls_of, make_batch, make_learner
 from torch import Tensor
 
 from trainer import config
@@ -88,11 +88,7 @@ def test_no_gradient_into_targets_and_rows_that_do_not_count() -> None:
 
 
 def test_all_rows_go_through_the_network_once_and_update_together() -> None:
-    settings = uasd.Settings()
-    batch, learner = make_batch(uasd, settings), make_learner(uasd, settings)
-    model = learner.model = Watched(learner.model)
-    uasd.loss(learner, batch, settings)
-    (call,) = model.calls
+    (call,) = calls_of(uasd, uasd.Settings())
     assert (call.groups, call.update, len(call.rows)) == (1, 0, 2 * SIZES.labeled)
 
 
