@@ -13,6 +13,7 @@ from stores import open_store
 from trainer import api
 from trainer.config import RunConfig, cpu
 from trainer.loop import pace
+from trainer.loop.assemble import HELD
 
 SMALL = {"model": "wrn-10-1", "steps": 2000, "batch": 16}
 
@@ -84,3 +85,19 @@ def test_the_papers_run_is_compared_with_this_one(tiny):
     whole = configured(tiny, model="wrn-28-2", steps=500_000)
     assert pace.estimate(whole, 5e6).endswith("without --steps and --model it ends in minutes on a CPU")
     assert pace.estimate(whole, 60.0) == "about 1:00 to go"
+
+
+@pytest.mark.parametrize("name", ["wrn-10-1", "wrn-28-2"])
+def test_a_step_holds_more_than_what_convolutions_give(name: str) -> None:
+    """Most of what is counted for the check of a batch is kept for the backward pass, which adds to it."""
+    model, held, images = build_model(name, 10), dict[int, int](), 4
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dim() == 4 and len(tensor) == images:
+            held[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        kept = model(torch.rand(images, 3, 32, 32))
+    assert kept.requires_grad
+    assert 1.5 <= sum(held.values()) / (images * outputs(model, (32, 32))) <= HELD

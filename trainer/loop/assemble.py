@@ -31,6 +31,7 @@ from trainer.runs.record import Spec
 from trainer.runs.telemetry import Telemetry
 
 FEW = 2048  # images of a step that fit into any memory
+HELD = 2.5  # a step takes 2.5 to 2.9 times the memory of what convolutions give; compiled perhaps no more than that
 
 
 def assemble(spec: Spec, path: Path | None = None) -> Parts:
@@ -94,7 +95,7 @@ def require_trainable(spec: Spec) -> None:
 def _require_room(spec: Spec, device: torch.device) -> None:
     """Refuse a batch whose step cannot fit into memory, before the system ends the process.
 
-    Counted is what the convolutions of a wide network give, which the backward pass needs; all else comes on top.
+    Counted is what the convolutions of a wide network give, and what comes on top of it as measured.
     """
     run, views = spec.run, spec.method.views(spec.settings)
     sizes = sizes_of(spec.store, views, run)
@@ -103,8 +104,9 @@ def _require_room(spec: Spec, device: torch.device) -> None:
         return
     with torch.device("meta"):
         each = outputs(_build(spec, "none"), sizes.image_size) * (2 if run.precision == "bf16" else 4)
+    each = int(each * (HELD if run.engine == "eager" else 1))
     free = memory.free_memory(device)
-    if images * each > free:
+    if images * each > memory.MARGIN * free:
         fits = max(2, 2 ** int(math.log2(max(2, run.batch * free / (2 * images * each)))))
         what = f"a step of {run.batch:,} labelled images takes at least {images * each / 2**30:,.1f} GiB"
         why = f"{images:,} images go through {run.model}, and {free / 2**30:,.1f} GiB are free"
